@@ -1,0 +1,26 @@
+"""U-Net pipeline for microscopy: the table of contents, in the order in which data flows.
+
+A configuration given with --configfile replaces config.yaml; --config changes single keys.
+"""
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/groundtruth.smk"
+include: "rules/weights.smk"
+include: "rules/plan.smk"
+include: "rules/train.smk"
+include: "rules/predict.smk"
+include: "rules/instances.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        "<results>/report/report.html",

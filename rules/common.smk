@@ -1,0 +1,105 @@
+"""Configuration, checked before any work, and the functions that say what each rule needs."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from unet_core.config import ConfigError, parse_config
+from unet_core.digest import code_digest
+from unet_core.samples import check_data, content_of, expand
+
+try:
+    cfg = parse_config(config)
+    samples = check_data(cfg)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+PAIRS = [(model, dataset) for model in cfg.models for dataset in cfg.models[model].predict_on]
+
+
+pathvars:
+    results=expand(cfg.results),
+
+
+wildcard_constraints:
+    dataset="|".join(cfg.datasets),
+    model="|".join(cfg.models),
+
+
+def truths_of_model(wildcards):
+    """Groundtruth of all data sets that a model is trained on or applied to."""
+    model = cfg.models[wildcards.model]
+    names = dict.fromkeys([*model.train_on, *model.predict_on])
+    return [f"<results>/groundtruth/{name}.json" for name in names]
+
+
+def truths_to_train_on(wildcards):
+    """Groundtruth of the data sets that a model is trained on."""
+    return [f"<results>/groundtruth/{name}.json" for name in cfg.models[wildcards.model].train_on]
+
+
+def weights_of_model(wildcards):
+    """Weights of the data sets that a model is trained on."""
+    return [f"<results>/weights/{name}.json" for name in cfg.models[wildcards.model].train_on]
+
+
+def stamps_of_report(wildcards):
+    """Scores of annotated data sets, objects of the others."""
+    step = {name: "evaluate" if dataset.annotations else "instances" for name, dataset in cfg.datasets.items()}
+    return [f"<results>/{step[dataset]}/{model}/{dataset}.json" for model, dataset in PAIRS]
+
+
+def plain(section):
+    """A section as builtins: only these are compared with the previous run."""
+    return section.model_dump(mode="json", by_alias=True)
+
+
+def groundtruth_options(wildcards):
+    """What decides the conversion of a data set: its files count by their content, so that touching them changes nothing."""
+    name = wildcards.dataset
+    content = content_of(samples[name], Path(expand(cfg.results)) / "groundtruth" / f"{name}.files.json")
+    options = {"dataset": plain(cfg.datasets[name]), "groundtruth": plain(cfg.groundtruth)}
+    return options | {"files": content, "code": code_digest("groundtruth")}
+
+
+def weights_options(wildcards):
+    """What decides the weight maps of a data set, beside its labels."""
+    dataset = plain(cfg.datasets[wildcards.dataset])
+    return {"dataset": dataset, "weights": plain(cfg.weights_of(wildcards.dataset)), "code": code_digest("weights")}
+
+
+def plan_options(wildcards):
+    """What decides a plan, beside the data."""
+    model = wildcards.model
+    sections = {"plan": cfg.plan_of(model), "train": cfg.train_of(model), "predict": cfg.predict_of(model)}
+    bought = cfg.models[model].path
+    options = {name: plain(section) for name, section in sections.items()}
+    return options | {"bought": bought and expand(bought), "code": code_digest("plan")}
+
+
+def train_options(wildcards):
+    """What decides a model, beside its data and plan."""
+    bought = cfg.models[wildcards.model].path
+    return {"train": plain(cfg.train_of(wildcards.model)), "bought": bought and expand(bought), "code": code_digest("train")}
+
+
+def predict_options(wildcards):
+    """What decides probabilities, beside image and model."""
+    dataset = plain(cfg.datasets[wildcards.dataset])
+    return {"dataset": dataset, "predict": plain(cfg.predict_of(wildcards.model)), "code": code_digest("predict")}
+
+
+def instances_options(wildcards):
+    """What decides objects, beside probabilities."""
+    dataset = plain(cfg.datasets[wildcards.dataset])
+    return {"dataset": dataset, "instances": plain(cfg.instances_of(wildcards.model)), "code": code_digest("instances")}
+
+
+def evaluate_options(wildcards):
+    """What decides scores, beside objects and truth."""
+    return {"evaluate": plain(cfg.evaluate), "code": code_digest("evaluate")}
+
+
+def report_options(wildcards):
+    """What decides the report, beside scores and stores."""
+    return {"report": plain(cfg.report), "pairs": PAIRS, "code": code_digest("report")}

@@ -1,0 +1,23 @@
+"""Images and annotations of a data set come in; one store with image, instances, classes and ignore mask goes out."""
+
+
+rule groundtruth:
+    output:
+        stamp="<results>/groundtruth/{dataset}.json",
+    log:
+        "<results>/logs/groundtruth/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/groundtruth/{dataset}.tsv"
+    conda:
+        "../envs/unet.yaml"
+    threads: 4
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        cfg=groundtruth_options,
+        workers=cfg.dask.workers,
+    message:
+        "groundtruth: {wildcards.dataset}, images and annotations to Zarr"
+    script:
+        "../scripts/groundtruth.py"

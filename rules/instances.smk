@@ -1,0 +1,25 @@
+"""Probabilities come in; labels unique in each sample and tables of objects go out."""
+
+
+rule instances:
+    input:
+        predict="<results>/predict/{model}/{dataset}.json",
+    output:
+        stamp="<results>/instances/{model}/{dataset}.json",
+    log:
+        "<results>/logs/instances/{model}/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/instances/{model}/{dataset}.tsv"
+    conda:
+        "../envs/unet.yaml"
+    threads: 4
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        cfg=instances_options,
+        workers=cfg.dask.workers,
+    message:
+        "instances: {wildcards.model} on {wildcards.dataset}, probabilities to objects"
+    script:
+        "../scripts/instances.py"

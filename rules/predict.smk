@@ -1,0 +1,27 @@
+"""Images of a data set and a model come in; class probabilities go out, block by block."""
+
+
+rule predict:
+    input:
+        plan="<results>/plan/{model}.json",
+        model="<results>/train/{model}.json",
+        groundtruth="<results>/groundtruth/{dataset}.json",
+    output:
+        stamp="<results>/predict/{model}/{dataset}.json",
+    log:
+        "<results>/logs/predict/{model}/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/predict/{model}/{dataset}.tsv"
+    conda:
+        "../envs/unet.yaml"
+    threads: 16
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        cfg=predict_options,
+        workers=cfg.dask.workers,
+    message:
+        "predict: {wildcards.model} on {wildcards.dataset}, overlap-tile inference"
+    script:
+        "../scripts/predict.py"

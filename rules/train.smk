@@ -1,0 +1,27 @@
+"""Images, targets, weights and plan come in; a model folder with weights, description and curves goes out."""
+
+
+rule train:
+    input:
+        plan="<results>/plan/{model}.json",
+        groundtruth=truths_to_train_on,
+        weights=weights_of_model,
+    output:
+        stamp="<results>/train/{model}.json",
+    log:
+        "<results>/logs/train/{model}.log",
+    benchmark:
+        "<results>/benchmarks/train/{model}.tsv"
+    conda:
+        "../envs/unet.yaml"
+    threads: 16
+    resources:
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        cfg=train_options,
+        results=expand(cfg.results),
+    message:
+        "train: {wildcards.model}, training"
+    script:
+        "../scripts/train.py"

@@ -1,0 +1,25 @@
+"""Labels of a data set come in; training target and border term of the weight map go out."""
+
+
+rule weights:
+    input:
+        groundtruth="<results>/groundtruth/{dataset}.json",
+    output:
+        stamp="<results>/weights/{dataset}.json",
+    log:
+        "<results>/logs/weights/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/weights/{dataset}.tsv"
+    conda:
+        "../envs/unet.yaml"
+    threads: 4
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        cfg=weights_options,
+        workers=cfg.dask.workers,
+    message:
+        "weights: {wildcards.dataset}, labels to weight maps"
+    script:
+        "../scripts/weights.py"

@@ -1,0 +1,24 @@
+"""Rule ``groundtruth``: images and annotations of a data set in, one store out."""
+
+from pathlib import Path
+
+from unet_core.config import Dataset, Groundtruth
+from unet_core.engine import open_engine
+from unet_core.groundtruth import convert_groundtruth
+from unet_core.runtime import job_log
+from unet_core.samples import find_samples
+
+stamp = Path(snakemake.output.stamp)
+options = snakemake.params.cfg
+workers = snakemake.threads if snakemake.params.workers == "auto" else snakemake.params.workers
+
+with job_log(Path(snakemake.log[0]), snakemake.threads), open_engine(workers) as engine:
+    cfg = Dataset.model_validate(options["dataset"])
+    convert_groundtruth(
+        cfg,
+        Groundtruth.model_validate(options["groundtruth"]),
+        find_samples(cfg)[0],
+        store=stamp.with_suffix(".zarr"),
+        stamp=stamp,
+        engine=engine,
+    )

@@ -1,0 +1,22 @@
+"""Rule ``plan``: statistics of the data of a model in, decisions out."""
+
+from pathlib import Path
+
+from unet_core.config import Plan, Predict, Train
+from unet_core.plan import make_plan
+from unet_core.runtime import job_log
+
+stamp = Path(snakemake.output.stamp)
+options = snakemake.params.cfg
+
+with job_log(Path(snakemake.log[0]), snakemake.threads):
+    make_plan(
+        Plan.model_validate(options["plan"]),
+        Train.model_validate(options["train"]),
+        Predict.model_validate(options["predict"]),
+        groundtruth={Path(path).stem: Path(path) for path in snakemake.input.groundtruth},
+        weights={Path(path).stem: Path(path) for path in snakemake.input.weights},
+        bought=Path(options["bought"]) if options["bought"] else None,
+        results=Path(snakemake.params.results),
+        stamp=stamp,
+    )

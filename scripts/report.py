@@ -1,0 +1,19 @@
+"""Rule ``report``: scores and stores in, tables and one HTML page out."""
+
+from pathlib import Path
+
+from unet_core.config import Report
+from unet_core.report import make_report
+from unet_core.runtime import job_log
+
+options = snakemake.params.cfg
+stamps = [Path(path) for path in snakemake.input]
+
+with job_log(Path(snakemake.log[0]), snakemake.threads):
+    make_report(
+        Report.model_validate(options["report"]),
+        evaluations={(path.parent.name, path.stem): path for path in stamps if path.parent.parent.name == "evaluate"},
+        predictions=[(path.parent.name, path.stem) for path in stamps],
+        results=Path(snakemake.params.results),
+        folder=Path(snakemake.output.page).parent,
+    )

@@ -1,0 +1,12 @@
+"""Annotation formats, one module each, all with the same two functions.
+
+``find(path, images)``
+    From names alone: which files annotate which image. `images` are (stem, page) pairs; returns the files by position
+    in that list, and the names of annotations that belong to no image.
+``read(files, image, shape, source)``
+    The annotation of one image, as an iterator of `Layer`.
+"""
+
+from unet_core.annotations import boundaries, ctc, labels, masks, rle
+
+FORMATS = {"labels": labels, "ctc": ctc, "rle": rle, "masks": masks, "boundaries": boundaries}

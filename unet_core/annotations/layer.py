@@ -1,0 +1,86 @@
+"""What every annotation format is brought to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_core.blocks import ZYX
+from unet_core.readers import open_image, split_internal
+
+Images = list[tuple[str, int | None]]
+Found = tuple[dict[int, tuple[Path, ...]], list[str]]
+
+
+class Layer(NamedTuple):
+    """Objects that do not overlap each other.
+
+    Attributes
+    ----------
+    position : ndarray of int64
+        Flat (C order) positions of the object voxels in the z, y, x array.
+    label : ndarray of uint32
+        Object of each of these voxels, from 1.
+    ignore : ndarray of int64
+        Flat positions of voxels that are neither learnt nor scored.
+    """
+
+    position: np.ndarray
+    label: np.ndarray
+    ignore: np.ndarray
+
+
+NOTHING = np.empty(0, np.int64)
+
+
+def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
+    """One annotation image as an array z, y, x of its own type.
+
+    Parameters
+    ----------
+    path : Path
+        Image file.
+    page : int or None
+        Page of a file that has one for each image.
+    shape : tuple of int
+        Shape of the image that it annotates.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or its shape is not that of the image.
+    """
+    file, internal = split_internal(str(path))
+    with open_image(file, internal) as opened:
+        array = np.asarray(opened if page is None else opened[page])
+    wanted = shape if array.ndim == 3 else shape[1:]
+    if array.shape != wanted or (array.ndim == 2 and shape[0] != 1):
+        raise ValueError(f"{path}: annotation has shape {array.shape}, but its image has {shape if shape[0] > 1 else shape[1:]}")
+    return array.reshape(shape)
+
+
+def as_labels(array: np.ndarray, path: Path) -> np.ndarray:
+    """Label image as uint32.
+
+    Raises
+    ------
+    ValueError
+        If values are negative, no whole numbers, or beyond 2^32 - 1.
+    """
+    if array.dtype == bool:
+        return array.astype(np.uint32)
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"{path}: labels of type {array.dtype}; needed are whole numbers")
+    if array.size and not (np.isfinite(array).all() and array.min() >= 0 and array.max() < 2**32):
+        raise ValueError(f"{path}: labels must lie between 0 and 2^32 - 1, but go from {array.min()} to {array.max()}")
+    if np.issubdtype(array.dtype, np.floating) and (array % 1).any():
+        raise ValueError(f"{path}: labels must be whole numbers")
+    return array.astype(np.uint32)
+
+
+def layer_of(labels: np.ndarray, ignore: np.ndarray | None = None) -> Layer:
+    """Layer of a label array."""
+    position = np.flatnonzero(labels)
+    return Layer(position, labels.ravel()[position], NOTHING if ignore is None else np.flatnonzero(ignore))

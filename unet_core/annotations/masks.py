@@ -1,0 +1,35 @@
+"""Folders of masks: one image file per object, its pixels nonzero. The path is like ``data/{stem}/masks/*.png``."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unet_core.annotations.labels import strangers
+from unet_core.annotations.layer import NOTHING, Found, Images, Layer, read_plane
+from unet_core.blocks import ZYX
+from unet_core.config import Annotation
+
+
+def find(path: str, images: Images) -> Found:
+    """Files by the position of their image; see `unet_core.annotations`."""
+    if "{stem}" not in path:
+        raise ValueError(f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png")
+    before, _, after = path.partition("{stem}")
+    found = {}
+    for position, (stem, _) in enumerate(images):
+        files = sorted(glob.glob(f"{glob.escape(before)}{glob.escape(stem)}{after.replace('{stem}', glob.escape(stem))}"))
+        if files:
+            found[position] = tuple(Path(file) for file in files)
+    folder = path[: path.index("{stem}")] + "{stem}"
+    return found, strangers(folder, {stem for stem, _ in images}) if before.endswith("/") else []
+
+
+def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+    """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    for file in files:
+        position = np.flatnonzero(read_plane(file, None, shape))
+        yield Layer(position, np.ones(position.size, np.uint32), NOTHING)

@@ -1,0 +1,444 @@
+"""The users' interface: every option, its default, its limits, and the one message that names all mistakes.
+
+`config.yaml` is tested against the models below; they are the only definition of an option.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[\w-]+$", description="letters, digits, '_' and '-'")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SPLITS = ("train", "validation", "test")
+
+
+class ConfigError(ValueError):
+    """The configuration or the files that it names are wrong; the message lists all that was found."""
+
+
+class _Section(BaseModel):
+    """Frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PixelSize(_Section):
+    """Physical size of a pixel."""
+
+    z: Positive = Field(1.0, description="micrometres")
+    y: Positive = Field(1.0, description="micrometres")
+    x: Positive = Field(1.0, description="micrometres")
+
+
+class Annotation(_Section):
+    """One source of annotations of a data set."""
+
+    format: Literal["labels", "ctc", "rle", "masks", "boundaries"] = Field(
+        description="labels: one label image per image; ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
+        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255"
+    )
+    path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
+    class_: str | None = Field(None, alias="class", description="class of these objects; default: the first of `classes`")
+    ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
+    ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
+
+    @model_validator(mode="after")
+    def _ignore_label_needs_labels(self) -> Annotation:
+        if self.ignore_label is not None and self.format not in ("labels", "boundaries"):
+            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels and boundaries")
+        return self
+
+
+class Split(_Section):
+    """Which annotated samples are kept from training: a share by hash of the name, or name patterns."""
+
+    test: Fraction | list[str] = Field(0.2, description="share, or list of sample names (* matches)")
+    validation: Fraction | list[str] = Field(0.1, description="share, or list of sample names (* matches)")
+
+    @model_validator(mode="after")
+    def _shares_leave_some(self) -> Split:
+        shares = sum(part for part in (self.test, self.validation) if not isinstance(part, list))
+        if shares > 1:
+            raise ValueError(f"the shares of test and validation add up to {shares}; at most 1")
+        return self
+
+
+class Weights(_Section):
+    """Border weight maps (paper, equation 2)."""
+
+    w0: NonNegative = Field(10.0, description="height of the border term (paper: 10)")
+    sigma: Positive = Field(5.0, description="width of the border term in pixels along x (paper: about 5)")
+    separation: NonNegative = Field(2.0, description="width of the background ridge cut between touching objects, pixels along x")
+    tolerance: Positive = Field(1e-4, description="border terms below this are stored as 0")
+
+
+class Dataset(_Section):
+    """Images of one kind, with or without annotations."""
+
+    images: str | list[str] = Field(description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path")
+    axes: str = Field("yx", description="axes of one file, of t c z y x; each t is a sample of its own")
+    channels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="channels to use; default: all")
+    pixel_size: PixelSize = PixelSize()
+    annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
+    classes: list[Name] = Field(default=["cell"], min_length=1, max_length=254, description="names of the object classes")
+    unmatched: Literal["error", "allow"] = Field(
+        "error", description="images without annotation (in ctc these are normal) and annotations without image"
+    )
+    split: Split = Split()
+    weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_known(cls, axes: str) -> str:
+        if set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes):
+            raise ValueError("must be letters of t c z y x, each at most once, with y and x among them")
+        return axes
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Dataset:
+        for annotation in self.annotations:
+            if annotation.class_ is not None and annotation.class_ not in self.classes:
+                raise ValueError(f"annotation class {annotation.class_!r} is not among classes: {', '.join(self.classes)}")
+        if self.channels is not None and "c" not in self.axes:
+            raise ValueError("channels needs an axis c in axes")
+        return self
+
+
+class Model(_Section):
+    """A named U-Net: what it learns from and what it is applied to."""
+
+    train_on: list[str] = Field(default=[], description="data sets; default: the one of the model's name")
+    predict_on: list[str] = Field(default=[], description="data sets; default: those of train_on")
+    path: str | None = Field(None, description="folder of a model trained elsewhere or earlier: no training")
+    plan: dict[str, Any] = Field(default={}, description="keys of the section plan that differ for this model")
+    train: dict[str, Any] = Field(default={}, description="keys of the section train that differ for this model")
+    predict: dict[str, Any] = Field(default={}, description="keys of the section predict that differ for this model")
+    instances: dict[str, Any] = Field(default={}, description="keys of the section instances that differ for this model")
+
+
+class Groundtruth(_Section):
+    """Conversion of images and annotations."""
+
+    overlaps: Literal["error", "later", "smaller", "ignore"] = Field(
+        "error", description="pixels of several objects: stop, the later or the smaller object wins, or ignore them"
+    )
+
+
+class Plan(_Section):
+    """What is decided from the data."""
+
+    normalisation: Literal["percentile", "mean_std"] = Field(
+        "percentile", description="percentile: low..high percentile of the sample to 0..1; mean_std: mean 0, deviation 1"
+    )
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
+        (1.0, 99.0), description="low and high percentile"
+    )
+    class_weights: Literal["balanced", "none"] | list[NonNegative] = Field(
+        "balanced", description="w_c: balanced = inverse class frequency over the training split; none = 1; or a list"
+    )
+    memory_gb: Positive | Literal["auto"] = Field("auto", description="memory for prediction; auto: half of the machine")
+
+    @field_validator("percentiles")
+    @classmethod
+    def _in_order(cls, percentiles: tuple[float, float]) -> tuple[float, float]:
+        if percentiles[0] >= percentiles[1]:
+            raise ValueError("the low percentile must be below the high one")
+        return percentiles
+
+
+class Network(_Section):
+    """Shape of the U-Net."""
+
+    depth: int = Field(4, ge=1, le=7, description="number of 2x2 poolings (paper: 4)")
+    width: int = Field(64, ge=1, le=1024, description="channels of the first level (paper: 64)")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="dropout at the end of the contracting path")
+    norm: Literal["none", "batch"] = Field("none", description="normalisation after each convolution (paper: none)")
+
+
+class Augment(_Section):
+    """Random variations of the training tiles."""
+
+    rotation: bool = Field(True, description="rotation by any angle")
+    flip: bool = Field(True, description="mirroring along y and x")
+    scale: Annotated[float, Field(ge=1, le=4)] = Field(1.0, description="scaling between 1/scale and scale")
+    elastic_sigma: NonNegative = Field(10.0, description="standard deviation of the displacements in pixels (paper: 10)")
+    elastic_grid: int = Field(3, ge=2, le=32, description="nodes of the displacement grid per axis (paper: 3)")
+    contrast: NonNegative = Field(0.2, description="gray values: contrast factor up to exp(+-contrast)")
+    brightness: NonNegative = Field(0.1, description="gray values: shift up to +-brightness (normalised units)")
+    gamma: NonNegative = Field(0.2, description="gray values: exponent up to exp(+-gamma)")
+    noise: NonNegative = Field(0.05, description="gray values: Gaussian noise of up to this deviation (normalised units)")
+
+
+class Train(_Section):
+    """Training."""
+
+    network: Network = Network()
+    tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, at most 572")
+    batch: int = Field(1, ge=1, description="tiles per step (paper: 1)")
+    steps: int | Literal["auto"] = Field("auto", description="steps of the optimiser; auto: by the plan")
+    learning_rate: Positive = Field(0.001, description="step size of the optimiser")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="momentum of SGD (paper: 0.99)")
+    weight_decay: NonNegative = Field(0.0, description="L2 penalty")
+    schedule: Literal["constant", "poly"] = Field("poly", description="poly: learning rate falls as (1 - step/steps)^0.9")
+    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
+    clip: NonNegative = Field(0.0, description="largest norm of the gradient; 0: no limit")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    validate_every: int = Field(500, ge=1, description="steps between validations (and checkpoints)")
+    seed: int = Field(0, ge=0, description="of all random numbers")
+    augment: Augment = Augment()
+
+    @field_validator("tile", "steps")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if value != "auto" and int(value) < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class Predict(_Section):
+    """Overlap-tile inference."""
+
+    tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by the plan")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="how probabilities are stored; uint8: 0..255")
+    splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(
+        default=["train", "validation", "test", "unannotated"], min_length=1, description="which samples are segmented"
+    )
+
+
+class Instances(_Section):
+    """Objects from probabilities."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="foreground probability of an object's pixels")
+    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed")
+    connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
+
+
+class Evaluate(_Section):
+    """Scores."""
+
+    splits: list[Literal["train", "validation", "test"]] = Field(default=["test"], min_length=1, description="which samples are scored")
+    thresholds: list[Annotated[float, Field(ge=0.5, lt=1)]] = Field(
+        default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.9],
+        description="IoU thresholds of AP, F1 and PQ, each at least 0.5, 0.5 and 0.75 among them",
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _has_the_usual(cls, thresholds: list[float]) -> list[float]:
+        if not {0.5, 0.75} <= set(thresholds):
+            raise ValueError("must contain 0.5 and 0.75: the table has columns for them")
+        return sorted(set(thresholds))
+
+
+class Report(_Section):
+    """Tables and pictures."""
+
+    previews: int = Field(3, ge=1, le=50, description="samples shown per model and data set")
+
+
+class Dask(_Section):
+    """How blocks are worked on."""
+
+    workers: int | Literal["auto"] = Field("auto", description="blocks in work at once; auto: the threads of the job")
+
+    @field_validator("workers")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if value != "auto" and int(value) < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+def _not_empty(names: dict[str, Any]) -> dict[str, Any]:
+    if not names:
+        raise ValueError("at least one is needed")
+    return names
+
+
+class Config(_Section):
+    """The whole of `config.yaml`."""
+
+    results: str = Field("results", min_length=1, description="folder of everything that is made")
+    datasets: Annotated[dict[Name, Dataset], AfterValidator(_not_empty)]
+    models: dict[Name, Model] = Field(default={}, description="default: one model per annotated data set")
+    groundtruth: Groundtruth = Groundtruth()
+    weights: Weights = Weights()
+    plan: Plan = Plan()
+    train: Train = Train()
+    predict: Predict = Predict()
+    instances: Instances = Instances()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    dask: Dask = Dask()
+
+    def weights_of(self, dataset: str) -> Weights:
+        """Section `weights` with the data set's own keys."""
+        return _override(self.weights, self.datasets[dataset].weights)
+
+    def train_of(self, model: str) -> Train:
+        """Section `train` with the model's own keys."""
+        return _override(self.train, self.models[model].train)
+
+    def plan_of(self, model: str) -> Plan:
+        """Section `plan` with the model's own keys."""
+        return _override(self.plan, self.models[model].plan)
+
+    def predict_of(self, model: str) -> Predict:
+        """Section `predict` with the model's own keys."""
+        return _override(self.predict, self.models[model].predict)
+
+    def instances_of(self, model: str) -> Instances:
+        """Section `instances` with the model's own keys."""
+        return _override(self.instances, self.models[model].instances)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """Check a configuration and fill in its defaults.
+
+    Parameters
+    ----------
+    raw : mapping
+        What was read from `config.yaml`.
+
+    Returns
+    -------
+    Config
+        Complete: models and their data sets are filled in.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each mistake: key, value, what is allowed.
+    """
+    try:
+        cfg = Config.model_validate(_fill_models(raw))
+    except ValidationError as error:
+        raise ConfigError(_message(_lines(error, Config))) from None
+    problems = [*_override_problems(cfg), *_reference_problems(cfg)]
+    if problems:
+        raise ConfigError(_message(problems))
+    return cfg
+
+
+def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out the defaults that depend on other keys: models, train_on, predict_on."""
+    filled = dict(raw)
+    datasets = raw.get("datasets")
+    if not isinstance(datasets, Mapping) or not isinstance(raw.get("models", {}), Mapping | None):
+        return filled
+    annotated = [name for name, dataset in datasets.items() if isinstance(dataset, Mapping) and dataset.get("annotations")]
+    models = {}
+    for name, model in (raw.get("models") or {name: {} for name in annotated}).items():
+        model = {} if model is None else model
+        if isinstance(model, Mapping):
+            model = dict(model)
+            if not model.get("path"):
+                model["train_on"] = model.get("train_on") or [name]
+            if not model.get("predict_on"):
+                model["predict_on"] = model.get("train_on") or [name]
+        models[name] = model
+    return filled | {"models": models}
+
+
+def _override(section: Any, own: Mapping[str, Any]) -> Any:
+    return type(section).model_validate(_merge(section.model_dump(), own)) if own else section
+
+
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override_problems(cfg: Config) -> Iterable[str]:
+    owners: list[tuple[str, Any, str]] = [(f"datasets.{name}", dataset, "weights") for name, dataset in cfg.datasets.items()]
+    for name, model in cfg.models.items():
+        owners += [(f"models.{name}", model, key) for key in ("plan", "train", "predict", "instances")]
+    for prefix, owner, key in owners:
+        section = getattr(cfg, key)
+        try:
+            _override(section, getattr(owner, key))
+        except ValidationError as error:
+            yield from _lines(error, type(section), f"{prefix}.{key}")
+
+
+def _reference_problems(cfg: Config) -> Iterable[str]:
+    """Names that must stand elsewhere in the configuration, and settings that must agree."""
+    for name, model in cfg.models.items():
+        for key in ("train_on", "predict_on"):
+            for dataset in getattr(model, key):
+                if dataset not in cfg.datasets:
+                    yield f"models.{name}.{key}: no data set {dataset!r}; there are: {', '.join(cfg.datasets)}"
+        if model.path and model.train_on:
+            yield f"models.{name}: path and train_on exclude each other (a model with a path is not trained)"
+        known = [cfg.datasets[dataset] for dataset in model.train_on if dataset in cfg.datasets]
+        yield from (
+            f"models.{name}.train_on: data set {dataset!r} has no annotations"
+            for dataset in model.train_on
+            if dataset in cfg.datasets and not cfg.datasets[dataset].annotations
+        )
+        if len({tuple(dataset.classes) for dataset in known}) > 1:
+            yield f"models.{name}.train_on: the data sets must have the same classes"
+        unscored = set(cfg.evaluate.splits) - set(model.predict.get("splits", cfg.predict.splits))
+        if unscored:
+            yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
+        weights = model.plan.get("class_weights", cfg.plan.class_weights)
+        if known and isinstance(weights, list | tuple) and len(weights) != len(known[0].classes) + 1:
+            yield (
+                f"models.{name}: plan.class_weights has {len(weights)} values; "
+                f"needed are {len(known[0].classes) + 1}: background, {', '.join(known[0].classes)}"
+            )
+
+
+def _lines(error: ValidationError, root: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line per mistake: where, what is wrong, and the value."""
+    lines = []
+    for item in error.errors():
+        # The branch of a union is no key of the user's.
+        location = [str(part) for part in item["loc"] if not (isinstance(part, str) and (part.endswith("]") or part in _BRANCHES))]
+        where = ".".join([prefix, *location] if prefix else location)
+        if item["type"] == "extra_forbidden":
+            allowed = _keys_at(root, location[:-1])
+            close = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+            lines.append(f"{where}: unknown key; {hint}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: missing")
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(item["input"], dict | BaseModel) else f" (is: {item['input']!r})"
+            lines.append(f"{where}: {text[0].lower()}{text[1:]}{shown}")
+    return list(dict.fromkeys(lines))
+
+
+_BRANCHES = ("int", "float", "str", "list", "constrained-float", "constrained-int", "constrained-str")
+
+
+def _keys_at(root: type[BaseModel], location: list[str]) -> list[str]:
+    """Allowed keys of the section at a location; user-chosen names and list positions are stepped over."""
+    model: type[BaseModel] = root
+    for part in location:
+        field = model.model_fields.get(part)
+        nested = _models_in(field.annotation) if field else []
+        if nested:
+            model = nested[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+
+
+def _message(problems: Iterable[str]) -> str:
+    return "the configuration has mistakes:\n" + "\n".join(f"  - {problem}" for problem in problems)

@@ -1,0 +1,133 @@
+"""Names of contents: hashes of values, of files and of the code of a step."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from unet_core.runtime import write_atomic
+
+PACKAGE = Path(__file__).parent
+
+# What only moves data or describes options: a change there does not change a result.
+PLUMBING = {"config", "digest", "engine", "runtime", "store"}
+_PARSING = threading.Lock()
+
+
+def digest(*parts: Any) -> str:
+    """Hash of builtin values (JSON): the same for the same values, whatever the order of keys.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+class FileHashes:
+    """Hashes of the content of files, remembered with size and time, so that a file is read again only if it was touched.
+
+    Parameters
+    ----------
+    cache : Path
+        JSON file in which the hashes are kept; one that is missing or damaged counts as empty.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        try:
+            self._known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+        self._kept = dict(self._known)
+
+    def of(self, path: Path, limit: int | None = None) -> str:
+        """Hash of a file, or of all files below a folder (an OME-Zarr image).
+
+        Parameters
+        ----------
+        path : Path
+            File or folder.
+        limit : int, optional
+            Files of more bytes that were touched are not read: size and time stand for their content.
+        """
+        if path.is_dir():
+            return digest([[str(p.relative_to(path)), self.of(p, limit)] for p in sorted(path.rglob("*")) if p.is_file()])
+        status = path.stat()
+        seen = [status.st_size, status.st_mtime_ns]
+        known = self._known.get(str(path))
+        if known and known[:2] == seen:
+            return known[2]
+        if limit is not None and status.st_size > limit:
+            return digest(seen)
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
+        self._known[str(path)] = [*seen, content]
+        return content
+
+    def save(self) -> None:
+        """Keep what was learnt."""
+        if self._known != self._kept:
+            write_atomic(self._cache, json.dumps(self._known, indent=0).encode())
+
+
+def code_digest(step: str) -> str:
+    """Hash of the code that determines the result of a step: its module and all of ours that it imports, plumbing excepted.
+
+    Comments, docstrings and layout do not count.
+
+    Parameters
+    ----------
+    step : str
+        Name of a module of `unet_core`.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest.
+    """
+    # Python 3.11 cannot build syntax trees in two threads at once.
+    with _PARSING:
+        return _code_digest(step)
+
+
+@functools.cache
+def _code_digest(step: str) -> str:
+    waiting, trees = [PACKAGE / f"{step}.py"], {}
+    while waiting:
+        path = waiting.pop()
+        if path in trees:
+            continue
+        trees[path] = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        waiting += [p for name in _imported(trees[path]) for p in _module_files(name)]
+    return digest({path.relative_to(PACKAGE).as_posix(): ast.dump(tree) for path, tree in trees.items()})
+
+
+def _imported(tree: ast.AST) -> Iterable[str]:
+    """Names of our modules that a module imports, relative to the package, plumbing excepted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
+            prefix = node.module.split(".")[1:]
+            names = [".".join(prefix)] if prefix else []
+            names += [".".join([*prefix, alias.name]) for alias in node.names]
+            yield from (name for name in names if name not in PLUMBING)
+
+
+def _module_files(name: str) -> list[Path]:
+    base = PACKAGE.joinpath(*name.split("."))
+    return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree

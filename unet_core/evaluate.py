@@ -1,0 +1,174 @@
+"""Step evaluate: result and truth to scores per object, per image and per data set."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unet_core.config import Evaluate
+from unet_core.digest import code_digest, digest
+from unet_core.engine import Engine
+from unet_core.groundtruth import open_labels
+from unet_core.metrics.contingency import Contingency, add, contingency
+from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality
+from unet_core.metrics.pixels import PixelCounts, count_pixels, dice, foreground_iou, pixel_error
+from unet_core.metrics.rand import adapted_rand_error
+from unet_core.metrics.seg import seg_scores
+from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.store import Result
+
+logger = logging.getLogger(__name__)
+
+
+def score_image(table: Contingency, thresholds: Sequence[float]) -> dict[str, Any]:
+    """All counts of one image from which scores of images and of data sets follow.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of the image.
+    thresholds : sequence of float
+        IoU thresholds of the matching.
+
+    Returns
+    -------
+    dict
+        `pixels`, `matching` (by threshold), `rand_error`, and `objects`: label, voxels, SEG score and best IoU of each
+        true object.
+    """
+    labels, sizes = table.truth_sizes()
+    i, _, _, iou = table.pairs()
+    best = np.zeros(labels.size)
+    np.maximum.at(best, i, iou)
+    return {
+        "pixels": list(count_pixels(table)),
+        "matching": {str(threshold): list(match(table, threshold)) for threshold in thresholds},
+        "rand_error": adapted_rand_error(table),
+        "objects": {"label": labels.tolist(), "voxels": sizes.tolist(), "seg": seg_scores(table).tolist(), "best_iou": best.tolist()},
+    }
+
+
+def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float]:
+    """Scores of one image, or of a data set.
+
+    Pixels and objects of all images are pooled; the adapted Rand error is the mean over images.
+
+    Parameters
+    ----------
+    images : sequence of dict
+        From `score_image`.
+    thresholds : sequence of float
+        IoU thresholds of the matching.
+
+    Returns
+    -------
+    dict
+        iou, dice, seg, ap50 ..., f1_50 ..., pq50 ..., pixel_error, rand_error; NaN for seg without true objects.
+    """
+    pixels = PixelCounts(*(sum(counts) for counts in zip(*(image["pixels"] for image in images), strict=True)))
+    seg = [score for image in images for score in image["objects"]["seg"]]
+    scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else float("nan")}
+    matchings = {t: functools.reduce(Matching.__add__, (Matching(*image["matching"][str(t)]) for image in images)) for t in thresholds}
+    for prefix, measure in (("ap", average_precision), ("f1_", f1), ("pq", panoptic_quality)):
+        scores |= {f"{prefix}{round(100 * t)}": measure(matching) for t, matching in matchings.items()}
+    return scores | {"pixel_error": pixel_error(pixels), "rand_error": float(np.mean([image["rand_error"] for image in images]))}
+
+
+def evaluate_samples(
+    cfg: Evaluate,
+    *,
+    groundtruth: Path,
+    truth_store: Path,
+    instances: Path,
+    instance_store: Path,
+    folder: Path,
+    stamp: Path,
+    engine: Engine,
+) -> None:
+    """Score the annotated samples of a data set; what was scored with the same result and truth stays.
+
+    Parameters
+    ----------
+    cfg : Evaluate
+        Options.
+    groundtruth, truth_store : Path
+        Stamp and store of the data set's groundtruth.
+    instances, instance_store : Path
+        Stamp and store of the objects that a model found in it.
+    folder : Path
+        Gets ``images.csv``, ``objects.csv`` and one JSON file of counts per sample.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where blocks are worked on.
+    """
+    truths = read_json(groundtruth)["samples"]
+    entries, images, objects, redone = {}, [], [], 0
+    for name, entry in read_json(instances)["samples"].items():
+        truth = truths[name]
+        if truth["split"] not in cfg.splits:
+            continue
+        wanted = digest(truth["labels"], entry["digest"], cfg.thresholds, code_digest("evaluate"))
+        counts = _kept(folder / "samples" / f"{name}.json", wanted)
+        if counts is None:
+            counts = _score_sample(name, cfg, truth_store, instance_store, engine)
+            write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
+            redone += 1
+        # Counted anew each time, so that a sample that changes its split needs no new scores.
+        entries[name] = {"split": truth["split"], "digest": wanted}
+        images.append({"sample": name, "split": truth["split"], "n_objects": len(counts["objects"]["label"])} | summarise([counts], cfg.thresholds))
+        objects.append(pd.DataFrame({"sample": name, "split": truth["split"], **counts["objects"]}))
+    by_split = {
+        split: _of_split(folder, [name for name, entry in entries.items() if entry["split"] == split], cfg.thresholds) for split in cfg.splits
+    }
+    write_atomic(folder / "images.csv", _csv(pd.DataFrame(images)))
+    write_atomic(folder / "objects.csv", _csv(pd.concat(objects) if objects else pd.DataFrame(columns=["sample", "split", "label"])))
+    logger.info("evaluate: %d samples, %d scored", len(entries), redone)
+    write_stamp(stamp, {"step": "evaluate", "scores": {split: scores for split, scores in by_split.items() if scores}, "samples": entries})
+
+
+def _of_split(folder: Path, names: list[str], thresholds: Sequence[float]) -> dict[str, float]:
+    counts = [read_json(folder / "samples" / f"{name}.json")["counts"] for name in names]
+    if not counts:
+        return {}
+    return {"n_images": len(counts), "n_objects": sum(len(c["objects"]["label"]) for c in counts)} | summarise(counts, thresholds)
+
+
+def _kept(path: Path, wanted: str) -> dict[str, Any] | None:
+    """Counts that were kept for the same digest."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return kept["counts"] if kept.get("digest") == wanted else None
+
+
+def _score_sample(name: str, cfg: Evaluate, truth_store: Path, instance_store: Path, engine: Engine) -> dict[str, Any]:
+    found = Result(instance_store / name)
+    truth = open_labels(truth_store, name)[0]
+    if truth.shape != found.shape:
+        raise UserError(f"{instance_store / name} has shape {found.shape}, but its truth {truth.shape}; 'snakemake --forcerun predict' mends it")
+    block = functools.partial(_count_block, name=name, truth_store=truth_store, instance_store=instance_store)
+    tables = [table for _, table in engine.run(block, range(len(found.grid)), len(found.grid), f"evaluate {name}")]
+    return score_image(add(tables), cfg.thresholds)
+
+
+def _count_block(index: int, name: str, truth_store: Path, instance_store: Path) -> Contingency:
+    found = Result(instance_store / name)
+    truth, _, ignore = open_labels(truth_store, name)
+    box = found.grid.box(index)
+    return contingency(truth.read(box), found.read(box), ignore.read(box))
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    text = io.StringIO()
+    table.to_csv(text, index=False, float_format="%.5f")
+    return text.getvalue().encode()

@@ -1,0 +1,355 @@
+"""Step groundtruth: images and annotations in whatever format to one store per data set.
+
+Each sample becomes an image (c z y x) with three label images beside it: ``instances`` (objects, unique in the sample),
+``classes`` (0 background, then the data set's classes) and ``ignore`` (1 where nothing is learnt or scored).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.annotations import FORMATS, rle
+from unet_core.annotations.layer import Layer
+from unet_core.blocks import ZYX, Grid
+from unet_core.config import Annotation, Dataset, Groundtruth
+from unet_core.digest import FileHashes, code_digest, digest
+from unet_core.engine import Engine
+from unet_core.readers import CZYX, open_image, split_internal, to_czyx
+from unet_core.runtime import UserError, write_stamp
+from unet_core.samples import Sample
+from unet_core.store import Result, Spec, begin, details_if_done, finish, remove, remove_others
+
+logger = logging.getLogger(__name__)
+
+LABELS = ("instances", "classes", "ignore")
+TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
+
+
+class Canvas:
+    """Label arrays of one sample while its annotations are painted, with a policy for overlaps.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Extent along z, y, x.
+    overlaps : {"error", "later", "smaller", "ignore"}
+        What becomes of voxels that belong to several objects.
+    """
+
+    def __init__(self, shape: ZYX, overlaps: str) -> None:
+        self.instances = np.zeros(shape, np.uint32)
+        self.classes = np.zeros(shape, np.uint8)
+        self.ignore = np.zeros(shape, np.uint8)
+        self.overlapping = 0
+        self._overlaps = overlaps
+        self._last = 0
+
+    def add(self, layer: Layer, class_number: int) -> None:
+        """Paint a layer of objects of one class.
+
+        Raises
+        ------
+        ValueError
+            If overlaps are errors and there are some, or the objects' numbers exceed 2^32 - 1.
+        """
+        instances, classes, ignore = self.instances.ravel(), self.classes.ravel(), self.ignore.ravel()
+        ignore[layer.ignore] = 1
+        if not layer.position.size:
+            return
+        if self._last + int(layer.label.max()) >= 2**32:
+            raise ValueError("more than 2^32 - 1 objects, or object numbers that large")
+        # The first source keeps the annotator's numbers; later ones count on.
+        position, label = layer.position, layer.label + np.uint32(self._last)
+        taken = instances[position] > 0
+        if taken.any():
+            keep = self._resolve(position, label, taken)
+            position, label = position[keep], label[keep]
+        instances[position] = label
+        classes[position] = class_number
+        self._last = max(self._last, int(label.max(initial=0)))
+
+    def add_ignored(self, layer: Layer) -> None:
+        """Mark the objects of a layer as areas to ignore."""
+        self.ignore.ravel()[layer.position] = 1
+        self.ignore.ravel()[layer.ignore] = 1
+
+    def clear_ignored(self) -> None:
+        """Take away objects' voxels under the ignore mask: nothing may be learnt from them."""
+        self.instances[self.ignore > 0] = 0
+        self.classes[self.ignore > 0] = 0
+
+    def _resolve(self, position: np.ndarray, label: np.ndarray, taken: np.ndarray) -> np.ndarray:
+        """Which voxels of a new layer are painted, where others are taken."""
+        count = int(taken.sum())
+        self.overlapping += count
+        if self._overlaps == "error":
+            raise ValueError(
+                f"{count} voxels belong to several objects; mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
+            )
+        if self._overlaps == "ignore":
+            self.ignore.ravel()[position[taken]] = 1
+            return ~taken
+        if self._overlaps == "later":
+            return np.ones(position.size, bool)
+        old = np.bincount(self.instances.ravel())
+        new = np.bincount(label)
+        return ~taken | (new[label] < old[self.instances.ravel()[position]])
+
+
+def convert_groundtruth(
+    cfg: Dataset, policy: Groundtruth, samples: list[Sample], *, store: Path, stamp: Path, engine: Engine
+) -> None:
+    """Bring all samples of a data set into the store; what stands there already with the same content stays.
+
+    Parameters
+    ----------
+    cfg : Dataset
+        The data set.
+    policy : Groundtruth
+        What to do with overlaps.
+    samples : list of Sample
+        Its samples.
+    store : Path
+        ``<results>/groundtruth/<data set>.zarr``.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where samples are worked on.
+
+    Raises
+    ------
+    UserError
+        One message for the mistakes of all samples; samples without mistakes are kept.
+    """
+    redone = remove_others(store, {sample.name for sample in samples})
+    hashes = FileHashes(stamp.with_suffix(".files.json"))
+    items = [(sample, hashes.of(sample.image), tuple(_hash_all(hashes, files) for files in sample.annotations)) for sample in samples]
+    hashes.save()
+    convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
+    done = {item[0]: value for item, value in engine.run(convert, items, len(items), "groundtruth")}
+    problems = [problem for _, problem in done.values() if problem]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in sorted(problems))
+        raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted:\n{listed}")
+    entries = {sample.name: done[sample][0] for sample in sorted(done, key=lambda sample: sample.name)}
+    converted = [part for entry in entries.values() for part in entry.pop("converted")]
+    logger.info("groundtruth: %d samples, %d images and %d annotations converted, %d removed",
+                len(samples), converted.count("image"), converted.count("labels"), len(redone))
+    write_stamp(stamp, {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": entries})
+
+
+def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
+    return digest([hashes.of(split_internal(str(file))[0]) for file in files])
+
+
+def _convert_or_tell(item: tuple[Sample, str, tuple[str, ...]], cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], str]:
+    """Entry of a sample for the stamp, or the problem with it."""
+    sample, image_content, annotation_content = item
+    try:
+        return _convert(sample, image_content, annotation_content, cfg, policy, store / sample.name), ""
+    except (ValueError, OSError) as error:
+        text = str(error)
+        return {}, text if sample.name in text else f"{sample.name}: {text}"
+
+
+def _convert(
+    sample: Sample, image_content: str, annotation_content: tuple[str, ...], cfg: Dataset, policy: Groundtruth, path: Path
+) -> dict[str, Any]:
+    converted = []
+    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
+    image_digest = digest(image_content, sample.internal, sample.page, cfg.axes, cfg.channels, pixel_size, code)
+    details = details_if_done(path, image_digest)
+    if details is None:
+        details = _convert_image(sample, cfg, path, image_digest)
+        converted.append("image")
+    entry = {"split": sample.split, "image": image_digest, "labels": None, "shape": details["shape"]}
+    if sample.split == "unannotated":
+        # The annotation of this sample was taken away.
+        remove(path / "labels")
+        return entry | {"converted": converted}
+    parts = [
+        [source.class_, source.ignore, source.ignore_label, _part_of(sample, source, files, content)]
+        for source, files, content in zip(cfg.annotations, sample.annotations, annotation_content, strict=True)
+        if files
+    ]
+    labels_digest = digest(details["shape"], parts, cfg.classes, sample.page, pixel_size, policy.model_dump(), code)
+    counts = [details_if_done(path / "labels" / name, labels_digest) for name in LABELS]
+    if None in counts:
+        counts = [_convert_labels(sample, cfg, policy, path, labels_digest, tuple(details["shape"][-3:]))]
+        converted.append("labels")
+    assert counts[0] is not None
+    return entry | {"labels": labels_digest, "objects": counts[0]["objects"], "converted": converted}
+
+
+def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
+    """What of the annotation files concerns one sample: of a table for all images, its own rows."""
+    return rle.content(files, (sample.stem, sample.page)) if source.format == "rle" else content
+
+
+def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
+    with open_image(sample.image, sample.internal) as opened:
+        try:
+            source = to_czyx(opened, cfg.axes, sample.page)
+        except ValueError as error:
+            raise ValueError(f"{sample.image} {error}") from None
+        channels = cfg.channels or list(range(source.shape[0]))
+        if max(channels) >= source.shape[0]:
+            raise ValueError(f"{sample.image} has {source.shape[0]} channels, but channels says {channels} (they count from 0)")
+        shape = source.shape[1:]
+        if 0 in shape:
+            raise ValueError(f"{sample.image} has no pixels (shape {shape})")
+        spec = Spec(shape, _stored_type(source.dtype, sample), "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x))
+        intensities = [Intensities(np.dtype(spec.dtype), math.prod(shape)) for _ in channels]
+        _check_finite(source, spec.grid, channels, sample)
+        provenance = {"step": "groundtruth", "image": str(sample.image), "config": cfg.model_dump(mode="json", by_alias=True)}
+        result = begin(path, image_digest, spec, provenance)
+        # Statistics need all blocks, so that they are read again after an interruption; writing is what is saved.
+        for index in range(len(result.grid)):
+            data = source[result.grid.box(index).slices][channels].astype(spec.dtype)
+            for channel, statistics in zip(data, intensities, strict=True):
+                statistics.add(channel)
+            if not result.has_block(index):
+                result.write(index, data, image_digest)
+    details = {"shape": [len(channels), *shape], "intensities": [statistics.summary() for statistics in intensities]}
+    finish(path, image_digest, details)
+    return details
+
+
+def _stored_type(dtype: np.dtype, sample: Sample) -> str:
+    """Type in the store: small integers and float32 stay, wider numbers become float32."""
+    if dtype.kind == "b":
+        return "uint8"
+    if dtype.kind in "ui" and dtype.itemsize <= 2:
+        return dtype.newbyteorder("=").name
+    if dtype.kind in "uif":
+        return "float32"
+    raise ValueError(f"{sample.image}: pixels of type {dtype}; needed are integers or floating-point numbers")
+
+
+def _check_finite(source: CZYX, grid: Grid, channels: list[int], sample: Sample) -> None:
+    if source.dtype.kind != "f":
+        return
+    bad = sum(int((~np.isfinite(source[box.slices][channels])).sum()) for box in grid)
+    if bad:
+        raise ValueError(f"{sample.image}: {bad} pixels are NaN or infinite; replace them")
+
+
+class Intensities:
+    """Statistics of one channel, gathered block by block.
+
+    Exact for integers of up to 16 bits (a histogram); for floating-point numbers the percentiles are those of at most
+    about four million regularly chosen pixels.
+    """
+
+    SAMPLED = 2**22
+
+    def __init__(self, dtype: np.dtype, voxels: int) -> None:
+        self._integer = dtype.kind in "ui"
+        self._offset = int(np.iinfo(dtype).min) if self._integer else 0
+        self._histogram = np.zeros(int(np.iinfo(dtype).max) - self._offset + 1 if self._integer else 0, np.int64)
+        self._step = max(1, voxels // self.SAMPLED)
+        self._values: list[np.ndarray] = []
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count in the voxels of one block."""
+        flat = values.ravel()
+        if self._integer:
+            self._histogram += np.bincount(flat.astype(np.int64) - self._offset, minlength=self._histogram.size)
+        else:
+            self._values.append(flat[:: self._step].copy())
+            self._count += flat.size
+            self._sum += float(flat.sum(dtype=np.float64))
+            self._squares += float(np.square(flat, dtype=np.float64).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, standard deviation, and the percentiles 0, 0.1, 0.5, 1, 2, ... 98, 99, 99.5, 99.9, 100."""
+        levels = [0, 0.1, 0.5, *range(1, 100), 99.5, 99.9, 100]
+        if self._integer:
+            gray = np.arange(self._histogram.size) + self._offset
+            count = int(self._histogram.sum())
+            mean = float((self._histogram * gray).sum() / count)
+            deviation = float(np.sqrt((self._histogram * (gray - mean) ** 2).sum() / count))
+            rank = np.searchsorted(np.cumsum(self._histogram), np.array(levels) / 100 * (count - 1), side="right")
+            percentiles = gray[np.minimum(rank, gray.size - 1)].astype(float)
+        else:
+            mean = self._sum / self._count
+            deviation = float(np.sqrt(max(0.0, self._squares / self._count - mean**2)))
+            percentiles = np.percentile(np.concatenate(self._values), levels)
+        return {"mean": mean, "deviation": deviation, "percentiles": {str(level): float(v) for level, v in zip(levels, percentiles, strict=True)}}
+
+
+def read_annotation(sample: Sample, cfg: Dataset, policy: Groundtruth, shape: ZYX) -> Canvas:
+    """Paint all annotations of one sample.
+
+    Parameters
+    ----------
+    sample : Sample
+        With the files that annotate it.
+    cfg : Dataset
+        Sources of annotations and classes.
+    policy : Groundtruth
+        What to do with overlaps.
+    shape : tuple of int
+        Shape of the image along z, y, x.
+
+    Returns
+    -------
+    Canvas
+
+    Raises
+    ------
+    ValueError
+        If an annotation cannot be read, does not fit its image, or objects overlap and may not.
+    """
+    canvas = Canvas(shape, policy.overlaps)
+    for source, files in zip(cfg.annotations, sample.annotations, strict=True):
+        number = cfg.classes.index(source.class_) + 1 if source.class_ else 1
+        for layer in _layers(sample, source.format, files, shape, source):
+            if source.ignore:
+                canvas.add_ignored(layer)
+            else:
+                canvas.add(layer, number)
+    canvas.clear_ignored()
+    return canvas
+
+
+def _layers(sample: Sample, name: str, files: tuple[Path, ...], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+    return FORMATS[name].read(files, (sample.stem, sample.page), shape, source) if files else iter(())
+
+
+def _convert_labels(sample: Sample, cfg: Dataset, policy: Groundtruth, path: Path, labels_digest: str, shape: ZYX) -> dict[str, Any]:
+    canvas = read_annotation(sample, cfg, policy, shape)
+    if canvas.overlapping:
+        logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, canvas.overlapping, policy.overlaps)
+    details = {
+        "objects": int(np.unique(canvas.instances[canvas.instances > 0]).size),
+        "overlapping": canvas.overlapping,
+        "ignored": int(canvas.ignore.sum()),
+    }
+    provenance = {
+        "step": "groundtruth",
+        "files": [str(file) for files in sample.annotations for file in files][:100],
+        "config": cfg.model_dump(mode="json", by_alias=True),
+    }
+    pixel_size = (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
+    for name in LABELS:
+        result = begin(path / "labels" / name, labels_digest, Spec(shape, TYPES[name], "labels", pixel_size=pixel_size), provenance)
+        array = getattr(canvas, name)
+        for index in result.missing_blocks():
+            result.write(index, array[result.grid.box(index).slices], labels_digest)
+        finish(path / "labels" / name, labels_digest, details)
+    return details
+
+
+def open_labels(store: Path, sample: str) -> tuple[Result, Result, Result]:
+    """Instances, classes and ignore mask of a sample."""
+    instances, classes, ignore = (Result(store / sample / "labels" / name) for name in LABELS)
+    return instances, classes, ignore

@@ -1,0 +1,178 @@
+"""Step report: all scores in one table (CSV, Markdown, LaTeX) and one self-contained HTML page with pictures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from unet_core import figures
+from unet_core.config import Report
+from unet_core.groundtruth import open_labels
+from unet_core.predict import from_stored
+from unet_core.runtime import read_json, write_atomic
+from unet_core.store import Result
+from unet_core.weights import open_weights
+
+logger = logging.getLogger(__name__)
+
+FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
+MEANINGS = {
+    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient",
+    "seg": "mean Jaccard index of the annotated objects with the found object that covers more than half of each, else 0 (Cell Tracking Challenge)",
+    "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
+    "f1_NN, pqNN": "F1 score and panoptic quality at the same matching",
+    "pixel_error": "share of pixels whose foreground is wrong (ISBI 2012)",
+    "rand_error": "adapted Rand error over annotated objects, mean of images",
+}
+
+
+def score_table(evaluations: dict[tuple[str, str], dict[str, Any]]) -> pd.DataFrame:
+    """One row per model, data set and split.
+
+    Parameters
+    ----------
+    evaluations : dict
+        (model, data set) -> stamp of the step evaluate.
+    """
+    rows = [
+        {"model": model, "dataset": dataset, "split": split, **scores}
+        for (model, dataset), stamp in evaluations.items()
+        for split, scores in stamp["scores"].items()
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else FIRST)
+    return table[[*FIRST, *(column for column in table.columns if column not in FIRST)]]
+
+
+def make_report(
+    cfg: Report, *, evaluations: dict[tuple[str, str], Path], predictions: list[tuple[str, str]], results: Path, folder: Path
+) -> None:
+    """Write tables and page.
+
+    Parameters
+    ----------
+    cfg : Report
+        Options.
+    evaluations : dict
+        (model, data set) -> stamp of the step evaluate, for annotated data sets.
+    predictions : list of (str, str)
+        All pairs of model and data set that were segmented.
+    results : Path
+        Folder of all results.
+    folder : Path
+        Gets ``table.csv``, ``table.md``, ``table.tex`` and ``report.html``.
+    """
+    table = score_table({key: read_json(path) for key, path in evaluations.items()})
+    write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.5f").encode())
+    shown = table.map(_shown)
+    write_atomic(folder / "table.md", markdown(shown).encode())
+    write_atomic(folder / "table.tex", shown[FIRST].to_latex(index=False, escape=True).encode())
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    names = list(dict.fromkeys(model for model, _ in predictions))
+    page = environment.get_template("report.html.j2").render(
+        scores=_html(shown),
+        meanings=MEANINGS,
+        models=[_describe_model(name, [d for m, d in predictions if m == name], cfg, results) for name in names],
+        weights=_weight_maps(names, results),
+        versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "zarr", "dask", "scikit-image")),
+    )
+    write_atomic(folder / "report.html", page.encode())
+    logger.info("report: %s\n%s", folder / "report.html", markdown(shown[FIRST]))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Table of text as Markdown, its columns aligned."""
+    cells = [[str(column) for column in table.columns], *([str(value) for value in row] for row in table.itertuples(index=False))]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if np.isnan(value) else f"{value:.3f}"
+    return str(value)
+
+
+def _html(table: pd.DataFrame) -> Any:
+    """Table as HTML; texts are escaped."""
+    template = jinja2.Environment(autoescape=True).from_string(
+        '<div class="scroll"><table><tr>{% for c in columns %}<th{% if loop.index <= 3 %} class="name"{% endif %}>{{ c }}</th>{% endfor %}</tr>'
+        '{% for row in rows %}<tr>{% for v in row %}<td{% if loop.index <= 3 %} class="name"{% endif %}>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table></div>'
+    )
+    from markupsafe import Markup
+
+    return Markup(template.render(columns=list(table.columns), rows=table.itertuples(index=False)))
+
+
+def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) -> dict[str, Any]:
+    plan, stamp = read_json(results / "plan" / f"{name}.json"), read_json(results / "train" / f"{name}.json")
+    model = Path(stamp["model"])
+    description, network = read_json(model / "model.json"), plan["network"]
+    best = description.get("best", {})
+    curves = pd.read_csv(model / "curves.csv").to_dict("list") if (model / "curves.csv").is_file() else None
+    summary = f"depth {network['depth']}, {network['width']} channels at the first level, {plan['channels']} in, {len(plan['classes']) + 1} classes"
+    if "validation_iou" in best:
+        summary += f"; best validation at step {best['step']:,}: loss {best['validation_loss']:.4f}, foreground IoU {best['validation_iou']:.3f}"
+    decisions = [{"name": key, **value} for key, value in plan.items() if isinstance(value, dict) and "why" in value]
+    return {
+        "name": name,
+        "summary": summary,
+        "curves": figures.learning_curves(curves) if curves else None,
+        "decisions": decisions,
+        "datasets": [_describe_pair(name, dataset, cfg, results) for dataset in datasets],
+    }
+
+
+def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict[str, Any]:
+    """Previews and scores per image: the test images first, of these the worst, the median and the best."""
+    samples = read_json(results / "instances" / model / f"{dataset}.json")["samples"]
+    scored = results / "evaluate" / model / dataset / "images.csv"
+    images = pd.read_csv(scored, dtype={"sample": str}) if scored.is_file() else pd.DataFrame()
+    if len(images):
+        ranked = images.sort_values(["ap50", "iou"])["sample"].tolist()
+        notes = {row["sample"]: f"{row['split']}, AP50 {row['ap50']:.3f}, IoU {row['iou']:.3f}" for row in images.to_dict("records")}
+    else:
+        ranked, notes = sorted(samples), {}
+    count = min(cfg.previews, len(ranked))
+    chosen = [ranked[round(i * (len(ranked) - 1) / max(count - 1, 1))] for i in range(count)]
+    previews = [
+        {"picture": _preview(model, dataset, name, results), "caption": f"{dataset}: {name} ({notes.get(name, samples[name]['split'])})"}
+        for name in chosen
+    ]
+    return {"name": dataset, "previews": previews, "images": _html(images.map(_shown)) if len(images) else None}
+
+
+def _preview(model: str, dataset: str, name: str, results: Path) -> str:
+    image = Result(results / "groundtruth" / f"{dataset}.zarr" / name)
+    plane = image.shape[0] // 2
+    found = Result(results / "instances" / model / f"{dataset}.zarr" / name).preview(plane)
+    probability = from_stored(Result(results / "predict" / model / f"{dataset}.zarr" / name).preview(plane))
+    truth = ignore = None
+    if (results / "groundtruth" / f"{dataset}.zarr" / name / "labels").is_dir():
+        truth, ignore = (result.preview(plane) for result in open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[::2])
+    return figures.overlay(image.preview(plane)[0], found, truth, 1 - probability[0], ignore)
+
+
+def _weight_maps(models: list[str], results: Path) -> list[dict[str, str]]:
+    """Full weight map w_c + border term of one training sample per model."""
+    maps = []
+    for model in models:
+        plan = read_json(results / "plan" / f"{model}.json")
+        trained_on = read_json(Path(read_json(results / "train" / f"{model}.json")["model"]) / "model.json").get("trained_on", [])
+        if "class_weights" not in plan or not trained_on:
+            continue
+        dataset, _, name = trained_on[0].partition("/")
+        target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
+        plane = target_result.shape[0] // 2
+        target = target_result.preview(plane)
+        w_c = np.array(plan["class_weights"]["value"] + [np.nan] * (256 - len(plan["class_weights"]["value"])))
+        image = Result(results / "groundtruth" / f"{dataset}.zarr" / name).preview(plane)[0]
+        caption = f"{dataset}: {name}. w = w_c + w0 exp(-(d1 + d2)² / 2σ²), with the class weights of model {model}."
+        maps.append({"name": model, "picture": figures.weight_map(image, target, w_c[target] + border.preview(plane)), "caption": caption})
+    return maps

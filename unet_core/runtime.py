@@ -1,0 +1,104 @@
+"""What every job needs: its log, its threads, small files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the job ends with this message and without a traceback."""
+
+
+@contextmanager
+def job_log(path: Path, threads: int = 1) -> Iterator[None]:
+    """Write log records of a job to its log file and to the terminal, and errors as what they are.
+
+    A `UserError` ends the job with its message alone; the traceback of any other error goes to the log file too.
+
+    Parameters
+    ----------
+    path : Path
+        The log file.
+    threads : int
+        Threads that the job may use for arithmetic.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)]
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    for noisy in ("distributed", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    except UserError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        logger.exception("stopped by an unexpected error")
+        sys.exit(1)
+    finally:
+        logging.shutdown()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all, whatever kills the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_stamp(path: Path, stamp: dict[str, Any]) -> None:
+    """Write the output file of a step: JSON with one line per sample, so that it is readable and diffable."""
+    lines = []
+    for key, value in stamp.items():
+        if key == "samples":
+            inner = ",\n".join(f"  {_compact(name)}: {_compact(entry)}" for name, entry in value.items())
+            lines.append(f' "samples": {{\n{inner}\n }}' if value else ' "samples": {}')
+        else:
+            lines.append(f" {_compact(key)}: {_compact(value)}")
+    write_atomic(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run snakemake again to make it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run snakemake again") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results, for the provenance."""
+    names = ("torch", "zarr", "dask", "numpy", "scipy", "scikit-image", "connected-components-3d", "numba")
+    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,225 @@
+"""Which samples a data set has, which are annotated, and to which split they belong: from names, before any work.
+
+Nothing here reads pixels, so that mistakes are found when the workflow is parsed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_core.annotations import FORMATS
+from unet_core.config import Config, ConfigError, Dataset, Split
+from unet_core.digest import FileHashes, digest
+from unet_core.readers import SUFFIXES, image_shape, split_internal
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image or volume of a data set.
+
+    Attributes
+    ----------
+    name : str
+        File name without its ending; with the number of the time point where a file has several.
+    image : Path
+        The file.
+    internal : str
+        Path of the array inside it.
+    page : int or None
+        Position along t.
+    annotations : tuple
+        For each source of annotations, in the order of the configuration, the files with this sample's part; empty
+        where the source has none.
+    split : str
+        train, validation, test, or unannotated.
+    """
+
+    name: str
+    image: Path
+    internal: str
+    page: int | None
+    annotations: tuple[tuple[Path, ...], ...]
+    split: str
+
+    @property
+    def stem(self) -> str:
+        """File name of the image without its ending."""
+        return self.image.stem
+
+
+def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
+    """List the samples of a data set.
+
+    Parameters
+    ----------
+    cfg : Dataset
+        The data set's configuration.
+
+    Returns
+    -------
+    samples : list of Sample
+        In the order of their names.
+    problems : list of str
+        All that is wrong, one line each.
+    """
+    problems: list[str] = []
+    images = list(_images(cfg, problems))
+    names = [_name(path, page) for path, _, page in images]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        files = ", ".join(str(path) for (path, _, _), other in zip(images, names, strict=True) if other == name)
+        problems.append(f"images: {files} have the same name {name!r}; make each folder a data set of its own, or rename files")
+    if problems or not images:
+        return [], problems
+    sources = [_match(cfg, number, images, problems) for number in range(len(cfg.annotations))]
+    samples = []
+    for position, ((path, internal, page), name) in enumerate(zip(images, names, strict=True)):
+        files = tuple(source.get(position, ()) for source in sources)
+        split = split_of(name, cfg.split) if any(files) else "unannotated"
+        samples.append(Sample(name, path, internal, page, files, split))
+    problems += _split_problems(cfg, samples)
+    return sorted(samples, key=lambda sample: sample.name), problems
+
+
+def check_data(cfg: Config) -> dict[str, list[Sample]]:
+    """Samples of all data sets.
+
+    Returns
+    -------
+    dict
+        Data set -> its samples.
+
+    Raises
+    ------
+    ConfigError
+        One message for all that can be seen to be wrong without reading pixels.
+    """
+    found, problems = {}, []
+    for name, dataset in cfg.datasets.items():
+        found[name], wrong = find_samples(dataset)
+        problems += [f"datasets.{name}.{line}" for line in wrong]
+    for name, model in cfg.models.items():
+        if model.path and not (Path(expand(model.path)) / "model.json").is_file():
+            problems.append(f"models.{name}.path: {expand(model.path)} has no model.json; it must be a folder of a trained model")
+        splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
+        if model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
+            problems.append(f"models.{name}: no training sample in {', '.join(model.train_on)}; annotate more or lower the shares of split")
+    if problems:
+        raise ConfigError("the data is not as the configuration says:\n" + "\n".join(f"  - {line}" for line in problems))
+    return found
+
+
+def content_of(samples: list[Sample], cache: Path) -> str:
+    """Digest of the names and files of a data set: unchanged when files are only touched.
+
+    Parameters
+    ----------
+    samples : list of Sample
+        Of one data set.
+    cache : Path
+        Where the hashes of files are remembered. New files of more than 64 MiB count by size and time: they are read in
+        the step groundtruth, and not while the workflow is parsed.
+    """
+    hashes = FileHashes(cache)
+    files = {sample.image for sample in samples} | {file for s in samples for part in s.annotations for file in part}
+    paths = sorted({split_internal(str(file))[0] for file in files})
+    content = digest([[s.name, s.page, s.split] for s in samples], [[str(path), hashes.of(path, limit=2**26)] for path in paths])
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs only time
+        hashes.save()
+    return content
+
+
+def split_of(name: str, split: Split) -> str:
+    """Split of an annotated sample: by pattern, else by the hash of its name, so that new samples never move old ones."""
+    for part in ("test", "validation"):
+        patterns = getattr(split, part)
+        if isinstance(patterns, list) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            return part
+    share = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    test = 0.0 if isinstance(split.test, list) else split.test
+    validation = 0.0 if isinstance(split.validation, list) else split.validation
+    return "test" if share < test else "validation" if share < test + validation else "train"
+
+
+def expand(path: str) -> str:
+    """Fill in ``~`` and environment variables of a path."""
+    return os.path.expandvars(Path(path).expanduser().as_posix())
+
+
+def _images(cfg: Dataset, problems: list[str]) -> Iterable[tuple[Path, str, int | None]]:
+    """File, internal path and page of each sample."""
+    for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
+        path, internal = split_internal(expand(pattern))
+        unset = re.search(r"\$\w+|\$\{\w+\}", str(path))
+        if unset:
+            problems.append(f"images: the environment variable {unset.group()} in {pattern!r} is not set")
+            continue
+        files = [path] if path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        if not files:
+            problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()})")
+        for file in files:
+            if file.suffix.lower() not in SUFFIXES:
+                problems.append(f"images: {file}: unknown kind of image; known are {', '.join(SUFFIXES)}")
+            elif "t" not in cfg.axes:
+                yield file, internal, None
+            else:
+                yield from ((file, internal, page) for page in range(_pages(file, internal, cfg.axes, problems)))
+
+
+def _pages(file: Path, internal: str, axes: str, problems: list[str]) -> int:
+    try:
+        shape = image_shape(file, internal)
+    except (ValueError, OSError, KeyError) as error:
+        problems.append(f"images: {error}")
+        return 0
+    if len(shape) != len(axes):
+        problems.append(f"images: {file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
+        return 0
+    return shape[axes.index("t")]
+
+
+def _name(path: Path, page: int | None) -> str:
+    return path.stem if page is None else f"{path.stem}_{page:04d}"
+
+
+def _match(cfg: Dataset, number: int, images: list[tuple[Path, str, int | None]], problems: list[str]) -> dict[int, tuple[Path, ...]]:
+    """Files of one source of annotations for each image, by the image's position in the list."""
+    source = cfg.annotations[number]
+    where = f"annotations.{number}"
+    try:
+        found, strangers = FORMATS[source.format].find(expand(source.path), [(path.stem, page) for path, _, page in images])
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return {}
+    if cfg.unmatched == "error":
+        without = [images[i][0].name for i in range(len(images)) if i not in found]
+        # In the Cell Tracking Challenge most frames have no mask; areas to ignore are rare by nature.
+        if without and source.format != "ctc" and not source.ignore:
+            problems.append(f"{where}: no annotation for {_some(without)}; add it, or set unmatched: allow")
+        if strangers:
+            problems.append(f"{where}: no image for {_some(strangers)}; add it, or set unmatched: allow")
+    return found
+
+
+def _split_problems(cfg: Dataset, samples: list[Sample]) -> Iterable[str]:
+    annotated = [sample for sample in samples if sample.split != "unannotated"]
+    if cfg.annotations and not annotated:
+        yield "annotations: none of the images is annotated"
+        return
+    for part in ("test", "validation"):
+        wanted = getattr(cfg.split, part)
+        if annotated and wanted and not any(sample.split == part for sample in annotated):
+            how = f"no annotated sample matches {wanted}" if isinstance(wanted, list) else f"a share of {wanted} is none of {len(annotated)} samples"
+            yield f"split.{part}: {how}; give names (of: {_some([sample.name for sample in annotated])}), a larger share, or 0"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(dict.fromkeys(names[:5]))
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -1,0 +1,294 @@
+"""Results in Zarr v3, as OME-NGFF 0.5: one multiscale image per result, grown block by block, with its digest beside it.
+
+A result is a folder ``<store>.zarr/<sample>[/labels/<name>]``. It is *never run* (no folder), *unfinished* (its digest
+stands in the attributes, ``done`` is false), or *done*. Blocks write whole shards, and a shard appears whole or not at
+all (Zarr's local store renames), so an unfinished result goes on where it was: a shard of the finest level that exists
+is a block that is done. Blocks without any object have shards too (``write_empty_chunks``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsGroupError
+
+from unet_core.blocks import ZYX, Box, Grid
+from unet_core.runtime import UserError, versions
+
+CHUNK = 256
+BLOCK: ZYX = (8, 1024, 1024)
+LEVELS = 4
+STEPS = ("groundtruth", "weights", "predict", "instances")
+
+Kind = Literal["image", "labels"]
+
+
+class Spec(NamedTuple):
+    """What a result is: everything that must be known to create its arrays."""
+
+    shape: ZYX
+    dtype: str
+    kind: Kind
+    channels: int | None = None
+    pixel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    block: ZYX = BLOCK
+
+    @property
+    def grid(self) -> Grid:
+        """Blocks of the finest level: each is one shard, and no larger than the array needs."""
+        z, y, x = (min(b, -(-n // c) * c) for b, n, c in zip(self.block, self.shape, (1, CHUNK, CHUNK), strict=True))
+        return Grid(self.shape, (z, y, x))
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions; each halves y and x until they fit one chunk."""
+        return 1 + sum(max(self.shape[1:]) > CHUNK * 2**level for level in range(LEVELS - 1))
+
+
+class Result:
+    """A result under construction or done, for reading and writing boxes of voxels (z, y, x).
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the result.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._levels = [_open_level(path, level) for level in range(len(_multiscale(path)["datasets"]))]
+        except (FileNotFoundError, KeyError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
+        finest = self._levels[0]
+        self.has_channels = finest.ndim == 4
+        shards = finest.shards or finest.chunks
+        self.grid = Grid(_last3(finest.shape), _last3(shards))
+        self.shape: ZYX = self.grid.shape
+        self.dtype = finest.dtype
+        self.channels: int | None = finest.shape[0] if self.has_channels else None
+
+    def read(self, box: Box) -> np.ndarray:
+        """Voxels of a box inside the array, shape ([c,] z, y, x).
+
+        Raises
+        ------
+        UserError
+            If a shard is missing (Zarr alone would return zeros) or unreadable.
+        """
+        for index, _ in self.grid.boxes_in(box):
+            if not self.has_block(index):
+                raise UserError(f"{self.path}: block {self.grid.position(index)} is missing; {_repair(self.path)}")
+        try:
+            return np.asarray(self._levels[0][(..., *box.slices)])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"{self.path}: cannot read {box} ({error}); {_repair(self.path)}") from None
+
+    def read_all(self) -> np.ndarray:
+        """All voxels."""
+        return self.read(Box((0, 0, 0), self.shape))
+
+    def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
+        """One z plane at the finest resolution whose sides are within `limit`, or the coarsest there is."""
+        level = next((a for a in self._levels if max(a.shape[-2:]) <= limit), self._levels[-1])
+        return np.asarray(level[..., plane, :, :])
+
+    def has_block(self, index: int) -> bool:
+        """Whether block number `index` was written."""
+        return self._shard(index).is_file()
+
+    def missing_blocks(self) -> Iterator[int]:
+        """Numbers of the blocks that were not written yet."""
+        return (index for index in range(len(self.grid)) if not self.has_block(index))
+
+    def write(self, index: int, data: np.ndarray, digest: str) -> None:
+        """Write a block, coarse levels first, so that the shard of the finest level says that all is there.
+
+        Parameters
+        ----------
+        index : int
+            Number of the block.
+        data : ndarray
+            Its voxels, shape ([c,] z, y, x).
+        digest : str
+            What the writer computes; refused if the result has been begun anew with another digest meanwhile.
+        """
+        if read_attributes(self.path).get("digest") != digest:
+            raise UserError(f"{self.path} is being made anew by another run with other settings or data; this run stops")
+        box = self.grid.box(index)
+        kind = read_attributes(self.path)["kind"]
+        pyramid = [data]
+        for _ in self._levels[1:]:
+            pyramid.append(_halve(pyramid[-1], kind))
+        for level in reversed(range(len(self._levels))):
+            part = pyramid[level]
+            start = (box.start[0], box.start[1] >> level, box.start[2] >> level)
+            stop = tuple(a + n for a, n in zip(start, part.shape[-3:], strict=True))
+            self._levels[level][(..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))] = part
+
+    def _shard(self, index: int) -> Path:
+        position = self.grid.position(index)
+        return self.path.joinpath("0", "c", *(["0"] if self.has_channels else []), *map(str, position))
+
+
+def _repair(path: Path) -> str:
+    """Which command makes a missing result again."""
+    step = next((part for part in reversed(path.parts) if part in STEPS), "groundtruth")
+    return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
+
+
+def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Result:
+    """Open a result for writing: go on with an unfinished one of the same digest, replace any other.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the result, below a store.
+    digest : str
+        Hash of all that determines the result.
+    spec : Spec
+        Shape, type and blocks.
+    provenance : dict
+        Step, configuration and inputs, kept in the attributes beside the versions of the software.
+
+    Returns
+    -------
+    Result
+    """
+    if read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels)):
+        return Result(path)
+    remove(path)
+    _make_parents(path)
+    for level in range(spec.levels):
+        _create_level(path, spec, level)
+    attributes = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
+    zarr.open_group(path, mode="a").attrs.put(
+        {"ome": _ome(path, spec), "unet": attributes | {"provenance": provenance | {"versions": versions()}}}
+    )
+    return Result(path)
+
+
+def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
+    """Mark a result as done and keep what the step counted in it."""
+    group = zarr.open_group(path, mode="r+")
+    unet = dict(group.attrs["unet"])
+    if unet["digest"] != digest:
+        raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+    group.attrs.update({"unet": unet | {"done": True, "details": details}})
+
+
+def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
+    """What was counted in a finished result of that digest; None if there is none, or a shard of it is missing."""
+    attributes = read_attributes(path)
+    if attributes.get("digest") != digest or not attributes.get("done"):
+        return None
+    return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Our attributes of a result (digest, done, kind, details, provenance); empty if there is no result."""
+    try:
+        return json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["unet"]
+    except (FileNotFoundError, NotADirectoryError, KeyError, ValueError):
+        return {}
+
+
+def remove(path: Path) -> None:
+    """Delete a result; it vanishes at once, even where deleting its files takes long."""
+    if path.exists():
+        trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+        path.rename(trash)
+        shutil.rmtree(trash)
+
+
+def remove_others(store: Path, keep: set[str]) -> list[str]:
+    """Delete the results of samples that are no longer in the data set, and leftovers of killed runs."""
+    gone = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
+    for path in gone:
+        remove(path)
+    return [path.name for path in gone]
+
+
+def _make_parents(path: Path) -> None:
+    """Make each folder between the store and the result a Zarr group; list label images as OME-NGFF wants."""
+    store = next(parent for parent in (path, *path.parents) if parent.suffix == ".zarr")
+    parts = path.relative_to(store).parts
+    for depth in range(len(parts) + 1):
+        group = store.joinpath(*parts[:depth])
+        if not (group / "zarr.json").is_file():
+            with contextlib.suppress(ContainsGroupError):  # another block or run was faster
+                zarr.create_group(group)
+    if path.parent.name == "labels":
+        group = zarr.open_group(path.parent, mode="a")
+        listed = set(group.attrs.get("ome", {}).get("labels", []))
+        group.attrs["ome"] = {"version": "0.5", "labels": sorted(listed | {path.name})}
+
+
+def _create_level(path: Path, spec: Spec, level: int) -> None:
+    y, x = (-(-n // 2**level) for n in spec.shape[1:])
+    _, by, bx = spec.grid.block
+    lead, names = ((spec.channels,), ["c"]) if spec.channels is not None else ((), [])
+    zarr.create_array(
+        path / str(level),
+        shape=(*lead, spec.shape[0], y, x),
+        shards=(*lead, spec.grid.block[0], by >> level, bx >> level),
+        chunks=(*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level),
+        dtype=spec.dtype,
+        compressors=ZstdCodec(level=3),
+        fill_value=0,
+        dimension_names=[*names, "z", "y", "x"],
+    )
+
+
+def _open_level(path: Path, level: int) -> zarr.Array:
+    # Without write_empty_chunks a block without objects would look like one that was never written.
+    return zarr.open_array(path / str(level), mode="r+").with_config({"write_empty_chunks": True})
+
+
+def _ome(path: Path, spec: Spec) -> dict[str, Any]:
+    """OME-NGFF 0.5 metadata of a multiscale image."""
+    lead = [1.0] if spec.channels is not None else []
+    axes = [{"name": "c", "type": "channel"}] if lead else []
+    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    z, y, x = spec.pixel_size
+    datasets = []
+    for level in range(spec.levels):
+        f = 2**level
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*lead, z, y * f, x * f]}]
+        if level and spec.kind == "image":
+            # A coarse pixel is the mean of f x f fine ones: its centre lies (f - 1) / 2 fine pixels farther.
+            transforms.append({"type": "translation", "translation": [0.0 for _ in lead] + [0.0, y * (f - 1) / 2, x * (f - 1) / 2]})
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": path.name, "axes": axes, "datasets": datasets}]}
+    if spec.kind == "labels":
+        ome["image-label"] = {"version": "0.5"}
+    return ome
+
+
+def _multiscale(path: Path) -> dict[str, Any]:
+    metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    return metadata["attributes"]["ome"]["multiscales"][0]
+
+
+def _halve(data: np.ndarray, kind: str) -> np.ndarray:
+    """Half the resolution along y and x: labels by taking every second voxel, images by the mean of 2 x 2."""
+    if kind == "labels":
+        return data[..., ::2, ::2]
+    even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n % 2) for n in data.shape[-2:]], mode="edge")
+    *lead, y, x = even.shape
+    mean = even.reshape(*lead, y // 2, 2, x // 2, 2).mean(axis=(-3, -1), dtype=np.float32)
+    return (mean if np.issubdtype(data.dtype, np.floating) else np.rint(mean)).astype(data.dtype)
+
+
+def _last3(values: tuple[int, ...]) -> ZYX:
+    z, y, x = values[-3:]
+    return (z, y, x)
