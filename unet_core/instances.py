@@ -1,15 +1,16 @@
 """Step instances: probabilities to objects with labels unique in the whole sample, the same for any block size.
 
-Two passes, each block by block, without intermediate files. The first labels every block together with the first voxels
-of its neighbours, and keeps only counts and the labels on its faces; objects that meet on a face are one. The second
-labels every block again, in the same way, and writes the global numbers. Objects are numbered by their first voxel in
-raster order, which does not depend on blocks.
+Three passes, each block by block. *Describe* labels the connected components of every block together with the first
+voxels of its neighbours, and keeps only counts and the labels on its faces; components that meet on a face are one
+object. *Number* labels every block again, in the same way, and writes the numbers, in raster order of the objects' first
+voxels. Where objects start from seeds, *grow* extends them to the threshold; each voxel goes to the nearest seed.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,31 +23,27 @@ from scipy.sparse.csgraph import connected_components
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config import Dataset, Instances
 from unet_core.digest import code_digest, digest
+from unet_core.distance import Spacing, grow
 from unet_core.engine import Engine
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic, write_stamp
-from unet_core.store import Result, Spec, begin, details_if_done, finish, remove_others
+from unet_core.store import Result, Spec, begin, details_if_done, finish, remove, remove_others
 
 logger = logging.getLogger(__name__)
 
 CONNECTIVITY = {"faces": 6, "full": 26}
+POSITIONS = ("z", "y", "x")
 
 
 class Part(NamedTuple):
-    """What one block knows of its objects; row i is the block's object i + 1.
+    """What one block knows of its components; row i is the block's component i + 1.
 
     Attributes
     ----------
     first : ndarray of int64
-        Raster number, in the whole sample, of the object's first voxel in this block.
+        Raster number, in the whole sample, of the component's first voxel in this block.
     voxels : ndarray of int64
         Number of its voxels in this block.
-    moments : ndarray of float64, shape (objects, 3)
-        Sums of its z, y, x positions.
-    low, high : ndarray of int64, shape (objects, 3)
-        Bounding box, stop excluded.
-    mass : ndarray of float64, shape (objects, classes)
-        Sums of the probabilities of the object classes.
     faces : tuple of three ndarrays
         Labels of the block's first plane along z, y, x.
     beyond : tuple of three ndarrays
@@ -55,10 +52,6 @@ class Part(NamedTuple):
 
     first: np.ndarray
     voxels: np.ndarray
-    moments: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    mass: np.ndarray
     faces: tuple[np.ndarray, np.ndarray, np.ndarray]
     beyond: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -68,15 +61,13 @@ def label_block(foreground: np.ndarray, connectivity: str) -> np.ndarray:
     return cc3d.connected_components(foreground, connectivity=CONNECTIVITY[connectivity], out_dtype=np.uint32)
 
 
-def describe_block(labels: np.ndarray, mass: np.ndarray, write: Box, shape: ZYX) -> Part:
+def describe_block(labels: np.ndarray, write: Box, shape: ZYX) -> Part:
     """What the first pass keeps of a block.
 
     Parameters
     ----------
     labels : ndarray, shape (z, y, x)
         Components of the block and of one more plane at each end that has a neighbour.
-    mass : ndarray, shape (classes, z, y, x)
-        Probabilities of the object classes, for the block alone.
     write : Box
         The block.
     shape : tuple of int
@@ -86,23 +77,15 @@ def describe_block(labels: np.ndarray, mass: np.ndarray, write: Box, shape: ZYX)
     own = labels[tuple(slice(n) for n in write.shape)]
     position = np.flatnonzero(own)
     label = own.ravel()[position].astype(np.int64) - 1
-    zyx = np.stack(np.unravel_index(position, own.shape), axis=1) + np.array(write.start)
-    raster = np.ravel_multi_index(tuple(zyx.T), shape)
+    z, y, x = (index + start for index, start in zip(np.unravel_index(position, own.shape), write.start, strict=True))
     first = np.full(count, np.iinfo(np.int64).max)
-    low, high = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
-    np.minimum.at(first, label, raster)
-    np.minimum.at(low, label, zyx)
-    np.maximum.at(high, label, zyx + 1)
-    beyond = tuple(labels.take(n, axis=axis) if labels.shape[axis] > n else labels[:0] for axis, n in enumerate(write.shape))
+    np.minimum.at(first, label, (z.astype(np.int64) * shape[1] + y) * shape[2] + x)
+    planes = [labels.take(n, axis=axis) if labels.shape[axis] > n else labels[:0] for axis, n in enumerate(write.shape)]
     return Part(
         first=first,
         voxels=np.bincount(label, minlength=count),
-        moments=np.stack([np.bincount(label, zyx[:, axis], minlength=count) for axis in range(3)], axis=1),
-        low=low,
-        high=high,
-        mass=np.stack([np.bincount(label, m.ravel()[position], minlength=count) for m in mass], axis=1),
         faces=(own[0], own[:, 0], own[:, :, 0]),
-        beyond=beyond,  # type: ignore[arg-type]
+        beyond=(planes[0], planes[1], planes[2]),
     )
 
 
@@ -161,46 +144,67 @@ def _meeting(plane: np.ndarray, offset: int, box: Box, axis: int, parts: list[Pa
     return pairs
 
 
-def object_table(parts: list[Part], objects: np.ndarray, min_size: int, classes: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Table of all objects, and the label of each component.
+def number_objects(parts: list[Part], objects: np.ndarray, min_size: int) -> np.ndarray:
+    """Final label of each component: 1, 2, ... in raster order; 0 for objects of fewer voxels than `min_size`."""
+    voxels = np.bincount(objects, np.concatenate([part.voxels for part in parts]), minlength=int(objects.max(initial=-1)) + 1)
+    kept = voxels >= max(1, min_size)
+    return np.where(kept, np.cumsum(kept), 0)[objects]
+
+
+def measure_block(labels: np.ndarray, probability: np.ndarray, start: ZYX, classes: list[str]) -> pd.DataFrame:
+    """Sums and extremes over the voxels of each object in a block; those of several blocks can be put together.
 
     Parameters
     ----------
-    parts : list of Part
-        Of all blocks.
-    objects : ndarray
-        Object of each component.
-    min_size : int
-        Objects of fewer voxels are left out.
+    labels : ndarray, shape (z, y, x)
+        Final labels of the block.
+    probability : ndarray, shape (classes, z, y, x)
+        Probabilities of the object classes.
+    start : tuple of int
+        First voxel of the block.
     classes : list of str
         Names of the object classes.
 
     Returns
     -------
-    table : DataFrame
-        label, class, voxels, centroid, bounding box, mean probability of the class.
-    labels : ndarray
-        Label of each component, from 1; 0 for those left out.
+    DataFrame
+        One row per object, indexed by label.
     """
-    count = int(objects.max(initial=-1)) + 1
+    position = np.flatnonzero(labels)
+    label, index = np.unique(labels.ravel()[position], return_inverse=True)
+    count = label.size
+    columns: dict[str, np.ndarray] = {"voxels": np.bincount(index, minlength=count)}
+    for axis, values, first in zip(POSITIONS, np.unravel_index(position, labels.shape), start, strict=True):
+        low, high = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+        np.minimum.at(low, index, values + first)
+        np.maximum.at(high, index, values + first + 1)
+        columns |= {f"sum_{axis}": np.bincount(index, values + first, minlength=count), f"start_{axis}": low, f"stop_{axis}": high}
+    for name, values in zip(classes, probability, strict=True):
+        columns[f"mass_{name}"] = np.bincount(index, values.ravel()[position], minlength=count)
+    return pd.DataFrame(columns, index=pd.Index(label, name="label"))
 
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(objects, column, minlength=count) for column in values.T], axis=1)
 
-    voxels = np.bincount(objects, np.concatenate([p.voxels for p in parts]), minlength=count).astype(np.int64)
-    centroid = total(np.concatenate([p.moments for p in parts])) / np.maximum(voxels, 1)[:, None]
-    mass = total(np.concatenate([p.mass for p in parts]))
-    low, high = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
-    np.minimum.at(low, objects, np.concatenate([p.low for p in parts]))
-    np.maximum.at(high, objects, np.concatenate([p.high for p in parts]))
-    kept = voxels >= max(1, min_size)
-    label = np.where(kept, np.cumsum(kept), 0)
-    best = mass.argmax(axis=1) if count else np.empty(0, int)
-    table = {"label": label, "class": np.array(classes)[best], "voxels": voxels}
-    table |= {f"centroid_{axis}": centroid[:, i] for i, axis in enumerate("zyx")}
-    table |= {f"{name}_{axis}": values[:, i] for name, values in (("start", low), ("stop", high)) for i, axis in enumerate("zyx")}
-    table["probability"] = mass[np.arange(count), best] / np.maximum(voxels, 1)
-    return pd.DataFrame(table)[kept].reset_index(drop=True), label[objects]
+def object_table(measured: list[pd.DataFrame], classes: list[str]) -> pd.DataFrame:
+    """Table of objects from the measurements of all blocks.
+
+    Returns
+    -------
+    DataFrame
+        label, class (the one of the largest summed probability), voxels, centroid and bounding box in voxels, and the
+        mean probability of the class.
+    """
+    parts = pd.concat(measured)
+    rules = {name: {"start": "min", "stop": "max"}.get(name.split("_")[0], "sum") for name in parts.columns}
+    whole = parts.groupby(level="label").agg(rules)
+    mass = whole[[f"mass_{name}" for name in classes]].to_numpy()
+    best = mass.argmax(axis=1)
+    table = pd.DataFrame({"label": whole.index, "class": np.array(classes)[best], "voxels": whole["voxels"].to_numpy()})
+    for axis in POSITIONS:
+        table[f"centroid_{axis}"] = (whole[f"sum_{axis}"] / whole["voxels"]).to_numpy()
+    for name in (f"{edge}_{axis}" for edge in ("start", "stop") for axis in POSITIONS):
+        table[name] = whole[name].to_numpy()
+    table["probability"] = mass[np.arange(len(table)), best] / table["voxels"]
+    return table
 
 
 def make_instances(
@@ -242,49 +246,72 @@ def make_instances(
 def _make_sample(
     name: str, wanted: str, cfg: Instances, dataset: Dataset, probabilities: Path, store: Path, tables: Path, engine: Engine
 ) -> dict[str, Any]:
-    source = Result(probabilities / name)
-    size = dataset.pixel_size
-    describe = functools.partial(_describe, path=probabilities / name, cfg=cfg)
-    described = dict(engine.run(describe, range(len(source.grid)), len(source.grid), f"instances {name}, describe"))
-    parts = [described[index] for index in range(len(source.grid))]
+    source, size = Result(probabilities / name), dataset.pixel_size
+    blocks = len(source.grid)
+    describe = functools.partial(_describe, path=source.path, cfg=cfg)
+    described = dict(engine.run(describe, range(blocks), blocks, f"instances {name}, describe"))
+    parts = [described[index] for index in range(blocks)]
     offsets, objects = merge_parts(parts, source.grid)
-    table, labels = object_table(parts, objects, cfg.min_size, dataset.classes)
-    dtype = "uint32" if len(table) < 2**32 else "uint64"
+    labels = number_objects(parts, objects, cfg.min_size)
+    dtype = "uint32" if labels.max(initial=0) < 2**32 else "uint64"
     spec = Spec(source.shape, dtype, "labels", pixel_size=(size.z, size.y, size.x), block=source.grid.block)
-    result = begin(store / name, wanted, spec, {"step": "instances", "config": cfg.model_dump(mode="json"), "probabilities": str(probabilities / name)})
-    missing = list(result.missing_blocks())
-    write = functools.partial(_write, path=probabilities / name, cfg=cfg, target=store / name, wanted=wanted)
+    provenance = {"step": "instances", "config": cfg.model_dump(mode="json"), "probabilities": str(source.path)}
+    result = begin(store / name, wanted, spec, provenance)
+    # Seeds are numbered in a store of their own, which goes once they have grown.
+    seeds = store.with_suffix(".seeds.zarr") / name
+    numbered = begin(seeds, wanted, spec, provenance) if cfg.seed is not None else result
+    number = functools.partial(_number, source=source.path, cfg=cfg, target=numbered.path, wanted=wanted)
+    missing = list(numbered.missing_blocks())
     items = ((index, np.concatenate([[0], labels[offsets[index] : offsets[index + 1]]]).astype(dtype)) for index in missing)
-    for _ in engine.run(write, items, len(missing), f"instances {name}, write"):
+    for _ in engine.run(number, items, len(missing), f"instances {name}, number"):
         pass
+    spacing = (size.z / size.x, size.y / size.x, 1.0)
+    complete = functools.partial(
+        _complete, source=source.path, seeds=seeds if cfg.seed is not None else None, cfg=cfg, spacing=spacing, target=result.path,
+        wanted=wanted, classes=dataset.classes,
+    )
+    table = object_table([part for _, part in engine.run(complete, range(blocks), blocks, f"instances {name}, measure")], dataset.classes)
     write_atomic(tables / f"{name}.csv", table.to_csv(index=False, float_format="%.4f").encode())
-    details = {"objects": len(table)}
-    finish(store / name, wanted, details)
-    return details
+    finish(store / name, wanted, {"objects": len(table)})
+    remove(seeds)
+    return {"objects": len(table)}
 
 
-def _read_foreground(source: Result, write: Box, cfg: Instances) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground of a block and of one more plane at each end, and the probabilities of the object classes."""
+def _components(source: Result, write: Box, cfg: Instances) -> np.ndarray:
+    """Components of a block and of one more plane at each end: the same in every pass."""
     read = Box(write.start, (write.stop[0] + 1, write.stop[1] + 1, write.stop[2] + 1)).clip(source.shape)
-    probability = from_stored(source.read(read))
-    return 1 - probability[0] > cfg.threshold, probability[1:]
+    foreground = 1 - from_stored(source.read(read))[0]
+    return label_block(foreground > (cfg.threshold if cfg.seed is None else cfg.seed), cfg.connectivity)
 
 
 def _describe(index: int, path: Path, cfg: Instances) -> Part:
     source = Result(path)
     write = source.grid.box(index)
-    foreground, mass = _read_foreground(source, write, cfg)
-    own = mass[(slice(None), *(slice(n) for n in write.shape))]
-    return describe_block(label_block(foreground, cfg.connectivity), own, write, source.shape)
+    return describe_block(_components(source, write, cfg), write, source.shape)
 
 
-def _write(item: tuple[int, np.ndarray], path: Path, cfg: Instances, target: Path, wanted: str) -> None:
+def _number(item: tuple[int, np.ndarray], source: Path, cfg: Instances, target: Path, wanted: str) -> None:
     index, labels = item
-    source, result = Result(path), Result(target)
-    write = source.grid.box(index)
-    foreground, _ = _read_foreground(source, write, cfg)
-    components = label_block(foreground, cfg.connectivity)[tuple(slice(n) for n in write.shape)]
+    opened, result = Result(source), Result(target)
+    write = opened.grid.box(index)
+    components = _components(opened, write, cfg)[tuple(slice(n) for n in write.shape)]
     result.write(index, labels[components], wanted)
+
+
+def _complete(
+    index: int, source: Path, seeds: Path | None, cfg: Instances, spacing: Spacing, target: Path, wanted: str, classes: list[str]
+) -> pd.DataFrame:
+    """Grow the seeds of a block, unless that is done, and measure its objects."""
+    opened, result = Result(source), Result(target)
+    write = opened.grid.box(index)
+    probability = from_stored(opened.read(write))
+    if seeds is not None and not result.has_block(index):
+        z, y, x = (math.ceil(cfg.reach / s) for s in spacing)
+        read = write.grow((z, y, x)).clip(opened.shape)
+        grown = grow(Result(seeds).read(read), spacing, cfg.reach)[write.within(read).slices]
+        grown[1 - probability[0] <= cfg.threshold] = 0
+        result.write(index, grown, wanted)
+    return measure_block(result.read(write), probability[1:], write.start, classes)
 
 
 def _largest(a: ZYX, b: ZYX) -> ZYX:
