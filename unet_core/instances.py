@@ -58,7 +58,8 @@ class Part(NamedTuple):
 
 def label_block(foreground: np.ndarray, connectivity: str) -> np.ndarray:
     """Connected components of a block, as uint32 from 1."""
-    return cc3d.connected_components(foreground, connectivity=CONNECTIVITY[connectivity], out_dtype=np.uint32)
+    # As bytes: cc3d 3 fails on boolean arrays that are a single line of voxels.
+    return cc3d.connected_components(foreground.astype(np.uint8), connectivity=CONNECTIVITY[connectivity], out_dtype=np.uint32)
 
 
 def describe_block(labels: np.ndarray, write: Box, shape: ZYX) -> Part:

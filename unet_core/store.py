@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
@@ -74,6 +77,7 @@ class Result:
         shards = finest.shards or finest.chunks
         self.grid = Grid(_last3(finest.shape), _last3(shards))
         self.shape: ZYX = self.grid.shape
+        self._chunks_per_shard = math.prod(n // c for n, c in zip(shards, finest.chunks, strict=True))
         self.dtype = finest.dtype
         self.channels: int | None = finest.shape[0] if self.has_channels else None
 
@@ -87,11 +91,12 @@ class Result:
         """
         for index, _ in self.grid.boxes_in(box):
             if not self.has_block(index):
-                raise UserError(f"{self.path}: block {self.grid.position(index)} is missing; {_repair(self.path)}")
+                raise UserError(f"{self.path}: block {self.grid.position(index)} is missing or cut short; {_repair(self.path)}")
         try:
             return np.asarray(self._levels[0][(..., *box.slices)])
         except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{self.path}: cannot read {box} ({error}); {_repair(self.path)}") from None
+            shards = ", ".join(str(self._shard(index)) for index, _ in self.grid.boxes_in(box))
+            raise UserError(f"cannot read {box} of {self.path} ({error}); delete the damaged file (of: {shards}), then {_repair(self.path)}") from None
 
     def read_all(self) -> np.ndarray:
         """All voxels."""
@@ -103,8 +108,8 @@ class Result:
         return np.asarray(level[..., plane, :, :])
 
     def has_block(self, index: int) -> bool:
-        """Whether block number `index` was written."""
-        return self._shard(index).is_file()
+        """Whether block number `index` was written, and its shard is not cut short."""
+        return _is_whole(self._shard(index), self._chunks_per_shard)
 
     def missing_blocks(self) -> Iterator[int]:
         """Numbers of the blocks that were not written yet."""
@@ -144,6 +149,26 @@ def _repair(path: Path) -> str:
     """Which command makes a missing result again."""
     step = next((part for part in reversed(path.parts) if part in STEPS), "groundtruth")
     return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
+
+
+def _is_whole(shard: Path, chunks: int) -> bool:
+    """Whether a shard has the index at its end, unharmed, and is as long as the index says.
+
+    The index holds offset and length of each chunk, as little-endian 64-bit numbers, and a CRC-32C.
+    """
+    length = 16 * chunks + 4
+    try:
+        with shard.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - length, 0))
+            footer = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if len(footer) < length or google_crc32c.value(footer[:-4]) != int.from_bytes(footer[-4:], "little"):
+        return False
+    index = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
+    used = index[index[:, 0] != 2**64 - 1]
+    return bool((used.sum(axis=1) <= size - length).all())
 
 
 def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Result:
@@ -243,7 +268,7 @@ def _create_level(path: Path, spec: Spec, level: int) -> None:
         shards=(*lead, spec.grid.block[0], by >> level, bx >> level),
         chunks=(*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level),
         dtype=spec.dtype,
-        compressors=ZstdCodec(level=3),
+        compressors=ZstdCodec(level=3, checksum=True),
         fill_value=0,
         dimension_names=[*names, "z", "y", "x"],
     )

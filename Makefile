@@ -1,0 +1,58 @@
+# `make demo` and `make test` need Python 3.11, gcc, make and pip, and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UNET_DATA ?= ../shared/data
+SNAKEMAKE = .venv/bin/snakemake
+export UNET_DATA := $(abspath $(UNET_DATA))
+
+.PHONY: help demo test real lint config clean
+
+help:
+	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
+	@echo "make test    all tests that need no cluster, no GPU and no outside data"
+	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
+	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
+	@echo "make config  write the option sections of config.yaml anew from unet_core/config.py"
+	@echo "make clean   delete results and demo data, keep the environment"
+
+# The environment is made once; again only when what it is made of has changed.
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "make: installing the environment into .venv (once; about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "make: 'python -m venv' failed; on Debian: apt-get install python3-venv"; exit 1; }
+	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.installed
+	@echo "make demo: generating data in data/demo"
+	@.venv/bin/python -m unet_core.demo data/demo
+	@echo "make demo: running the chain: groundtruth weights plan train predict instances evaluate report"
+	@$(SNAKEMAKE) --quiet rules host
+	@echo; .venv/bin/python -m unet_core.report results/report/table.csv
+	@echo "make demo: done; open results/report/report.html"
+
+test: .venv/.installed
+	@echo "make test: running the tests"
+	@.venv/bin/python -m pytest -n 2
+	@echo "make test: done"
+
+real: .venv/.installed
+	@test -d "$(UNET_DATA)" || { echo "make real: no folder $(UNET_DATA); set UNET_DATA to the folder with dsb2018, u373 and isbi2012"; exit 1; }
+	@$(SNAKEMAKE) --configfile benchmarks/real.yaml --quiet rules host
+	@echo; .venv/bin/python -m unet_core.report results/real/report/table.csv
+	@echo "make real: done; open results/real/report/report.html"
+
+lint: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile rules
+	.venv/bin/mypy
+	@mkdir -p data && .venv/bin/python -m unet_core.demo data/demo
+	$(SNAKEMAKE) --lint
+
+config: .venv/.installed
+	.venv/bin/python -m tests.config_text
+
+clean:
+	rm -rf results data/demo .snakemake

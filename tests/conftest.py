@@ -1,0 +1,53 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unet_core.blocks import Box
+from unet_core.demo import write_demo
+from unet_core.engine import Engine, open_engine
+
+
+class ArraySource:
+    """An array in memory that is read box by box, like a stored result."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = array.shape[-3:]
+        self.boxes: list[Box] = []
+
+    def read(self, box: Box) -> np.ndarray:
+        """Voxels of a box; boxes outside the array are mistakes of the caller."""
+        assert min(box.start) >= 0 and all(b <= n for b, n in zip(box.stop, self.shape, strict=True)), box
+        self.boxes.append(box)
+        return self.array[(..., *box.slices)]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated demo data."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A Dask engine of two threads."""
+    with open_engine(2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of public data sets; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("UNET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set UNET_DATA)")
+    return folder

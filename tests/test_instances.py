@@ -1,0 +1,147 @@
+"""Objects are those of one piece, whatever the blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from unet_core.blocks import Box, Grid
+from unet_core.config import Dataset, Instances
+from unet_core.distance import grow
+from unet_core.engine import Engine
+from unet_core.instances import describe_block, label_block, make_instances, merge_parts, number_objects
+from unet_core.runtime import read_json, write_stamp
+from unet_core.store import Result, Spec, begin, finish
+
+DATASET = Dataset(images="x.tif", classes=["cell", "debris"])
+
+
+def in_raster_order(labels: np.ndarray) -> np.ndarray:
+    """The same objects, numbered by their first voxel."""
+    values, first = np.unique(labels, return_index=True)
+    order = values[np.argsort(first)]
+    lut = np.zeros(int(labels.max()) + 1, np.int64)
+    lut[order[order > 0]] = np.arange(1, (order > 0).sum() + 1)
+    return lut[labels]
+
+
+def in_one_piece(foreground: np.ndarray, connectivity: str) -> np.ndarray:
+    return ndimage.label(foreground, ndimage.generate_binary_structure(3, 1 if connectivity == "faces" else 3))[0]
+
+
+def by_blocks(foreground: np.ndarray, block: tuple[int, int, int], connectivity: str, min_size: int = 0) -> np.ndarray:
+    grid = Grid(foreground.shape, block)
+    components, parts = [], []
+    for write in grid:
+        read = Box(write.start, (write.stop[0] + 1, write.stop[1] + 1, write.stop[2] + 1)).clip(foreground.shape)
+        labels = label_block(foreground[read.slices], connectivity)
+        parts.append(describe_block(labels, write, foreground.shape))
+        components.append(labels[tuple(slice(n) for n in write.shape)])
+    offsets, objects = merge_parts(parts, grid)
+    final = number_objects(parts, objects, min_size)
+    result = np.zeros(foreground.shape, np.int64)
+    for index, write in enumerate(grid):
+        result[write.slices] = np.concatenate([[0], final[offsets[index] : offsets[index + 1]]])[components[index]]
+    return result
+
+
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 5), st.integers(1, 16), st.integers(1, 16)),
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from([0.2, 0.4, 0.6]),
+    st.sampled_from(["faces", "full"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_partition_is_that_of_one_piece_for_any_blocks(seed: int, shape: tuple, block: tuple, density: float, connectivity: str) -> None:
+    foreground = np.random.default_rng(seed).random(shape) < density
+    expected = in_raster_order(in_one_piece(foreground, connectivity))
+    np.testing.assert_array_equal(by_blocks(foreground, block, connectivity), expected)
+
+
+def test_a_spiral_through_many_blocks_is_one_object() -> None:
+    foreground = np.zeros((1, 31, 31), bool)
+    for k in range(0, 15, 2):
+        foreground[0, k, max(k - 2, 0) : 31 - k] = True
+        foreground[0, k : 31 - k, 30 - k] = True
+        foreground[0, 30 - k, k : 31 - k] = True
+        foreground[0, k + 2 : 31 - k, k] = True
+    assert in_one_piece(foreground, "faces").max() == 1
+    assert by_blocks(foreground, (1, 4, 5), "faces").max() == 1
+
+
+def test_small_objects_are_removed_by_their_whole_size_and_numbers_stay_without_gaps() -> None:
+    foreground = np.zeros((1, 1, 12), bool)
+    foreground[0, 0, [0, 1, 2, 3, 5, 7, 8, 9]] = True
+    assert by_blocks(foreground, (1, 1, 2), "faces", min_size=3).ravel().tolist() == [1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 0, 0]
+
+
+def stored_probabilities(folder: Path, block: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Smooth random probabilities of background and two classes, as the step predict leaves them."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.normal(size=(3, 2, 600, 520)), (0, 0, 6, 6)) * 40
+    probability = np.exp(noise) / np.exp(noise).sum(axis=0)
+    stored = np.rint(probability * 255).astype(np.uint8)
+    spec = Spec(stored.shape[1:], "uint8", "image", 3, (1.0, 1.0, 1.0), block)
+    path = folder / "predict.zarr" / "s 1"
+    result = begin(path, "p", spec, {})
+    for index in result.missing_blocks():
+        result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
+    finish(path, "p", {})
+    write_stamp(folder / "predict.json", {"step": "predict", "samples": {"s 1": {"split": "test", "digest": "p"}}})
+    return stored.astype(np.float32) / 255
+
+
+def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.DataFrame]:
+    make_instances(
+        cfg, DATASET, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
+        tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
+    )  # fmt: skip
+    return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
+
+
+@pytest.mark.parametrize("cfg", [Instances(), Instances(seed=0.8, reach=4, min_size=5, connectivity="full")])
+def test_stores_of_different_blocks_give_the_same_labels_and_tables(tmp_path: Path, engine: Engine, cfg: Instances) -> None:
+    results = []
+    for name, block in (("a", (1, 256, 256)), ("b", (2, 512, 256)), ("c", (2, 768, 768))):
+        probability = stored_probabilities(tmp_path / name, block)
+        results.append(make(tmp_path / name, cfg, engine))
+    foreground = 1 - probability[0]
+    expected = in_raster_order(in_one_piece(foreground > (cfg.seed or cfg.threshold), cfg.connectivity))
+    if cfg.seed:
+        expected[np.isin(expected, np.flatnonzero(np.bincount(expected.ravel()) < cfg.min_size))] = 0
+        expected = in_raster_order(expected)
+        expected = np.where(foreground > cfg.threshold, grow(expected.astype(np.uint32), (1.0, 1.0, 1.0), cfg.reach), 0)
+    for labels, table in results:
+        np.testing.assert_array_equal(labels, expected)
+        pd.testing.assert_frame_equal(table, results[0][1])
+    assert not (tmp_path / "a" / "instances.seeds.zarr" / "s 1").exists()
+
+
+def test_the_table_describes_each_object(tmp_path: Path, engine: Engine) -> None:
+    probability = stored_probabilities(tmp_path, (1, 256, 256))
+    labels, table = make(tmp_path, Instances(), engine)
+    assert table["label"].tolist() == list(range(1, int(labels.max()) + 1))
+    for row in table.to_dict("records")[::17]:
+        z, y, x = np.nonzero(labels == row["label"])
+        assert row["voxels"] == z.size
+        assert [row["centroid_z"], row["centroid_y"], row["centroid_x"]] == pytest.approx([z.mean(), y.mean(), x.mean()], abs=1e-3)
+        assert [row["start_y"], row["stop_y"], row["start_x"], row["stop_x"]] == [y.min(), y.max() + 1, x.min(), x.max() + 1]
+        mean = probability[1:, z, y, x].mean(axis=1)
+        assert row["class"] == ["cell", "debris"][mean.argmax()] and row["probability"] == pytest.approx(mean.max(), abs=1e-3)
+
+
+def test_no_objects_and_a_second_run(tmp_path: Path, engine: Engine) -> None:
+    stored_probabilities(tmp_path, (1, 256, 256))
+    labels, table = make(tmp_path, Instances(min_size=10**6), engine)
+    assert labels.max() == 0 and len(table) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "instances.zarr").rglob("*") if path.is_file()}
+    make(tmp_path, Instances(min_size=10**6), engine)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "instances.zarr").rglob("*") if path.is_file()}
+    assert read_json(tmp_path / "instances.json")["samples"]["s 1"]["objects"] == 0

@@ -1,0 +1,146 @@
+"""Results appear whole, remember their digest, and are valid OME-NGFF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from ome_zarr_models.v05.image import Image
+from ome_zarr_models.v05.image_label import ImageLabel
+
+from unet_core.blocks import Box
+from unet_core.runtime import UserError
+from unet_core.store import Spec, begin, details_if_done, finish, read_attributes, remove_others
+
+IMAGE = Spec((3, 300, 520), "uint16", "image", channels=2, pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
+LABELS = Spec((3, 300, 520), "uint32", "labels", pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
+
+
+def filled(path: Path, spec: Spec, digest: str = "d") -> np.ndarray:
+    """Write random voxels block by block and finish."""
+    lead = (spec.channels,) if spec.channels else ()
+    data = np.random.default_rng(0).integers(0, 999, (*lead, *spec.shape)).astype(spec.dtype)
+    result = begin(path, digest, spec, {"step": "test"})
+    for index in range(len(result.grid)):
+        result.write(index, data[(..., *result.grid.box(index).slices)], digest)
+    finish(path, digest, {"count": 1})
+    return data
+
+
+@pytest.mark.parametrize("spec", [IMAGE, LABELS])
+def test_what_was_written_is_read_again_from_any_box(tmp_path: Path, spec: Spec) -> None:
+    data = filled(tmp_path / "a.zarr" / "s", spec)
+    result = begin(tmp_path / "a.zarr" / "s", "d", spec, {})
+    np.testing.assert_array_equal(result.read_all(), data)
+    box = Box((1, 200, 100), (3, 290, 511))
+    np.testing.assert_array_equal(result.read(box), data[(..., *box.slices)])
+
+
+def test_images_and_labels_are_valid_ome_ngff_with_pyramids(tmp_path: Path) -> None:
+    sample = tmp_path / "a.zarr" / "näme with space"
+    image, labels = filled(sample, IMAGE), filled(sample / "labels" / "cells", LABELS)
+    metadata = Image.from_zarr(zarr.open_group(sample, mode="r"))
+    scales = [d.coordinateTransformations[0].scale for d in metadata.attributes.ome.multiscales[0].datasets]
+    assert scales == [[1.0, 2.0, 0.5, 0.5], [1.0, 2.0, 1.0, 1.0], [1.0, 2.0, 2.0, 2.0]]
+    ImageLabel.from_zarr(zarr.open_group(sample / "labels" / "cells", mode="r"))
+    assert zarr.open_group(sample / "labels", mode="r").attrs["ome"]["labels"] == ["cells"]
+    np.testing.assert_array_equal(zarr.open_array(sample / "labels" / "cells" / "2", mode="r")[:], labels[:, ::4, ::4])
+    even = image[:, :, :300, :520].reshape(2, 3, 150, 2, 260, 2).mean(axis=(3, 5), dtype=np.float32)
+    np.testing.assert_array_equal(zarr.open_array(sample / "1", mode="r")[:], np.rint(even))
+
+
+def test_empty_blocks_are_written_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    result = begin(path, "d", LABELS, {})
+    assert len(list(result.missing_blocks())) == 12
+    for index in list(result.missing_blocks()):
+        result.write(index, np.zeros(result.grid.box(index).shape, np.uint32), "d")
+    assert list(result.missing_blocks()) == []
+
+
+def test_an_unfinished_result_goes_on_and_another_digest_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    result = begin(path, "d", LABELS, {})
+    result.write(5, np.ones(result.grid.box(5).shape, np.uint32), "d")
+    assert details_if_done(path, "d") is None
+    assert 5 not in list(begin(path, "d", LABELS, {}).missing_blocks())
+    assert 5 in list(begin(path, "other", LABELS, {}).missing_blocks())
+
+
+def test_a_lost_shard_is_noticed_when_read_and_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "a.zarr" / "s"
+    filled(path, LABELS)
+    assert details_if_done(path, "d") == {"count": 1} and details_if_done(path, "e") is None
+    (path / "0" / "c" / "0" / "1" / "2").unlink()
+    assert details_if_done(path, "d") is None
+    with pytest.raises(UserError, match=r"block \(0, 1, 2\) is missing or cut short; 'snakemake --forcerun weights'"):
+        begin(path, "d", LABELS, {}).read_all()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, -1])
+def test_a_shard_that_is_cut_short_counts_as_missing(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    shard = path / "0" / "c" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:keep])
+    result = begin(path, "d", LABELS, {})
+    assert list(result.missing_blocks()) == [0] and details_if_done(path, "d") is None
+    with pytest.raises(UserError, match="is missing or cut short"):
+        result.read_all()
+
+
+@pytest.mark.parametrize("place", [5, 1000, -30])
+def test_a_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    shard = path / "0" / "c" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 16
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="missing or cut short|delete the damaged file"):
+        begin(path, "d", LABELS, {}).read(Box((0, 0, 0), (2, 256, 256)))
+
+
+def test_a_writer_of_an_older_digest_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    old = begin(path, "old", LABELS, {})
+    begin(path, "new", LABELS, {})
+    with pytest.raises(UserError, match="made anew by another run"):
+        old.write(0, np.zeros(old.grid.box(0).shape, np.uint32), "old")
+    with pytest.raises(UserError, match="made anew by another run"):
+        finish(path, "old", {})
+
+
+def test_two_writers_of_one_digest_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    first = begin(path, "d", LABELS, {})
+    second = begin(path, "d", LABELS, {})
+    data = np.random.default_rng(1).integers(0, 9, LABELS.shape).astype(np.uint32)
+    for index in range(len(first.grid)):
+        for writer in (first, second):
+            writer.write(index, data[first.grid.box(index).slices], "d")
+    np.testing.assert_array_equal(first.read_all(), data)
+
+
+def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    from unet_core.store import Result
+
+    with pytest.raises(UserError, match="'snakemake --forcerun predict' makes it again"):
+        Result(tmp_path / "predict" / "m" / "a.zarr" / "s")
+
+
+def test_samples_that_are_gone_and_leftovers_are_removed(tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    filled(store / "kept", LABELS)
+    filled(store / "gone", LABELS)
+    (store / ".kept.1234.trash").mkdir()
+    assert sorted(remove_others(store, {"kept"})) == [".kept.1234.trash", "gone"]
+    assert sorted(p.name for p in store.iterdir()) == ["kept", "zarr.json"]
+
+
+def test_provenance_and_versions_stand_in_the_attributes(tmp_path: Path) -> None:
+    filled(tmp_path / "a.zarr" / "s", LABELS)
+    attributes = read_attributes(tmp_path / "a.zarr" / "s")
+    assert attributes["provenance"]["step"] == "test" and "zarr" in attributes["provenance"]["versions"]

@@ -1,0 +1,129 @@
+"""Training learns, goes on exactly where it was, and stops clearly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_sampling import STILL, sample
+from unet_core import train
+from unet_core.config import Network, Train
+from unet_core.model import load_checkpoint, load_network, save_checkpoint
+from unet_core.runtime import UserError
+from unet_core.sampling import Sampler
+from unet_core.train import best_step, learning_rate, train_network, validate
+from unet_core.unet import input_size
+
+NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch")
+CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
+
+
+def plan(steps: int) -> dict[str, Any]:
+    return {
+        "network": NETWORK.model_dump(), "channels": 1, "classes": ["cell"], "class_weights": {"value": [1.0, 1.0]},
+        "steps": {"value": steps}, "predict_tile": {"value": input_size(40, 2)},
+    }  # fmt: skip
+
+
+def run(folder: Path, steps: int, cfg: Train = CFG) -> list[dict[str, float]]:
+    sampler = Sampler([sample()], input_size(20, 2), 2, batch=2, seed=0, augment=cfg.augment)
+    return train_network(cfg, plan(steps), sampler, [sample(seed=1)], folder=folder, wanted="d")
+
+
+def test_the_loss_falls_and_the_best_checkpoint_is_that_of_the_lowest_validation_loss(tmp_path: Path) -> None:
+    history = run(tmp_path, 40)
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+    assert [entry["step"] for entry in history] == list(range(4, 41, 4))
+    _, state = load_checkpoint(tmp_path / "best.safetensors")
+    assert state["history"][-1]["step"] == best_step(history) == min(history, key=lambda e: e["validation_loss"])["step"]
+    assert (tmp_path / "curves.csv").read_text().splitlines()[0] == "step,learning_rate,train_loss,validation_loss,validation_iou"
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 11])
+def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(tmp_path / "whole", 12)
+    calls = 0
+    loss = train._loss
+
+    def dying(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > killed_at:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(train, "_loss", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", 12)
+    monkeypatch.setattr(train, "_loss", loss)
+    assert run(tmp_path / "killed", 12) == expected
+    for name in ("best.safetensors", "last.safetensors", "curves.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_checkpoint_of_another_digest_is_not_gone_on_from(tmp_path: Path) -> None:
+    first = run(tmp_path, 4)
+    tensors, state = load_checkpoint(tmp_path / "last.safetensors")
+    save_checkpoint(tmp_path / "last.safetensors", {name: t * 0 for name, t in tensors.items()}, state | {"digest": "other"})
+    assert run(tmp_path, 4) == first
+
+
+def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, 4)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"the loss became nan before step 8; lower train.learning_rate or set train.clip"):
+        run(tmp_path, 12, CFG.model_copy(update={"learning_rate": 1e30}))
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_validation_by_blocks_equals_the_formula_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sample((2, 50, 44))
+    given.target.array[0, :9] = 255  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    net = train.build(NETWORK, 1, 2)
+    w_c = torch.tensor([0.5, 2.0])
+    whole = validate(net, [given], w_c, input_size(200, 2), "float32")
+    monkeypatch.setattr(train, "VALIDATION_BLOCK", (1, 16, 32))
+    blocks = validate(net, [given], w_c, input_size(20, 2), "float32")
+    assert blocks == pytest.approx(whole, rel=1e-5)
+    assert validate(net, [], w_c, 100, "float32") == {}
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    cfg = Train(learning_rate=1.0, warmup=9)
+    assert learning_rate(0, 100, cfg) == 0.1
+    assert learning_rate(50, 100, cfg) == pytest.approx(0.5**0.9)
+    assert learning_rate(99, 100, cfg.model_copy(update={"schedule": "constant"})) == 1.0
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "missing"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    run(tmp_path, 4)
+    (tmp_path / "model.json").write_text('{"network": %s, "channels": 1, "classes": ["cell"]}' % NETWORK.model_dump_json())
+    load_network(tmp_path, "good")
+    best = tmp_path / "best.safetensors"
+    if damage == "missing":
+        best.unlink()
+    else:
+        best.write_bytes(best.read_bytes()[: 100 if damage == "truncate" else 0])
+    with pytest.raises(UserError, match="best.safetensors is (damaged|missing)"):
+        load_network(tmp_path, damage)
+
+
+def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", {"w": torch.arange(3.0)}, {"step": 1})
+    tensors, state = load_checkpoint(tmp_path / "a.safetensors")
+    assert tensors["w"].tolist() == [0, 1, 2] and state == {"step": 1}
+    (tmp_path / "b.safetensors").write_bytes(b"\x80\x04\x95")
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(tmp_path / "b.safetensors")
+
+
+def test_bfloat16_and_float32_agree_roughly(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", 8)[-1]["train_loss"]
+    b = run(tmp_path / "b", 8, CFG.model_copy(update={"precision": "bfloat16"}))[-1]["train_loss"]
+    assert np.isclose(a, b, rtol=0.1)
