@@ -29,7 +29,7 @@ demo: .venv/.installed
 	@.venv/bin/python -m unet_core.demo data/demo
 	@echo "make demo: running the chain: groundtruth weights plan train predict instances evaluate report"
 	@$(SNAKEMAKE) --quiet rules host
-	@echo; .venv/bin/python -m unet_core.report results/report/table.csv
+	@echo; cat results/report/table.md
 	@echo "make demo: done; open results/report/report.html"
 
 test: .venv/.installed
@@ -40,7 +40,7 @@ test: .venv/.installed
 real: .venv/.installed
 	@test -d "$(UNET_DATA)" || { echo "make real: no folder $(UNET_DATA); set UNET_DATA to the folder with dsb2018, u373 and isbi2012"; exit 1; }
 	@$(SNAKEMAKE) --configfile benchmarks/real.yaml --quiet rules host
-	@echo; .venv/bin/python -m unet_core.report results/real/report/table.csv
+	@echo; cat results/real/report/table.md
 	@echo "make real: done; open results/real/report/report.html"
 
 lint: .venv/.installed

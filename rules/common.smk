@@ -14,7 +14,9 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-PAIRS = [(model, dataset) for model in cfg.models for dataset in cfg.models[model].predict_on]
+PAIRS = [
+    (model, dataset) for model in cfg.models for dataset in cfg.models[model].predict_on
+]
 
 
 pathvars:
@@ -35,18 +37,29 @@ def truths_of_model(wildcards):
 
 def truths_to_train_on(wildcards):
     """Groundtruth of the data sets that a model is trained on."""
-    return [f"<results>/groundtruth/{name}.json" for name in cfg.models[wildcards.model].train_on]
+    return [
+        f"<results>/groundtruth/{name}.json"
+        for name in cfg.models[wildcards.model].train_on
+    ]
 
 
 def weights_of_model(wildcards):
     """Weights of the data sets that a model is trained on."""
-    return [f"<results>/weights/{name}.json" for name in cfg.models[wildcards.model].train_on]
+    return [
+        f"<results>/weights/{name}.json"
+        for name in cfg.models[wildcards.model].train_on
+    ]
 
 
 def stamps_of_report(wildcards):
     """Scores of annotated data sets, objects of the others."""
-    step = {name: "evaluate" if dataset.annotations else "instances" for name, dataset in cfg.datasets.items()}
-    return [f"<results>/{step[dataset]}/{model}/{dataset}.json" for model, dataset in PAIRS]
+    step = {
+        name: "evaluate" if dataset.annotations else "instances"
+        for name, dataset in cfg.datasets.items()
+    }
+    return [
+        f"<results>/{step[dataset]}/{model}/{dataset}.json" for model, dataset in PAIRS
+    ]
 
 
 def plain(section):
@@ -57,21 +70,34 @@ def plain(section):
 def groundtruth_options(wildcards):
     """What decides the conversion of a data set: its files count by their content, so that touching them changes nothing."""
     name = wildcards.dataset
-    content = content_of(samples[name], Path(expand(cfg.results)) / "groundtruth" / f"{name}.files.json")
-    options = {"dataset": plain(cfg.datasets[name]), "groundtruth": plain(cfg.groundtruth)}
+    content = content_of(
+        samples[name], Path(expand(cfg.results)) / "groundtruth" / f"{name}.files.json"
+    )
+    options = {
+        "dataset": plain(cfg.datasets[name]),
+        "groundtruth": plain(cfg.groundtruth),
+    }
     return options | {"files": content, "code": code_digest("groundtruth")}
 
 
 def weights_options(wildcards):
     """What decides the weight maps of a data set, beside its labels."""
     dataset = plain(cfg.datasets[wildcards.dataset])
-    return {"dataset": dataset, "weights": plain(cfg.weights_of(wildcards.dataset)), "code": code_digest("weights")}
+    return {
+        "dataset": dataset,
+        "weights": plain(cfg.weights_of(wildcards.dataset)),
+        "code": code_digest("weights"),
+    }
 
 
 def plan_options(wildcards):
     """What decides a plan, beside the data."""
     model = wildcards.model
-    sections = {"plan": cfg.plan_of(model), "train": cfg.train_of(model), "predict": cfg.predict_of(model)}
+    sections = {
+        "plan": cfg.plan_of(model),
+        "train": cfg.train_of(model),
+        "predict": cfg.predict_of(model),
+    }
     bought = cfg.models[model].path
     options = {name: plain(section) for name, section in sections.items()}
     return options | {"bought": bought and expand(bought), "code": code_digest("plan")}
@@ -80,19 +106,31 @@ def plan_options(wildcards):
 def train_options(wildcards):
     """What decides a model, beside its data and plan."""
     bought = cfg.models[wildcards.model].path
-    return {"train": plain(cfg.train_of(wildcards.model)), "bought": bought and expand(bought), "code": code_digest("train")}
+    return {
+        "train": plain(cfg.train_of(wildcards.model)),
+        "bought": bought and expand(bought),
+        "code": code_digest("train"),
+    }
 
 
 def predict_options(wildcards):
     """What decides probabilities, beside image and model."""
     dataset = plain(cfg.datasets[wildcards.dataset])
-    return {"dataset": dataset, "predict": plain(cfg.predict_of(wildcards.model)), "code": code_digest("predict")}
+    return {
+        "dataset": dataset,
+        "predict": plain(cfg.predict_of(wildcards.model)),
+        "code": code_digest("predict"),
+    }
 
 
 def instances_options(wildcards):
     """What decides objects, beside probabilities."""
     dataset = plain(cfg.datasets[wildcards.dataset])
-    return {"dataset": dataset, "instances": plain(cfg.instances_of(wildcards.model)), "code": code_digest("instances")}
+    return {
+        "dataset": dataset,
+        "instances": plain(cfg.instances_of(wildcards.model)),
+        "code": code_digest("instances"),
+    }
 
 
 def evaluate_options(wildcards):

@@ -29,9 +29,16 @@ def distances_one_by_one(labels: np.ndarray, spacing: tuple[float, float, float]
     return np.sort(np.stack(each + [np.full(labels.shape, np.inf)] * 2), axis=0)
 
 
-@given(st.integers(0, 10**6), st.tuples(st.integers(1, 6), st.integers(1, 25), st.integers(1, 25)), st.integers(0, 12), st.sampled_from(SPACINGS))
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 6), st.integers(1, 25), st.integers(1, 25)),
+    st.integers(0, 12),
+    st.sampled_from(SPACINGS),
+)
 @settings(max_examples=60, deadline=None)
-def test_distances_within_reach_equal_one_transform_per_object(seed: int, shape: tuple[int, int, int], objects: int, spacing: tuple) -> None:
+def test_distances_within_reach_equal_one_transform_per_object(
+    seed: int, shape: tuple[int, int, int], objects: int, spacing: tuple
+) -> None:
     labels = random_labels(seed, shape, objects)
     expected = distances_one_by_one(labels, spacing)
     nearest, second = (np.sqrt(d) for d in two_nearest(labels, spacing, reach=9.0))

@@ -59,7 +59,9 @@ def by_blocks(foreground: np.ndarray, block: tuple[int, int, int], connectivity:
     st.sampled_from(["faces", "full"]),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_partition_is_that_of_one_piece_for_any_blocks(seed: int, shape: tuple, block: tuple, density: float, connectivity: str) -> None:
+def test_the_partition_is_that_of_one_piece_for_any_blocks(
+    seed: int, shape: tuple, block: tuple, density: float, connectivity: str
+) -> None:
     foreground = np.random.default_rng(seed).random(shape) < density
     expected = in_raster_order(in_one_piece(foreground, connectivity))
     np.testing.assert_array_equal(by_blocks(foreground, block, connectivity), expected)

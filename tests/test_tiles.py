@@ -70,7 +70,9 @@ def test_blocks_of_a_volume_equal_the_whole_with_two_channels_and_normalisation(
     net = random_net(2, channels=2, norm=norm)
     image = np.random.default_rng(1).integers(0, 255, (2, 3, 50, 41)).astype(np.uint8)
     offset, scale = [100.0, 20.0], [0.01, 0.02]
-    normalised = (image.astype(np.float32) - np.array(offset, np.float32)[:, None, None, None]) * np.array(scale, np.float32)[:, None, None, None]
+    normalised = (image.astype(np.float32) - np.array(offset, np.float32)[:, None, None, None]) * np.array(scale, np.float32)[
+        :, None, None, None
+    ]
     expected = in_one_piece(net, normalised)
     function = network_function(net, offset, scale, "float32")
     for block in [(1, 16, 16), (2, 24, 48), (3, 64, 64)]:

@@ -37,9 +37,9 @@ def test_sizes_are_those_of_the_network_and_no_smaller_input_would_do(depth: int
         assert smaller <= 2 * halo(depth) or output_size(smaller, depth) < wanted
 
 
-@pytest.mark.parametrize("size", [571, 100, 180, 4])
-def test_a_size_that_the_network_cannot_take_is_refused_with_the_nearest_sizes(size: int) -> None:
-    with pytest.raises(ValueError, match=r"cannot take a tile of .*; the nearest sizes are \d+ and \d+ px"):
+@pytest.mark.parametrize(("size", "nearest"), [(571, "556 and 572 px"), (189, "188 and 204 px"), (180, r"188 px \(the smallest\)")])
+def test_a_size_that_the_network_cannot_take_is_refused_with_the_nearest_sizes(size: int, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot take a tile of {size} px; the nearest sizes are {nearest}"):
         output_size(size, depth=4)
 
 

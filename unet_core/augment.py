@@ -50,9 +50,7 @@ def random_positions(rng: np.random.Generator, size: int, cfg: Augment) -> Tenso
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
     positions = torch.stack([mirrors[0] * (cos * y - sin * x), mirrors[1] * (sin * y + cos * x)], dim=-1)
     if cfg.elastic_sigma > 0:
-        fine = functional.interpolate(
-            torch.from_numpy(coarse.astype(np.float32)), size=(size, size), mode="bicubic", align_corners=True
-        )
+        fine = functional.interpolate(torch.from_numpy(coarse.astype(np.float32)), size=(size, size), mode="bicubic", align_corners=True)
         positions += fine[0].permute(1, 2, 0)
     return positions
 

@@ -43,9 +43,7 @@ class Box(NamedTuple):
 
     def grow(self, halo: ZYX) -> Box:
         """The box with `halo` more voxels on each side."""
-        return Box(
-            _zyx(a - h for a, h in zip(self.start, halo, strict=True)), _zyx(b + h for b, h in zip(self.stop, halo, strict=True))
-        )
+        return Box(_zyx(a - h for a, h in zip(self.start, halo, strict=True)), _zyx(b + h for b, h in zip(self.stop, halo, strict=True)))
 
     def clip(self, shape: ZYX) -> Box:
         """The part of the box that lies inside an array of `shape`."""

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[\w-]+$", description="letters, digits, '_' and '-'")]
+NAME = r"^[\w-]+$"
+Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -99,6 +102,13 @@ class Dataset(_Section):
         if set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes):
             raise ValueError("must be letters of t c z y x, each at most once, with y and x among them")
         return axes
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("each class may be named only once")
+        return classes
 
     @model_validator(mode="after")
     def _names_agree(self) -> Dataset:
@@ -327,11 +337,13 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     ConfigError
         With one line for each mistake: key, value, what is allowed.
     """
+    filled = _fill_models(raw)
+    problems = [*_override_problems(filled), *_name_problems(filled)]
     try:
-        cfg = Config.model_validate(_fill_models(raw))
+        cfg = Config.model_validate(filled)
     except ValidationError as error:
-        raise ConfigError(_message(_lines(error, Config))) from None
-    problems = [*_override_problems(cfg), *_reference_problems(cfg)]
+        raise ConfigError(_message([*_lines(error, Config), *problems])) from None
+    problems += _agreement_problems(cfg)
     if problems:
         raise ConfigError(_message(problems))
     return cfg
@@ -343,7 +355,7 @@ def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
     datasets = raw.get("datasets")
     if not isinstance(datasets, Mapping) or not isinstance(raw.get("models", {}), Mapping | None):
         return filled
-    annotated = [name for name, dataset in datasets.items() if isinstance(dataset, Mapping) and dataset.get("annotations")]
+    annotated = [name for name, dataset in datasets.items() if _mapping(dataset).get("annotations") and re.fullmatch(NAME, str(name))]
     models = {}
     for name, model in (raw.get("models") or {name: {} for name in annotated}).items():
         model = {} if model is None else model
@@ -351,8 +363,9 @@ def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
             model = dict(model)
             if not model.get("path"):
                 model["train_on"] = model.get("train_on") or [name]
-            if not model.get("predict_on"):
-                model["predict_on"] = model.get("train_on") or [name]
+            trained = model.get("train_on") or [name]
+            if not model.get("predict_on") and isinstance(trained, list):
+                model["predict_on"] = trained
         models[name] = model
     return filled | {"models": models}
 
@@ -369,75 +382,105 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override_problems(cfg: Config) -> Iterable[str]:
-    owners: list[tuple[str, Any, str]] = [(f"datasets.{name}", dataset, "weights") for name, dataset in cfg.datasets.items()]
-    for name, model in cfg.models.items():
-        owners += [(f"models.{name}", model, key) for key in ("plan", "train", "predict", "instances")]
-    for prefix, owner, key in owners:
-        section = getattr(cfg, key)
-        try:
-            _override(section, getattr(owner, key))
-        except ValidationError as error:
-            yield from _lines(error, type(section), f"{prefix}.{key}")
+def _override_problems(raw: Mapping[str, Any]) -> Iterable[str]:
+    """Mistakes in the keys of a section that differ for a data set or model, also where other parts are wrong."""
+    for group, keys in (("datasets", ("weights",)), ("models", ("plan", "train", "predict", "instances"))):
+        for name, owner in _mapping(raw.get(group)).items():
+            for key in keys:
+                section = type(Config.model_fields[key].default)
+                try:
+                    base = section.model_validate(raw.get(key, {}))
+                except ValidationError:  # told where it stands
+                    base = section()
+                try:
+                    _override(base, _mapping(_mapping(owner).get(key)))
+                except ValidationError as error:
+                    yield from _lines(error, section, f"{group}.{name}.{key}")
 
 
-def _reference_problems(cfg: Config) -> Iterable[str]:
-    """Names that must stand elsewhere in the configuration, and settings that must agree."""
-    for name, model in cfg.models.items():
-        for key in ("train_on", "predict_on"):
-            for dataset in getattr(model, key):
-                if dataset not in cfg.datasets:
-                    yield f"models.{name}.{key}: no data set {dataset!r}; there are: {', '.join(cfg.datasets)}"
-        if model.path and model.train_on:
+def _name_problems(raw: Mapping[str, Any]) -> Iterable[str]:
+    """Names of data sets that must stand elsewhere in the configuration, also where other parts are wrong."""
+    datasets = _mapping(raw.get("datasets"))
+    for name, model in _mapping(raw.get("models")).items():
+        named = {key: _strings(_mapping(model).get(key)) for key in ("train_on", "predict_on")}
+        for key, listed in named.items():
+            for dataset in dict.fromkeys(listed):
+                # A wrong name in train_on is by default in predict_on too: one line is enough.
+                if dataset not in datasets and not (key == "predict_on" and dataset in named["train_on"]):
+                    yield f"models.{name}.{key}: no data set {dataset!r}; there are: {', '.join(map(str, datasets))}"
+            if len(set(listed)) < len(listed):
+                yield f"models.{name}.{key}: each data set may be named only once (is: {listed})"
+        for dataset in named["train_on"]:
+            if dataset in datasets and not _mapping(datasets[dataset]).get("annotations"):
+                yield f"models.{name}.train_on: data set {dataset!r} has no annotations"
+        if _mapping(model).get("path") and named["train_on"]:
             yield f"models.{name}: path and train_on exclude each other (a model with a path is not trained)"
+
+
+def _agreement_problems(cfg: Config) -> Iterable[str]:
+    """Settings that must agree with each other."""
+    for name, model in cfg.models.items():
         known = [cfg.datasets[dataset] for dataset in model.train_on if dataset in cfg.datasets]
-        yield from (
-            f"models.{name}.train_on: data set {dataset!r} has no annotations"
-            for dataset in model.train_on
-            if dataset in cfg.datasets and not cfg.datasets[dataset].annotations
-        )
         if len({tuple(dataset.classes) for dataset in known}) > 1:
-            yield f"models.{name}.train_on: the data sets must have the same classes"
-        unscored = set(cfg.evaluate.splits) - set(model.predict.get("splits", cfg.predict.splits))
-        if unscored:
-            yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
-        weights = model.plan.get("class_weights", cfg.plan.class_weights)
-        if known and isinstance(weights, list | tuple) and len(weights) != len(known[0].classes) + 1:
-            yield (
-                f"models.{name}: plan.class_weights has {len(weights)} values; "
-                f"needed are {len(known[0].classes) + 1}: background, {', '.join(known[0].classes)}"
-            )
+            listed = "; ".join(f"{key} has {', '.join(cfg.datasets[key].classes)}" for key in model.train_on if key in cfg.datasets)
+            yield f"models.{name}.train_on: the data sets must have the same classes, but {listed}"
+        with contextlib.suppress(ValidationError):  # an override that is wrong is told already
+            unscored = set(cfg.evaluate.splits) - set(cfg.predict_of(name).splits)
+            if unscored:
+                yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
+        with contextlib.suppress(ValidationError):
+            weights = cfg.plan_of(name).class_weights
+            if known and isinstance(weights, list) and len(weights) != len(known[0].classes) + 1:
+                yield (
+                    f"models.{name}: plan.class_weights has {len(weights)} values; "
+                    f"needed are {len(known[0].classes) + 1}: background, {', '.join(known[0].classes)}"
+                )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+# Of the branches of a union, which are no keys of the user's, those with names of their own.
+_BRANCHES = ("int", "float", "str", "list", "constrained-float", "constrained-int", "constrained-str")
+_WORDS = {
+    "missing": "missing",
+    "dict_type": "must have keys of its own",
+    "model_type": "must have keys of its own",
+    "list_type": "must be a list, as in [a, b]",
+    "string_pattern_mismatch": "may hold only letters, digits, '_' and '-'",
+}
 
 
 def _lines(error: ValidationError, root: type[BaseModel], prefix: str = "") -> list[str]:
     """One line per mistake: where, what is wrong, and the value."""
-    lines = []
+    texts: dict[tuple[str, str], list[str]] = {}
     for item in error.errors():
-        # The branch of a union is no key of the user's.
         location = [str(part) for part in item["loc"] if not (isinstance(part, str) and (part.endswith("]") or part in _BRANCHES))]
         where = ".".join([prefix, *location] if prefix else location)
+        shown = f" (is: {item['input']!r})"
+        text = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if item["type"] == "extra_forbidden":
             allowed = _keys_at(root, location[:-1])
             close = difflib.get_close_matches(location[-1], allowed, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
-            lines.append(f"{where}: unknown key; {hint}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: missing")
-        else:
-            text = item["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(item["input"], dict | BaseModel) else f" (is: {item['input']!r})"
-            lines.append(f"{where}: {text[0].lower()}{text[1:]}{shown}")
-    return list(dict.fromkeys(lines))
-
-
-_BRANCHES = ("int", "float", "str", "list", "constrained-float", "constrained-int", "constrained-str")
+            text = f"unknown key; did you mean {close[0]}?" if close else f"unknown key; allowed: {', '.join(allowed)}"
+        if item["type"] in ("extra_forbidden", "missing") or isinstance(item["input"], dict | BaseModel):
+            shown = ""
+        # What each branch of a union says about a value stands in one line.
+        texts.setdefault((where, shown), []).append(text[0].lower() + text[1:])
+    return [f"{where}: {', or '.join(dict.fromkeys(several))}{shown}" for (where, shown), several in texts.items()]
 
 
 def _keys_at(root: type[BaseModel], location: list[str]) -> list[str]:
     """Allowed keys of the section at a location; user-chosen names and list positions are stepped over."""
-    model: type[BaseModel] = root
+    model, chosen = root, False
     for part in location:
-        field = model.model_fields.get(part)
+        field = None if chosen else model.model_fields.get(part)
+        chosen = field is not None and get_origin(field.annotation) is dict
         nested = _models_in(field.annotation) if field else []
         if nested:
             model = nested[0]

@@ -165,4 +165,6 @@ def _write_tiff(path: Path, image: np.ndarray, compression: str | None) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m unet_core.demo FOLDER")
     write_demo(Path(sys.argv[1]))

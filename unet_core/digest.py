@@ -44,8 +44,8 @@ class FileHashes:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         try:
-            self._known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self._known: dict[str, list[Any]] = dict(json.loads(cache.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             self._known = {}
         self._kept = dict(self._known)
 
@@ -108,7 +108,9 @@ def _code_digest(step: str) -> str:
             continue
         trees[path] = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
         waiting += [p for name in _imported(trees[path]) for p in _module_files(name)]
-    return digest({path.relative_to(PACKAGE).as_posix(): ast.dump(tree) for path, tree in trees.items()})
+    # A template beside the module is code too.
+    templates = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob(f"{step}.*.j2")}
+    return digest({path.relative_to(PACKAGE).as_posix(): ast.dump(tree) for path, tree in trees.items()}, templates)
 
 
 def _imported(tree: ast.AST) -> Iterable[str]:

@@ -73,7 +73,8 @@ def _scan_axes(labels: np.ndarray, spacing: Spacing, reach: float) -> tuple[np.n
         if window > 0:
             lines = (-1, length, int(np.prod(labels.shape[axis + 1 :])))
             state = (nearest, nearest_label, second, second_label)
-            found = _scan(*(array.reshape(lines) for array in state), np.float32(spacing[axis]), window)
+            first, first_label, other, other_label = (array.reshape(lines) for array in state)
+            found = _scan(first, first_label, other, other_label, np.float32(spacing[axis]), window)
             nearest, nearest_label, second, second_label = (array.reshape(labels.shape) for array in found)
     return nearest, nearest_label, second
 

@@ -75,19 +75,33 @@ class Engine:
 
 @contextmanager
 def open_engine(workers: int) -> Iterator[Engine]:
-    """Start a Dask cluster in this process, without any network port.
+    """Start a Dask cluster in this process; nothing of it can be reached from another machine.
 
     Parameters
     ----------
     workers : int
         Threads, each working on one item.
     """
-    quiet = {"distributed.admin.system-monitor.gil.enabled": False, "distributed.worker.memory.terminate": False}
+    quiet = {
+        "distributed.admin.system-monitor.gil.enabled": False,
+        "distributed.worker.memory.terminate": False,
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
+    # Dask starts HTTP servers even where it is told not to (dask/distributed#7207), by default on port 8787 of all networks.
+    nowhere = "127.0.0.1:0"
     with (
         dask.config.set(quiet),
         LocalCluster(
-            n_workers=1, threads_per_worker=workers, processes=False, protocol="inproc", dashboard_address=None,
-            memory_limit=0, silence_logs=logging.CRITICAL,
+            n_workers=1,
+            threads_per_worker=workers,
+            processes=False,
+            protocol="inproc",
+            dashboard_address=nowhere,
+            worker_dashboard_address=nowhere,
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):

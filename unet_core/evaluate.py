@@ -56,7 +56,7 @@ def score_image(table: Contingency, thresholds: Sequence[float]) -> dict[str, An
     }
 
 
-def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float]:
+def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float | None]:
     """Scores of one image, or of a data set.
 
     Pixels and objects of all images are pooled; the adapted Rand error is the mean over images.
@@ -71,14 +71,14 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
     Returns
     -------
     dict
-        iou, dice, seg, ap50 ..., f1_50 ..., pq50 ..., pixel_error, rand_error; NaN for seg without true objects.
+        iou, dice, seg, ap50 ..., f1_50 ..., pq50 ..., pixel_error, rand_error; None for seg without true objects.
     """
     pixels = PixelCounts(*(sum(counts) for counts in zip(*(image["pixels"] for image in images), strict=True)))
     seg = [score for image in images for score in image["objects"]["seg"]]
-    scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else float("nan")}
+    scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else None}
     matchings = {t: functools.reduce(Matching.__add__, (Matching(*image["matching"][str(t)]) for image in images)) for t in thresholds}
     for prefix, measure in (("ap", average_precision), ("f1_", f1), ("pq", panoptic_quality)):
-        scores |= {f"{prefix}{round(100 * t)}": measure(matching) for t, matching in matchings.items()}
+        scores |= {f"{prefix}{100 * t:g}": measure(matching) for t, matching in matchings.items()}
     return scores | {"pixel_error": pixel_error(pixels), "rand_error": float(np.mean([image["rand_error"] for image in images]))}
 
 
@@ -124,18 +124,19 @@ def evaluate_samples(
             redone += 1
         # Counted anew each time, so that a sample that changes its split needs no new scores.
         entries[name] = {"split": truth["split"], "digest": wanted}
-        images.append({"sample": name, "split": truth["split"], "n_objects": len(counts["objects"]["label"])} | summarise([counts], cfg.thresholds))
-        objects.append(pd.DataFrame({"sample": name, "split": truth["split"], **counts["objects"]}))
-    by_split = {
-        split: _of_split(folder, [name for name, entry in entries.items() if entry["split"] == split], cfg.thresholds) for split in cfg.splits
-    }
-    write_atomic(folder / "images.csv", _csv(pd.DataFrame(images)))
-    write_atomic(folder / "objects.csv", _csv(pd.concat(objects) if objects else pd.DataFrame(columns=["sample", "split", "label"])))
+        sample = {"sample": name, "split": truth["split"]}
+        images.append(sample | {"n_objects": len(counts["objects"]["label"])} | summarise([counts], cfg.thresholds))
+        objects.append(pd.DataFrame(sample | counts["objects"]))
+    members = {split: [name for name, entry in entries.items() if entry["split"] == split] for split in cfg.splits}
+    by_split = {split: _of_split(folder, names, cfg.thresholds) for split, names in members.items()}
+    nothing = pd.DataFrame(columns=["sample", "split"])
+    write_atomic(folder / "images.csv", _csv(pd.DataFrame(images) if images else nothing))
+    write_atomic(folder / "objects.csv", _csv(pd.concat(objects) if objects else nothing))
     logger.info("evaluate: %d samples, %d scored", len(entries), redone)
     write_stamp(stamp, {"step": "evaluate", "scores": {split: scores for split, scores in by_split.items() if scores}, "samples": entries})
 
 
-def _of_split(folder: Path, names: list[str], thresholds: Sequence[float]) -> dict[str, float]:
+def _of_split(folder: Path, names: list[str], thresholds: Sequence[float]) -> dict[str, float | None]:
     counts = [read_json(folder / "samples" / f"{name}.json")["counts"] for name in names]
     if not counts:
         return {}
@@ -155,7 +156,8 @@ def _score_sample(name: str, cfg: Evaluate, truth_store: Path, instance_store: P
     found = Result(instance_store / name)
     truth = open_labels(truth_store, name)[0]
     if truth.shape != found.shape:
-        raise UserError(f"{instance_store / name} has shape {found.shape}, but its truth {truth.shape}; 'snakemake --forcerun predict' mends it")
+        mend = "'snakemake --forcerun predict' mends it"
+        raise UserError(f"{instance_store / name} has shape {found.shape}, but its truth {truth.shape}; {mend}")
     block = functools.partial(_count_block, name=name, truth_store=truth_store, instance_store=instance_store)
     tables = [table for _, table in engine.run(block, range(len(found.grid)), len(found.grid), f"evaluate {name}")]
     return score_image(add(tables), cfg.thresholds)

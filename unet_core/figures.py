@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,13 +13,16 @@ from skimage.segmentation import find_boundaries
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first)
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+# Caption -> picture as a data URI, from left to right.
+Pictures = dict[str, str]
 
 TRUTH, FOUND = (0.0, 0.75, 1.0), (1.0, 0.75, 0.0)
 
 
-def learning_curves(curves: dict[str, Sequence[float]]) -> str:
-    """Losses and validation IoU over steps.
+def learning_curves(curves: dict[str, Sequence[float]]) -> Pictures:
+    """Losses, and validation IoU where there is validation, over steps.
 
     Parameters
     ----------
@@ -27,21 +31,17 @@ def learning_curves(curves: dict[str, Sequence[float]]) -> str:
 
     Returns
     -------
-    str
-        Picture as a data URI.
+    dict
+        One or two pictures.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    left.plot(curves["step"], curves["train_loss"], label="training", marker=".")
-    if "validation_loss" in curves:
-        left.plot(curves["step"], curves["validation_loss"], label="validation", marker=".")
-        right.plot(curves["step"], curves["validation_iou"], color="tab:green", marker=".")
-    left.set(xlabel="step", ylabel="weighted cross-entropy", yscale="log")
-    left.legend()
-    right.set(xlabel="step", ylabel="foreground IoU, validation", ylim=(0, 1))
-    return _data_uri(figure)
+    losses = {name.removesuffix("_loss"): curves[name] for name in ("train_loss", "validation_loss") if name in curves}
+    pictures = {"weighted cross-entropy": _plot(curves["step"], losses)}
+    if "validation_iou" in curves:
+        pictures["foreground IoU"] = _plot(curves["step"], {"validation": curves["validation_iou"]}, ylim=(0, 1))
+    return pictures
 
 
-def overlay(image: np.ndarray, found: np.ndarray, truth: np.ndarray | None, probability: np.ndarray, ignore: np.ndarray | None) -> str:
+def overlay(image: np.ndarray, found: np.ndarray, truth: np.ndarray | None, probability: np.ndarray, ignore: np.ndarray | None) -> Pictures:
     """Image, foreground probability, and the outlines of truth and result on the image.
 
     Parameters
@@ -51,31 +51,27 @@ def overlay(image: np.ndarray, found: np.ndarray, truth: np.ndarray | None, prob
     found, truth : ndarray of integers, shape (y, x)
         Objects; no truth where there is no annotation.
     ignore : ndarray, optional
-        Nonzero where nothing is scored: hatched gray.
+        Nonzero where nothing is scored: brightened.
 
     Returns
     -------
-    str
-        Picture as a data URI.
+    dict
+        Three pictures.
     """
     gray = _stretch(image)
     rgb = np.repeat(gray[..., None], 3, axis=2)
     if ignore is not None:
         rgb[ignore > 0] = 0.5 * rgb[ignore > 0] + 0.5
+    caption = "found (orange)"
     if truth is not None:
         rgb[find_boundaries(truth, mode="inner")] = TRUTH
+        caption += ", annotated (blue)" + (", ignored (pale)" if ignore is not None and ignore.any() else "")
     rgb[find_boundaries(found, mode="inner")] = FOUND
-    figure, axes = plt.subplots(1, 3, figsize=(12, 12 / 3 * image.shape[0] / image.shape[1] + 0.4), layout="constrained")
-    title = "outlines: found (orange)" + (", annotated (blue)" if truth is not None else "")
-    for axis, picture, name in zip(axes, (gray, probability, rgb), ("image", "foreground probability", title), strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(name, fontsize=9)
-        axis.axis("off")
-    return _data_uri(figure)
+    return {"image": _png(gray, "gray"), "foreground probability": _png(probability, "gray"), caption: _png(rgb)}
 
 
-def weight_map(image: np.ndarray, target: np.ndarray, weight: np.ndarray) -> str:
-    """Image, training target, and the weight w = w_c + border term with its colour bar.
+def weight_map(image: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Pictures:
+    """Image, training target, and the weight w = w_c + border term.
 
     Parameters
     ----------
@@ -86,18 +82,16 @@ def weight_map(image: np.ndarray, target: np.ndarray, weight: np.ndarray) -> str
 
     Returns
     -------
-    str
-        Picture as a data URI.
+    dict
+        Three pictures.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 12 / 3 * image.shape[0] / image.shape[1] + 0.4), layout="constrained")
-    axes[0].imshow(_stretch(image), cmap="gray", vmin=0, vmax=1)
-    axes[1].imshow(np.ma.masked_equal(target, 255), cmap="viridis", interpolation="nearest")
-    shown = axes[2].imshow(weight, cmap="jet", interpolation="nearest")
-    figure.colorbar(shown, ax=axes[2], label="w(x)", fraction=0.05)
-    for axis, name in zip(axes, ("image", "class to learn", "weight"), strict=True):
-        axis.set_title(name, fontsize=9)
-        axis.axis("off")
-    return _data_uri(figure)
+    classes, known = np.ma.masked_equal(target, 255), weight[np.isfinite(weight)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    return {
+        "image": _png(_stretch(image), "gray"),
+        "class to learn": _png(classes, "viridis", high=max(1, int(classes.max() or 0))),
+        f"weight, {low:.3g} (blue) to {high:.3g} (red)": _png(weight, "jet", low, max(high, low + 1e-6)),
+    }
 
 
 def _stretch(image: np.ndarray) -> np.ndarray:
@@ -105,8 +99,27 @@ def _stretch(image: np.ndarray) -> np.ndarray:
     return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
 
 
-def _data_uri(figure: Figure) -> str:
+def _plot(steps: Sequence[float], lines: dict[str, Sequence[float]], **axis: Any) -> str:
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    for name, values in lines.items():
+        axes.plot(steps, values, label=name, marker=".")
+    values = [value for line in lines.values() for value in line if value > 0]
+    # A logarithmic axis has readable ticks only over more than a decade.
+    axes.set(xlabel="step", yscale="log" if values and not axis and max(values) > 10 * min(values) else "linear", **axis)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
+    return _data_uri(buffer)
+
+
+def _png(picture: np.ndarray, colours: str | None = None, low: float = 0, high: float = 1) -> str:
+    """One pixel of the picture for each of the array: the page scales it."""
+    buffer = io.BytesIO()
+    plt.imsave(buffer, picture, cmap=colours, vmin=low, vmax=high, format="png")
+    return _data_uri(buffer)
+
+
+def _data_uri(buffer: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -98,14 +98,19 @@ class Canvas:
             return ~taken
         if self._overlaps == "later":
             return np.ones(position.size, bool)
-        old = np.bincount(self.instances.ravel())
-        new = np.bincount(label)
-        return ~taken | (new[label] < old[self.instances.ravel()[position]])
+        resolved = ~taken
+        resolved[taken] = _sizes(label[taken], label) < _sizes(self.instances.ravel()[position[taken]], self.instances[self.instances > 0])
+        return resolved
 
 
-def convert_groundtruth(
-    cfg: Dataset, policy: Groundtruth, samples: list[Sample], *, store: Path, stamp: Path, engine: Engine
-) -> None:
+def _sizes(labels: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """How often each label stands in another array, which holds them all."""
+    # Not bincount: annotators' numbers may be billions.
+    numbers, counts = np.unique(among, return_counts=True)
+    return counts[np.searchsorted(numbers, labels)]
+
+
+def convert_groundtruth(cfg: Dataset, policy: Groundtruth, samples: list[Sample], *, store: Path, stamp: Path, engine: Engine) -> None:
     """Bring all samples of a data set into the store; what stands there already with the same content stays.
 
     Parameters
@@ -140,8 +145,13 @@ def convert_groundtruth(
         raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted:\n{listed}")
     entries = {sample.name: done[sample][0] for sample in sorted(done, key=lambda sample: sample.name)}
     converted = [part for entry in entries.values() for part in entry.pop("converted")]
-    logger.info("groundtruth: %d samples, %d images and %d annotations converted, %d removed",
-                len(samples), converted.count("image"), converted.count("labels"), len(redone))
+    logger.info(
+        "groundtruth: %d samples, %d images and %d annotations converted, %d removed",
+        len(samples),
+        converted.count("image"),
+        converted.count("labels"),
+        len(redone),
+    )
     write_stamp(stamp, {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": entries})
 
 
@@ -149,14 +159,15 @@ def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
     return digest([hashes.of(split_internal(str(file))[0]) for file in files])
 
 
-def _convert_or_tell(item: tuple[Sample, str, tuple[str, ...]], cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], str]:
+def _convert_or_tell(
+    item: tuple[Sample, str, tuple[str, ...]], cfg: Dataset, policy: Groundtruth, store: Path
+) -> tuple[dict[str, Any], str]:
     """Entry of a sample for the stamp, or the problem with it."""
     sample, image_content, annotation_content = item
     try:
         return _convert(sample, image_content, annotation_content, cfg, policy, store / sample.name), ""
     except (ValueError, OSError) as error:
-        text = str(error)
-        return {}, text if sample.name in text else f"{sample.name}: {text}"
+        return {}, f"{sample.name}: {error}"
 
 
 def _convert(
@@ -175,7 +186,7 @@ def _convert(
         remove(path / "labels")
         return entry | {"converted": converted}
     parts = [
-        [source.class_, source.ignore, source.ignore_label, _part_of(sample, source, files, content)]
+        [source.format, source.class_, source.ignore, source.ignore_label, _part_of(sample, source, files, content)]
         for source, files, content in zip(cfg.annotations, sample.annotations, annotation_content, strict=True)
         if files
     ]
@@ -190,7 +201,9 @@ def _convert(
 
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
-    return rle.content(files, (sample.stem, sample.page)) if source.format == "rle" else content
+    if source.format == "rle":
+        return rle.content(files, (sample.stem, sample.page))
+    return [content, [split_internal(str(file))[1] for file in files]]
 
 
 def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
@@ -205,9 +218,11 @@ def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) 
         shape = source.shape[1:]
         if 0 in shape:
             raise ValueError(f"{sample.image} has no pixels (shape {shape})")
-        spec = Spec(shape, _stored_type(source.dtype, sample), "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x))
+        spec = Spec(
+            shape, _stored_type(source.dtype, sample), "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
+        )
         intensities = [Intensities(np.dtype(spec.dtype), math.prod(shape)) for _ in channels]
-        _check_finite(source, spec.grid, channels, sample)
+        _check_range(source, spec.grid, channels, sample)
         provenance = {"step": "groundtruth", "image": str(sample.image), "config": cfg.model_dump(mode="json", by_alias=True)}
         result = begin(path, image_digest, spec, provenance)
         # Statistics need all blocks, so that they are read again after an interruption; writing is what is saved.
@@ -233,12 +248,14 @@ def _stored_type(dtype: np.dtype, sample: Sample) -> str:
     raise ValueError(f"{sample.image}: pixels of type {dtype}; needed are integers or floating-point numbers")
 
 
-def _check_finite(source: CZYX, grid: Grid, channels: list[int], sample: Sample) -> None:
+def _check_range(source: CZYX, grid: Grid, channels: list[int], sample: Sample) -> None:
+    """Floating-point numbers must be finite, also as float32."""
     if source.dtype.kind != "f":
         return
-    bad = sum(int((~np.isfinite(source[box.slices][channels])).sum()) for box in grid)
+    limit = np.finfo(np.float32).max
+    bad = sum(int((~(np.abs(source[box.slices][channels]) <= limit)).sum()) for box in grid)
     if bad:
-        raise ValueError(f"{sample.image}: {bad} pixels are NaN or infinite; replace them")
+        raise ValueError(f"{sample.image}: {bad} pixels are NaN, infinite or beyond the range of float32; replace them")
 
 
 class Intensities:
@@ -277,13 +294,17 @@ class Intensities:
             count = int(self._histogram.sum())
             mean = float((self._histogram * gray).sum() / count)
             deviation = float(np.sqrt((self._histogram * (gray - mean) ** 2).sum() / count))
-            rank = np.searchsorted(np.cumsum(self._histogram), np.array(levels) / 100 * (count - 1), side="right")
+            rank = np.searchsorted(np.cumsum(self._histogram), np.array(levels) * (count - 1) / 100, side="right")
             percentiles = gray[np.minimum(rank, gray.size - 1)].astype(float)
         else:
             mean = self._sum / self._count
             deviation = float(np.sqrt(max(0.0, self._squares / self._count - mean**2)))
             percentiles = np.percentile(np.concatenate(self._values), levels)
-        return {"mean": mean, "deviation": deviation, "percentiles": {str(level): float(v) for level, v in zip(levels, percentiles, strict=True)}}
+        return {
+            "mean": mean,
+            "deviation": deviation,
+            "percentiles": {str(level): float(v) for level, v in zip(levels, percentiles, strict=True)},
+        }
 
 
 def read_annotation(sample: Sample, cfg: Dataset, policy: Groundtruth, shape: ZYX) -> Canvas:

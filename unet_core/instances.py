@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cc3d
 import numpy as np
@@ -31,7 +31,7 @@ from unet_core.store import Result, Spec, begin, details_if_done, finish, remove
 
 logger = logging.getLogger(__name__)
 
-CONNECTIVITY = {"faces": 6, "full": 26}
+CONNECTIVITY: dict[str, Literal[6, 26]] = {"faces": 6, "full": 26}
 POSITIONS = ("z", "y", "x")
 
 
@@ -90,7 +90,7 @@ def describe_block(labels: np.ndarray, write: Box, shape: ZYX) -> Part:
     )
 
 
-def merge_parts(parts: list[Part], grid: Grid) -> tuple[list[np.ndarray], np.ndarray]:
+def merge_parts(parts: list[Part], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Which components of all blocks are one object.
 
     Parameters
@@ -113,7 +113,7 @@ def merge_parts(parts: list[Part], grid: Grid) -> tuple[list[np.ndarray], np.nda
         box = grid.box(index)
         for axis in range(3):
             if part.beyond[axis].size:
-                pairs += _meeting(part.beyond[axis], offsets[index], box, axis, parts, offsets, grid)
+                pairs += _meeting(part.beyond[axis], int(offsets[index]), box, axis, parts, offsets, grid)
     a, b = np.concatenate(pairs).T
     total = int(offsets[-1])
     _, group = connected_components(coo_matrix((np.ones(a.size, bool), (a, b)), shape=(total, total)), directed=False)
@@ -268,8 +268,14 @@ def _make_sample(
         pass
     spacing = (size.z / size.x, size.y / size.x, 1.0)
     complete = functools.partial(
-        _complete, source=source.path, seeds=seeds if cfg.seed is not None else None, cfg=cfg, spacing=spacing, target=result.path,
-        wanted=wanted, classes=dataset.classes,
+        _complete,
+        source=source.path,
+        seeds=seeds if cfg.seed is not None else None,
+        cfg=cfg,
+        spacing=spacing,
+        target=result.path,
+        wanted=wanted,
+        classes=dataset.classes,
     )
     table = object_table([part for _, part in engine.run(complete, range(blocks), blocks, f"instances {name}, measure")], dataset.classes)
     write_atomic(tables / f"{name}.csv", table.to_csv(index=False, float_format="%.4f").encode())

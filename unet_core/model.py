@@ -27,7 +27,9 @@ def device() -> torch.device:
 def build(network: Network, channels: int, classes: int) -> UNet:
     """A U-Net with new weights, on the CPU."""
     options = network.model_dump()
-    return UNet(channels, classes, **options).to(memory_format=torch.channels_last)
+    net = UNet(channels, classes, **options)
+    # The stubs of torch do not know memory formats of modules.
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # Each training pixel is to be seen this often, with bounds, where steps is auto.
 PASSES, FEWEST_STEPS, MOST_STEPS = 200, 1_000, 200_000
 PAPER_TILE = 572
+# A larger output of one tile in prediction saves little.
+LARGEST_OUTPUT = 2048
 
 
 def class_weights(pixels: list[int], rule: str | list[float]) -> list[float]:
@@ -112,12 +114,18 @@ def prediction_tile(cfg: Predict, network: Network, channels: int, memory: int, 
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
         return cfg.tile, "set in the configuration"
-    wanted = unet.input_size(min(longest_side, 2 * CHUNK * 4), depth)
+    wanted = unet.input_size(min(longest_side, LARGEST_OUTPUT), depth)
     smallest = unet.input_size(1, depth)
     tile = wanted
     while tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= 2**depth
-    reason = "covers the largest image or 2048 px" if tile == wanted else f"the largest within {memory / 2**30:.1f} GiB"
+    if tile_memory(tile, network, channels) > memory:
+        needed = tile_memory(tile, network, channels) / 2**30
+        raise UserError(
+            f"plan.memory_gb: the smallest tile of this network ({tile} px) needs {needed:.3g} GiB, "
+            f"but {memory / 2**30:.3g} GiB are allowed; allow more, or make train.network shallower or narrower"
+        )
+    reason = f"covers the largest image or {LARGEST_OUTPUT} px" if tile == wanted else f"the largest within {memory / 2**30:.3g} GiB"
     return tile, reason
 
 
@@ -157,7 +165,9 @@ def make_plan(
         network, classes = Network.model_validate(model["network"]), model["classes"]
         cfg = cfg.model_copy(update=model["normalisation"])
         if model["channels"] != channels:
-            raise UserError(f"the model in {bought} takes {model['channels']} channels, but the data has {channels}")
+            raise UserError(
+                f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; see `channels` of the data sets"
+            )
     memory = psutil.virtual_memory().total // 2 if cfg.memory_gb == "auto" else int(cfg.memory_gb * 2**30)
     sides = [max(entry["shape"][2:]) for truth in truths.values() for entry in truth["samples"].values()]
     tile, why = prediction_tile(predict, network, channels, memory, max(sides))
@@ -169,7 +179,10 @@ def make_plan(
         "normalisation": {"normalisation": cfg.normalisation, "percentiles": list(cfg.percentiles)},
         "predict_tile": {"value": tile, "why": why},
         "predict_block": {"value": _block(tile, network), "why": "the chunks next above the output of one tile; one shard each"},
-        "predict_memory_gb": {"value": round(tile_memory(tile, network, channels) / 2**30, 2), "why": f"of {memory / 2**30:.1f} allowed"},
+        "predict_memory_gb": {
+            "value": float(f"{tile_memory(tile, network, channels) / 2**30:.3g}"),
+            "why": f"of {memory / 2**30:.3g} allowed",
+        },
     }
     if bought is None:
         plan |= _training(cfg, train, truths, maps)
@@ -178,7 +191,8 @@ def make_plan(
         for dataset, truth in truths.items()
         for name in truth["samples"]
     }
-    logger.info("plan: prediction tile %d px%s", tile, "" if bought else f", training tile {plan['train_tile']['value']} px, {plan['steps']['value']} steps")
+    training = "" if bought else f", training tile {plan['train_tile']['value']} px, {plan['steps']['value']} steps"
+    logger.info("plan: prediction tile %d px%s", tile, training)
     write_stamp(stamp, plan)
 
 
@@ -191,14 +205,18 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
         if entry["split"] == "train"
     ]
     if not entries:
-        raise UserError(f"no training sample in {', '.join(maps)}")
+        raise UserError(
+            f"no training sample in {', '.join(maps)}: all annotated samples are for test or validation; "
+            "annotate more, or lower the shares of these in split"
+        )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
     tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries))
     output = unet.output_size(tile, train.network.depth)
     if train.steps == "auto":
         steps = math.ceil(PASSES * sum(pixels) / (output**2 * train.batch))
         steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
-        reason = f"each of {sum(pixels):,} annotated training pixels is seen about {PASSES} times, within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
+        bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
+        reason = f"each of {sum(pixels):,} annotated training pixels is seen about {PASSES} times, {bounds}"
     else:
         steps, reason = train.steps, "set in the configuration"
     return {

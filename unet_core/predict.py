@@ -85,20 +85,42 @@ def predict_samples(
 
 
 def _predict_sample(
-    name: str, wanted: str, cfg: Predict, dataset: Dataset, trained: dict[str, Any], decided: dict[str, Any],
-    norm: dict[str, list[float]], images: Path, store: Path, engine: Engine,
+    name: str,
+    wanted: str,
+    cfg: Predict,
+    dataset: Dataset,
+    trained: dict[str, Any],
+    decided: dict[str, Any],
+    norm: dict[str, list[float]],
+    images: Path,
+    store: Path,
+    engine: Engine,
 ) -> None:
     image = Result(images / name)
     size = dataset.pixel_size
     spec = Spec(
         image.shape, cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), tuple(decided["predict_block"]["value"])
     )
-    provenance = {"step": "predict", "config": cfg.model_dump(mode="json"), "model": trained["model"], "weights": trained["weights"], "normalisation": norm}
+    provenance = {
+        "step": "predict",
+        "config": cfg.model_dump(mode="json"),
+        "model": trained["model"],
+        "weights": trained["weights"],
+        "normalisation": norm,
+    }
     result = begin(store / name, wanted, spec, provenance)
     missing = list(result.missing_blocks())
     block = functools.partial(
-        _predict_block, name=name, wanted=wanted, cfg=cfg, folder=Path(trained["model"]), weights=trained["weights"],
-        tile=decided["predict_tile"]["value"], norm=norm, images=images, store=store,
+        _predict_block,
+        name=name,
+        wanted=wanted,
+        cfg=cfg,
+        folder=Path(trained["model"]),
+        weights=trained["weights"],
+        tile=decided["predict_tile"]["value"],
+        norm=norm,
+        images=images,
+        store=store,
     )
     for _ in engine.run(block, missing, len(missing), f"predict {name}"):
         pass
@@ -106,7 +128,16 @@ def _predict_sample(
 
 
 def _predict_block(
-    index: int, name: str, wanted: str, cfg: Predict, folder: Path, weights: str, tile: int, norm: dict[str, list[float]], images: Path, store: Path
+    index: int,
+    name: str,
+    wanted: str,
+    cfg: Predict,
+    folder: Path,
+    weights: str,
+    tile: int,
+    norm: dict[str, list[float]],
+    images: Path,
+    store: Path,
 ) -> None:
     image, result = Result(images / name), Result(store / name)
     with _NETWORK:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tifffile
 
 SUFFIXES = (".tif", ".tiff", ".png", ".h5", ".hdf5", ".zarr")
 
@@ -32,7 +37,7 @@ def split_internal(path: str) -> tuple[Path, str]:
 
 @contextmanager
 def open_image(path: Path, internal: str = "") -> Iterator[Any]:
-    """Open an image file as something with ``shape``, ``dtype`` and slicing; large files are not read whole.
+    """Open an image file as something with ``shape``, ``dtype`` and indexing; large files are not read whole.
 
     Parameters
     ----------
@@ -44,7 +49,8 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     Raises
     ------
     ValueError
-        If the file is missing, of an unknown kind, truncated or otherwise unreadable.
+        If the file is missing, of an unknown kind, truncated or otherwise unreadable; of some kinds of files this comes
+        out when their pixels are asked for.
     """
     if not path.exists():
         raise ValueError(f"{path}: no such file")
@@ -53,15 +59,37 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     opened = {".png": _open_png, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
     with opened(path, internal) as array:
-        yield array
+        yield _Image(path, array)
+
+
+class _Image:
+    """Array of a file; the errors that it raises name the file."""
+
+    def __init__(self, path: Path, array: Any) -> None:
+        self._path, self._array = path, array
+        self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array, by whole numbers and slices."""
+        with _reading(self._path):
+            return np.asarray(self._array[index])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the errors of decoders of damaged files, which are of many kinds, into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({_first_line(error)}); is it complete?") from None
 
 
 def image_shape(path: Path, internal: str = "") -> tuple[int, ...]:
     """Shape of an image file, from its header."""
     if path.suffix.lower() == ".zarr":
-        return tuple(json.loads((_zarr_array(path, internal) / "zarr.json").read_text(encoding="utf-8"))["shape"])
+        return _zarr_array(path, internal)[1]
     with open_image(path, internal) as array:
-        return tuple(array.shape)
+        return array.shape
 
 
 def to_czyx(array: Any, axes: str, page: int | None) -> Any:
@@ -98,35 +126,71 @@ class CZYX:
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
         wanted: dict[str, Any] = {"t": self._page, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
-        part = np.asarray(self._array[tuple(wanted[axis] for axis in self._axes)])
+        part = self._array[tuple(wanted[axis] for axis in self._axes)]
         left = [axis for axis in self._axes if axis != "t"]
         part = part.transpose([left.index(axis) for axis in "czyx" if axis in left])
         return np.expand_dims(part, tuple(i for i, axis in enumerate("czyx") if axis not in left))
 
 
 @contextmanager
-def _open_tiff(path: Path, internal: str) -> Iterator[np.ndarray]:
+def _open_tiff(path: Path, internal: str) -> Iterator[Any]:
     import tifffile
 
-    try:
-        try:
-            array = tifffile.memmap(path, mode="r")
-        except ValueError:  # compressed or tiled: no memory map
-            array = tifffile.imread(path)
-    except Exception as error:
-        # Decoders raise errors of many kinds for damaged files.
-        raise ValueError(f"{path}: cannot be read as TIFF ({_first_line(error)}); is it complete?") from None
-    yield array
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            file = stack.enter_context(tifffile.TiffFile(path))
+            _check_pages(file)
+            array = _tiff_array(path, file.series[0])
+        yield array
+
+
+def _check_pages(file: tifffile.TiffFile) -> None:
+    """Raise an error if the chain of pages breaks off; tifffile gives the pages before silently."""
+    len(file.pages)  # follows the chain to its end
+    file.filehandle.seek(file.pages.next_page_offset or 0)
+    if file.filehandle.read(file.tiff.offsetsize) != bytes(file.tiff.offsetsize):
+        raise ValueError("its list of pages breaks off")
+
+
+def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
+    """Memory map where the file allows it; else its pages, which are decoded when asked for; else all at once."""
+    import tifffile
+
+    with contextlib.suppress(ValueError):  # compressed or tiled
+        return tifffile.memmap(path, mode="r")
+    lead = series.shape[: -len(series.keyframe.shape)]
+    paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
+    return _TiffPages(series, lead) if paged and not series.is_multifile else series.asarray()
+
+
+class _TiffPages:
+    """Compressed pages as an array, of which no more are decoded than are asked for."""
+
+    def __init__(self, series: tifffile.TiffPageSeries, lead: tuple[int, ...]) -> None:
+        self._series, self._lead = series, lead
+        self.shape, self.dtype = series.shape, series.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array; see `_Image`."""
+        index = () if index is Ellipsis else index if isinstance(index, tuple) else (index,)
+        depth = len(self._lead)
+        numbers = np.arange(len(self._series)).reshape(self._lead)[index[:depth]]
+        pages = np.stack([self._page(int(number))[index[depth:]] for number in np.ravel(numbers)])
+        return pages.reshape(np.shape(numbers) + pages.shape[1:])
+
+    def _page(self, number: int) -> np.ndarray:
+        page = self._series[number]
+        if page is None:
+            raise ValueError(f"page {number} is missing")
+        return page.asarray()
 
 
 @contextmanager
 def _open_png(path: Path, internal: str) -> Iterator[np.ndarray]:
     import imagecodecs
 
-    try:
+    with _reading(path):
         array = imagecodecs.png_decode(path.read_bytes())
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as PNG ({_first_line(error)}); is it complete?") from None
     yield array
 
 
@@ -134,16 +198,14 @@ def _open_png(path: Path, internal: str) -> Iterator[np.ndarray]:
 def _open_hdf5(path: Path, internal: str) -> Iterator[Any]:
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as HDF5 ({_first_line(error)})") from None
-    with file:
+    with contextlib.ExitStack() as stack:
         arrays: list[str] = []
-        file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
-        name = internal or (arrays[0] if len(arrays) == 1 else "")
+        with _reading(path):
+            file = stack.enter_context(h5py.File(path, "r"))
+            file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
+        name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")
         if name not in arrays:
-            raise ValueError(f"{path}: say which array, as in {path.name}:{arrays[0] if arrays else 'name'}; it has {', '.join(arrays) or 'none'}")
+            raise ValueError(_which_array(path, arrays))
         yield file[name]
 
 
@@ -151,23 +213,34 @@ def _open_hdf5(path: Path, internal: str) -> Iterator[Any]:
 def _open_zarr(path: Path, internal: str) -> Iterator[Any]:
     import zarr
 
-    try:
-        array = zarr.open_array(_zarr_array(path, internal), mode="r")
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as Zarr ({_first_line(error)})") from None
+    folder, _ = _zarr_array(path, internal)
+    with _reading(path):
+        array = zarr.open_array(folder, mode="r")
     yield array
 
 
-def _zarr_array(path: Path, internal: str) -> Path:
-    """Folder of the array: itself, the finest level of an OME-Zarr image, or the one named."""
-    node = path / internal
-    for name in ("zarr.json", ".zattrs"):
-        if (node / name).is_file():
-            metadata = json.loads((node / name).read_text(encoding="utf-8"))
-            attributes = metadata.get("attributes", metadata)
-            multiscales = attributes.get("ome", attributes).get("multiscales")
-            return node / multiscales[0]["datasets"][0]["path"] if multiscales else node
-    return node
+def _zarr_array(path: Path, internal: str) -> tuple[Path, tuple[int, ...]]:
+    """Folder and shape of the array: itself, the finest level of an OME-Zarr image, or the one named."""
+    node = path / internal.strip("/")
+    with _reading(path):
+        metadata = _json(node / "zarr.json").get("attributes") or _json(node / ".zattrs")
+        multiscales = metadata.get("ome", metadata).get("multiscales")
+        if multiscales:
+            node /= multiscales[0]["datasets"][0]["path"]
+        header = _json(node / "zarr.json") or _json(node / ".zarray")
+        inside = sorted(child.relative_to(path).as_posix() for child in node.iterdir() if child.is_dir()) if node.is_dir() else []
+    if "shape" not in header:
+        raise ValueError(_which_array(path, inside))
+    return node, tuple(header["shape"])
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _which_array(path: Path, inside: list[str]) -> str:
+    example = inside[0] if inside else "name"
+    return f"{path}: say which array, as in {path.name}:{example}; it has {', '.join(inside) or 'none'}"
 
 
 def _first_line(error: Exception) -> str:

@@ -22,9 +22,12 @@ from unet_core.weights import open_weights
 logger = logging.getLogger(__name__)
 
 FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
+# Longest side of a preview in pixels: about as large as the page shows it, so that outlines stay visible.
+PREVIEW = 640
+TEXTS = {"model", "dataset", "split", "sample"}
 MEANINGS = {
     "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient",
-    "seg": "mean Jaccard index of the annotated objects with the found object that covers more than half of each, else 0 (Cell Tracking Challenge)",
+    "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
     "f1_NN, pqNN": "F1 score and panoptic quality at the same matching",
     "pixel_error": "share of pixels whose foreground is wrong (ISBI 2012)",
@@ -65,17 +68,21 @@ def make_report(
     results : Path
         Folder of all results.
     folder : Path
-        Gets ``table.csv``, ``table.md``, ``table.tex`` and ``report.html``.
+        Gets ``table.csv`` (all scores), ``table.md`` and ``table.tex`` (the first columns), and ``report.html``.
     """
     table = score_table({key: read_json(path) for key, path in evaluations.items()})
     write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.5f").encode())
     shown = table.map(_shown)
-    write_atomic(folder / "table.md", markdown(shown).encode())
-    write_atomic(folder / "table.tex", shown[FIRST].to_latex(index=False, escape=True).encode())
+    write_atomic(folder / "table.md", markdown(shown[FIRST]).encode())
+    write_atomic(
+        folder / "table.tex", shown[FIRST].to_latex(index=False, escape=True, column_format="lll" + "r" * (len(FIRST) - 3)).encode()
+    )
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     names = list(dict.fromkeys(model for model, _ in predictions))
     page = environment.get_template("report.html.j2").render(
-        scores=_html(shown),
+        table=shown,
+        first=FIRST,
+        texts=TEXTS,
         meanings=MEANINGS,
         models=[_describe_model(name, [d for m, d in predictions if m == name], cfg, results) for name in names],
         weights=_weight_maps(names, results),
@@ -94,20 +101,19 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if np.isnan(value) else f"{value:.3f}"
-    return str(value)
+    if value is None or value != value:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _html(table: pd.DataFrame) -> Any:
-    """Table as HTML; texts are escaped."""
-    template = jinja2.Environment(autoescape=True).from_string(
-        '<div class="scroll"><table><tr>{% for c in columns %}<th{% if loop.index <= 3 %} class="name"{% endif %}>{{ c }}</th>{% endfor %}</tr>'
-        '{% for row in rows %}<tr>{% for v in row %}<td{% if loop.index <= 3 %} class="name"{% endif %}>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table></div>'
-    )
-    from markupsafe import Markup
+def _decision(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in values)
 
-    return Markup(template.render(columns=list(table.columns), rows=table.itertuples(index=False)))
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    """Table of scores as written by `DataFrame.to_csv`; a sample may be called 007 or NA."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
 
 
 def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) -> dict[str, Any]:
@@ -116,10 +122,16 @@ def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) 
     description, network = read_json(model / "model.json"), plan["network"]
     best = description.get("best", {})
     curves = pd.read_csv(model / "curves.csv").to_dict("list") if (model / "curves.csv").is_file() else None
-    summary = f"depth {network['depth']}, {network['width']} channels at the first level, {plan['channels']} in, {len(plan['classes']) + 1} classes"
+    classes = f"{plan['channels']} in, {len(plan['classes']) + 1} classes"
+    summary = f"depth {network['depth']}, {network['width']} channels at the first level, {classes}"
     if "validation_iou" in best:
-        summary += f"; best validation at step {best['step']:,}: loss {best['validation_loss']:.4f}, foreground IoU {best['validation_iou']:.3f}"
-    decisions = [{"name": key, **value} for key, value in plan.items() if isinstance(value, dict) and "why" in value]
+        scores = f"loss {best['validation_loss']:.4f}, foreground IoU {best['validation_iou']:.3f}"
+        summary += f"; best validation at step {best['step']:,}: {scores}"
+    decisions = [
+        {"name": key, "value": _decision(value["value"]), "why": value["why"]}
+        for key, value in plan.items()
+        if isinstance(value, dict) and "why" in value
+    ]
     return {
         "name": name,
         "summary": summary,
@@ -133,7 +145,7 @@ def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict
     """Previews and scores per image: the test images first, of these the worst, the median and the best."""
     samples = read_json(results / "instances" / model / f"{dataset}.json")["samples"]
     scored = results / "evaluate" / model / dataset / "images.csv"
-    images = pd.read_csv(scored, dtype={"sample": str}) if scored.is_file() else pd.DataFrame()
+    images = _read_scores(scored) if scored.is_file() else pd.DataFrame()
     if len(images):
         ranked = images.sort_values(["ap50", "iou"])["sample"].tolist()
         notes = {row["sample"]: f"{row['split']}, AP50 {row['ap50']:.3f}, IoU {row['iou']:.3f}" for row in images.to_dict("records")}
@@ -142,24 +154,24 @@ def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict
     count = min(cfg.previews, len(ranked))
     chosen = [ranked[round(i * (len(ranked) - 1) / max(count - 1, 1))] for i in range(count)]
     previews = [
-        {"picture": _preview(model, dataset, name, results), "caption": f"{dataset}: {name} ({notes.get(name, samples[name]['split'])})"}
+        {"pictures": _preview(model, dataset, name, results), "caption": f"{name} ({notes.get(name, samples[name]['split'])})"}
         for name in chosen
     ]
-    return {"name": dataset, "previews": previews, "images": _html(images.map(_shown)) if len(images) else None}
+    return {"name": dataset, "previews": previews, "images": images.map(_shown)}
 
 
-def _preview(model: str, dataset: str, name: str, results: Path) -> str:
+def _preview(model: str, dataset: str, name: str, results: Path) -> figures.Pictures:
     image = Result(results / "groundtruth" / f"{dataset}.zarr" / name)
     plane = image.shape[0] // 2
-    found = Result(results / "instances" / model / f"{dataset}.zarr" / name).preview(plane)
-    probability = from_stored(Result(results / "predict" / model / f"{dataset}.zarr" / name).preview(plane))
+    found = Result(results / "instances" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW)
+    probability = from_stored(Result(results / "predict" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW))
     truth = ignore = None
     if (results / "groundtruth" / f"{dataset}.zarr" / name / "labels").is_dir():
-        truth, ignore = (result.preview(plane) for result in open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[::2])
-    return figures.overlay(image.preview(plane)[0], found, truth, 1 - probability[0], ignore)
+        truth, ignore = (result.preview(plane, PREVIEW) for result in open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[::2])
+    return figures.overlay(image.preview(plane, PREVIEW)[0], found, truth, 1 - probability[0], ignore)
 
 
-def _weight_maps(models: list[str], results: Path) -> list[dict[str, str]]:
+def _weight_maps(models: list[str], results: Path) -> list[dict[str, Any]]:
     """Full weight map w_c + border term of one training sample per model."""
     maps = []
     for model in models:
@@ -170,9 +182,9 @@ def _weight_maps(models: list[str], results: Path) -> list[dict[str, str]]:
         dataset, _, name = trained_on[0].partition("/")
         target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
         plane = target_result.shape[0] // 2
-        target = target_result.preview(plane)
+        target = target_result.preview(plane, PREVIEW)
         w_c = np.array(plan["class_weights"]["value"] + [np.nan] * (256 - len(plan["class_weights"]["value"])))
-        image = Result(results / "groundtruth" / f"{dataset}.zarr" / name).preview(plane)[0]
-        caption = f"{dataset}: {name}. w = w_c + w0 exp(-(d1 + d2)² / 2σ²), with the class weights of model {model}."
-        maps.append({"name": model, "picture": figures.weight_map(image, target, w_c[target] + border.preview(plane)), "caption": caption})
+        image = Result(results / "groundtruth" / f"{dataset}.zarr" / name).preview(plane, PREVIEW)[0]
+        pictures = figures.weight_map(image, target, w_c[target] + border.preview(plane, PREVIEW))
+        maps.append({"pictures": pictures, "caption": f"{dataset}: {name}, for model {model}"})
     return maps

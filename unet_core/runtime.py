@@ -45,7 +45,7 @@ def job_log(path: Path, threads: int = 1) -> Iterator[None]:
         logger.error("%s", error)
         sys.exit(1)
     except Exception:
-        logger.exception("stopped by an unexpected error")
+        logger.exception("stopped by an unexpected error, a fault of the pipeline; please report it with %s", path)
         sys.exit(1)
     finally:
         logging.shutdown()
@@ -79,7 +79,7 @@ def write_stamp(path: Path, stamp: dict[str, Any]) -> None:
 
 
 def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,18 +72,24 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
         All that is wrong, one line each.
     """
     problems: list[str] = []
-    images = list(_images(cfg, problems))
+    images = list(dict.fromkeys(_images(cfg, problems)))
     names = [_name(path, page) for path, _, page in images]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        files = ", ".join(str(path) for (path, _, _), other in zip(images, names, strict=True) if other == name)
-        problems.append(f"images: {files} have the same name {name!r}; make each folder a data set of its own, or rename files")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        same = [str(path) for (path, _, _), name in zip(images, names, strict=True) if name == twice[0]]
+        problems.append(
+            f"images: several files have the same name ({_some(twice)}; as {_some(same)}); "
+            "make each folder a data set of its own, or rename files"
+        )
     if problems or not images:
         return [], problems
     sources = [_match(cfg, number, images, problems) for number in range(len(cfg.annotations))]
     samples = []
     for position, ((path, internal, page), name) in enumerate(zip(images, names, strict=True)):
         files = tuple(source.get(position, ()) for source in sources)
-        split = split_of(name, cfg.split) if any(files) else "unannotated"
+        # Areas to ignore alone say nothing about objects.
+        annotated = any(part and not source.ignore for part, source in zip(files, cfg.annotations, strict=True))
+        split = split_of(name, cfg.split) if annotated else "unannotated"
         samples.append(Sample(name, path, internal, page, files, split))
     problems += _split_problems(cfg, samples)
     return sorted(samples, key=lambda sample: sample.name), problems
@@ -101,13 +108,17 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
     ConfigError
         One message for all that can be seen to be wrong without reading pixels.
     """
-    found, problems = {}, []
+    unset = _unset(expand(cfg.results))
+    found, problems = {}, [f"results: {unset}"] if unset else []
     for name, dataset in cfg.datasets.items():
         found[name], wrong = find_samples(dataset)
         problems += [f"datasets.{name}.{line}" for line in wrong]
     for name, model in cfg.models.items():
-        if model.path and not (Path(expand(model.path)) / "model.json").is_file():
-            problems.append(f"models.{name}.path: {expand(model.path)} has no model.json; it must be a folder of a trained model")
+        bought = expand(model.path or "")
+        if unset := _unset(bought):
+            problems.append(f"models.{name}.path: {unset}")
+        elif model.path and not (Path(bought) / "model.json").is_file():
+            problems.append(f"models.{name}.path: {bought} has no model.json; it must be a folder of a trained model")
         splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
         if model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
             problems.append(f"models.{name}: no training sample in {', '.join(model.train_on)}; annotate more or lower the shares of split")
@@ -150,16 +161,22 @@ def split_of(name: str, split: Split) -> str:
 
 def expand(path: str) -> str:
     """Fill in ``~`` and environment variables of a path."""
-    return os.path.expandvars(Path(path).expanduser().as_posix())
+    return Path(os.path.expandvars(os.path.expanduser(path))).as_posix()
+
+
+def _unset(path: str) -> str:
+    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
+    unset = re.search(r"\$\w+|\$\{\w+\}", path)
+    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
 def _images(cfg: Dataset, problems: list[str]) -> Iterable[tuple[Path, str, int | None]]:
     """File, internal path and page of each sample."""
     for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
         path, internal = split_internal(expand(pattern))
-        unset = re.search(r"\$\w+|\$\{\w+\}", str(path))
-        if unset:
-            problems.append(f"images: the environment variable {unset.group()} in {pattern!r} is not set")
+        unset = _unset(str(path))
+        if unset and not path.exists():
+            problems.append(f"images: {unset}")
             continue
         files = [path] if path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         if not files:
@@ -176,7 +193,7 @@ def _images(cfg: Dataset, problems: list[str]) -> Iterable[tuple[Path, str, int 
 def _pages(file: Path, internal: str, axes: str, problems: list[str]) -> int:
     try:
         shape = image_shape(file, internal)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError) as error:
         problems.append(f"images: {error}")
         return 0
     if len(shape) != len(axes):
@@ -192,17 +209,20 @@ def _name(path: Path, page: int | None) -> str:
 def _match(cfg: Dataset, number: int, images: list[tuple[Path, str, int | None]], problems: list[str]) -> dict[int, tuple[Path, ...]]:
     """Files of one source of annotations for each image, by the image's position in the list."""
     source = cfg.annotations[number]
-    where = f"annotations.{number}"
+    where, place = f"annotations.{number}", expand(source.path)
+    if unset := _unset(place):
+        problems.append(f"{where}: {unset}")
+        return {}
     try:
-        found, strangers = FORMATS[source.format].find(expand(source.path), [(path.stem, page) for path, _, page in images])
-    except ValueError as error:
+        found, strangers = FORMATS[source.format].find(place, [(path.stem, page) for path, _, page in images])
+    except (ValueError, OSError) as error:
         problems.append(f"{where}: {error}")
         return {}
     if cfg.unmatched == "error":
         without = [images[i][0].name for i in range(len(images)) if i not in found]
         # In the Cell Tracking Challenge most frames have no mask; areas to ignore are rare by nature.
         if without and source.format != "ctc" and not source.ignore:
-            problems.append(f"{where}: no annotation for {_some(without)}; add it, or set unmatched: allow")
+            problems.append(f"{where}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow")
         if strangers:
             problems.append(f"{where}: no image for {_some(strangers)}; add it, or set unmatched: allow")
     return found
@@ -216,7 +236,11 @@ def _split_problems(cfg: Dataset, samples: list[Sample]) -> Iterable[str]:
     for part in ("test", "validation"):
         wanted = getattr(cfg.split, part)
         if annotated and wanted and not any(sample.split == part for sample in annotated):
-            how = f"no annotated sample matches {wanted}" if isinstance(wanted, list) else f"a share of {wanted} is none of {len(annotated)} samples"
+            how = (
+                f"no annotated sample matches {wanted}"
+                if isinstance(wanted, list)
+                else f"a share of {wanted} is none of {len(annotated)} samples"
+            )
             yield f"split.{part}: {how}; give names (of: {_some([sample.name for sample in annotated])}), a larger share, or 0"
 
 

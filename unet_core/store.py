@@ -96,7 +96,9 @@ class Result:
             return np.asarray(self._levels[0][(..., *box.slices)])
         except (ValueError, RuntimeError, OSError) as error:
             shards = ", ".join(str(self._shard(index)) for index, _ in self.grid.boxes_in(box))
-            raise UserError(f"cannot read {box} of {self.path} ({error}); delete the damaged file (of: {shards}), then {_repair(self.path)}") from None
+            raise UserError(
+                f"cannot read {box} of {self.path} ({error}); delete the damaged file (of: {shards}), then {_repair(self.path)}"
+            ) from None
 
     def read_all(self) -> np.ndarray:
         """All voxels."""
@@ -136,9 +138,9 @@ class Result:
             pyramid.append(_halve(pyramid[-1], kind))
         for level in reversed(range(len(self._levels))):
             part = pyramid[level]
-            start = (box.start[0], box.start[1] >> level, box.start[2] >> level)
-            stop = tuple(a + n for a, n in zip(start, part.shape[-3:], strict=True))
-            self._levels[level][(..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))] = part
+            z, y, x = box.start[0], box.start[1] >> level, box.start[2] >> level
+            depth, height, width = part.shape[-3:]
+            self._levels[level][..., z : z + depth, y : y + height, x : x + width] = part
 
     def _shard(self, index: int) -> Path:
         position = self.grid.position(index)
@@ -147,7 +149,8 @@ class Result:
 
 def _repair(path: Path) -> str:
     """Which command makes a missing result again."""
-    step = next((part for part in reversed(path.parts) if part in STEPS), "groundtruth")
+    above = [parent.name for parent in _store_of(path).parents]
+    step = next((name for name in above if name in STEPS), "groundtruth")
     return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
 
 
@@ -195,17 +198,16 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
     _make_parents(path)
     for level in range(spec.levels):
         _create_level(path, spec, level)
-    attributes = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
-    zarr.open_group(path, mode="a").attrs.put(
-        {"ome": _ome(path, spec), "unet": attributes | {"provenance": provenance | {"versions": versions()}}}
-    )
+    unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
+    unet["provenance"] = provenance | {"versions": versions()}
+    zarr.open_group(path, mode="a").attrs.put({"ome": _ome(path, spec), "unet": unet})
     return Result(path)
 
 
 def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
     """Mark a result as done and keep what the step counted in it."""
     group = zarr.open_group(path, mode="r+")
-    unet = dict(group.attrs["unet"])
+    unet: Any = group.attrs["unet"]
     if unet["digest"] != digest:
         raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
     group.attrs.update({"unet": unet | {"done": True, "details": details}})
@@ -243,18 +245,24 @@ def remove_others(store: Path, keep: set[str]) -> list[str]:
     return [path.name for path in gone]
 
 
+def _store_of(path: Path) -> Path:
+    """The store that a result belongs to."""
+    return next(parent for parent in (path, *path.parents) if parent.suffix == ".zarr")
+
+
 def _make_parents(path: Path) -> None:
     """Make each folder between the store and the result a Zarr group; list label images as OME-NGFF wants."""
-    store = next(parent for parent in (path, *path.parents) if parent.suffix == ".zarr")
+    store = _store_of(path)
     parts = path.relative_to(store).parts
     for depth in range(len(parts) + 1):
-        group = store.joinpath(*parts[:depth])
-        if not (group / "zarr.json").is_file():
+        folder = store.joinpath(*parts[:depth])
+        if not (folder / "zarr.json").is_file():
             with contextlib.suppress(ContainsGroupError):  # another block or run was faster
-                zarr.create_group(group)
+                zarr.create_group(folder)
     if path.parent.name == "labels":
         group = zarr.open_group(path.parent, mode="a")
-        listed = set(group.attrs.get("ome", {}).get("labels", []))
+        ome: Any = group.attrs.get("ome", {})
+        listed = set(ome.get("labels", []))
         group.attrs["ome"] = {"version": "0.5", "labels": sorted(listed | {path.name})}
 
 

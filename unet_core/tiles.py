@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -40,8 +41,7 @@ def read_mirrored(source: Readable, box: Box) -> np.ndarray:
         Shape of the box, with the leading axes of the source.
     """
     indices = [
-        np.array([mirror(i, n) for i in range(a, b)], dtype=np.intp)
-        for a, b, n in zip(box.start, box.stop, source.shape, strict=True)
+        np.array([mirror(i, n) for i in range(a, b)], dtype=np.intp) for a, b, n in zip(box.start, box.stop, source.shape, strict=True)
     ]
     z, y, x = indices
     inside = Box((int(z.min()), int(y.min()), int(x.min())), (int(z.max()) + 1, int(y.max()) + 1, int(x.max()) + 1))
@@ -53,7 +53,8 @@ def read_mirrored(source: Readable, box: Box) -> np.ndarray:
     return data
 
 
-class Tiling(NamedTuple):
+@dataclass(frozen=True)
+class Tiling:
     """Tiles along one axis: they start at multiples of `stride`; the last may reach beyond what is wanted."""
 
     count: int
@@ -99,9 +100,7 @@ def tiling(wanted: int, largest: int, depth: int) -> Tiling:
     return Tiling(count, stride, unet.input_size(stride, depth))
 
 
-def predict_box(
-    source: Readable, box: Box, network: Callable[[np.ndarray], np.ndarray], *, depth: int, largest: int
-) -> np.ndarray:
+def predict_box(source: Readable, box: Box, network: Callable[[np.ndarray], np.ndarray], *, depth: int, largest: int) -> np.ndarray:
     """Apply a 2D network to a box, plane by plane and tile by tile, with mirrored data beyond the array.
 
     Every output pixel has its full receptive field, so that the result does not depend on tiles and boxes, as long as

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import math
 import sys
@@ -18,10 +19,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from unet_core.blocks import Box, Grid
+from unet_core.blocks import Grid
 from unet_core.config import Network, Train
 from unet_core.digest import code_digest, digest
-from unet_core.groundtruth import open_labels
 from unet_core.loss import IGNORE, weighted_cross_entropy
 from unet_core.model import build, device, load_checkpoint, network_function, save_checkpoint, weights_digest
 from unet_core.runtime import UserError, read_json, versions, write_atomic, write_stamp
@@ -86,8 +86,13 @@ def train_network(
     steps = plan["steps"]["value"]
     losses: list[torch.Tensor] = []
     progress = tqdm(
-        sampler.batches(start, steps), desc="train", initial=start, total=steps, unit="step",
-        mininterval=0.5 if sys.stderr.isatty() else 30, maxinterval=30,
+        sampler.batches(start, steps),
+        desc="train",
+        initial=start,
+        total=steps,
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        maxinterval=30,
     )
     for step, batch in enumerate(progress, start):
         net.train()
@@ -234,18 +239,20 @@ def train_model(
                 used[f"{dataset}/{name}"] = [entry["split"], truths[name]["image"], entry["digest"], norm]
                 splits[entry["split"]].append(_open_sample(results, dataset, name, norm))
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
-    settings = {key: decided[key]["value"] if "value" in decided[key] else decided[key] for key in keys if key not in ("classes", "channels")}
-    settings |= {"classes": decided["classes"], "channels": decided["channels"]}
+    settings = {key: _value(decided[key]) for key in keys}
     wanted = digest(used, settings, cfg.model_dump(), code_digest("train"))
     if _description(folder).get("digest") != wanted or not (folder / "best.safetensors").is_file():
         logger.info("train: %d training and %d validation samples on %s", len(splits["train"]), len(splits["validation"]), device())
         sampler = Sampler(splits["train"], decided["train_tile"]["value"], decided["network"]["depth"], cfg.batch, cfg.seed, cfg.augment)
         history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted)
         description = settings | {
-            "digest": wanted, "best": next(e for e in history if e["step"] == best_step(history)), "trained_on": sorted(used),
-            "config": cfg.model_dump(mode="json"), "versions": versions(),
+            "digest": wanted,
+            "best": next(e for e in history if e["step"] == best_step(history)),
+            "trained_on": sorted(used),
+            "config": cfg.model_dump(mode="json"),
+            "versions": versions(),
         }
-        write_atomic(folder / "model.json", (_pretty(description) + "\n").encode())
+        write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
     else:
         logger.info("train: nothing has changed")
     write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
@@ -267,14 +274,10 @@ def _open_sample(results: Path, dataset: str, name: str, norm: dict[str, list[fl
     return TrainingSample(image, target, border, offset, scale)
 
 
+def _value(decision: Any) -> Any:
+    """A decision of the plan without its reason."""
+    return decision["value"] if isinstance(decision, dict) and "why" in decision else decision
+
+
 def _description(folder: Path) -> dict[str, Any]:
     return read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
-
-
-def _pretty(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-__all__ = ["Box", "open_labels", "train_model"]

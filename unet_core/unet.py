@@ -83,9 +83,10 @@ def output_size(size: int, depth: int) -> int:
     388
     """
     if (size + 4) % 2**depth or size <= 2 * halo(depth):
-        below = input_size(max(1, size - 2 * halo(depth) - 2**depth + 1), depth)
         above = input_size(max(1, size - 2 * halo(depth)), depth)
-        raise ValueError(f"a U-Net of depth {depth} cannot take a tile of {size} px; the nearest sizes are {below} and {above} px")
+        below = above - 2**depth
+        nearest = f"{below} and {above} px" if below > 2 * halo(depth) else f"{above} px (the smallest)"
+        raise ValueError(f"a U-Net of depth {depth} cannot take a tile of {size} px; the nearest sizes are {nearest}")
     return size - 2 * halo(depth)
 
 
@@ -120,9 +121,7 @@ class UNet(nn.Module):
         super().__init__()
         self.depth = depth
         widths = [width * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(
-            _conv_pair(c_in, c_out, norm) for c_in, c_out in zip([channels, *widths], widths, strict=False)
-        )
+        self.down = nn.ModuleList(_conv_pair(c_in, c_out, norm) for c_in, c_out in zip([channels, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, kernel_size=2, stride=2) for c in reversed(widths[:-1]))
         self.merge = nn.ModuleList(_conv_pair(2 * c, c, norm) for c in reversed(widths[:-1]))
         self.head = nn.Conv2d(width, classes, kernel_size=1)

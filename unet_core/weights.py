@@ -100,9 +100,7 @@ def target_and_border(
     return target, border
 
 
-def make_weights(
-    cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_store: Path, store: Path, stamp: Path, engine: Engine
-) -> None:
+def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_store: Path, store: Path, stamp: Path, engine: Engine) -> None:
     """Make target and border term of every annotated sample; what stands there for the same labels stays.
 
     The store holds the border term alone. w_c depends on all training samples: it is decided in the plan and added when
@@ -151,7 +149,8 @@ def _make_sample(name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_s
     shape = open_labels(truth_store, name)[0].shape
     size = dataset.pixel_size
     pixel_size = (size.z, size.y, size.x)
-    provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "groundtruth": read_attributes(truth_store / name / "labels" / "instances").get("digest")}
+    labels = read_attributes(truth_store / name / "labels" / "instances").get("digest")
+    provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": labels}
     border = begin(store / name, wanted, Spec(shape, "float32", "image", pixel_size=pixel_size), provenance)
     target = begin(store / name / "labels" / "target", wanted, Spec(shape, "uint8", "labels", pixel_size=pixel_size), provenance)
     spacing = (size.z / size.x, size.y / size.x, 1.0)

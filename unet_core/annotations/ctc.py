@@ -23,14 +23,18 @@ def find(path: str, images: Images) -> Found:
     masks = {int(match.group(1)): file for file in folder.iterdir() if (match := re.fullmatch(r"man_seg(\d+)\.tiff?", file.name))}
     if not masks:
         raise ValueError(f"no man_segNNN.tif in {folder}")
-    found = {}
+    found: dict[int, tuple[Path, ...]] = {}
+    owner: dict[Path, str] = {}
     for position, (stem, page) in enumerate(images):
         digits = re.search(r"(\d+)$", stem)
         frame = page if page is not None else int(digits.group(1)) if digits else None
         if frame in masks:
             found[position] = (masks[frame],)
-    used = {files[0] for files in found.values()}
-    return found, sorted(file.name for file in masks.values() if file not in used)
+            if owner.setdefault(masks[frame], stem) != stem:
+                raise ValueError(
+                    f"{masks[frame]} fits both images {owner[masks[frame]]!r} and {stem!r}; make each sequence a data set of its own"
+                )
+    return found, sorted(file.name for file in masks.values() if file not in owner)
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:

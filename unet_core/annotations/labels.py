@@ -19,7 +19,7 @@ def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     if "{stem}" not in path and len({stem for stem, _ in images}) > 1:
         raise ValueError(f"path {path!r} is one file for many images; write {{stem}} where the image's name stands")
-    found = {}
+    found: dict[int, tuple[Path, ...]] = {}
     for position, (stem, _) in enumerate(images):
         file = Path(path.replace("{stem}", stem))
         if split_internal(str(file))[0].exists():
@@ -29,12 +29,10 @@ def find(path: str, images: Images) -> Found:
 
 def strangers(path: str, stems: set[str]) -> list[str]:
     """Files (or folders) that fit the pattern but belong to none of the images."""
-    if "{stem}" not in path:
+    head, stem, tail = split_internal(path)[0].as_posix().partition("{stem}")
+    if not stem or "{stem}" in tail:
         return []
-    head, tail = (glob.escape(part) for part in split_internal(path)[0].as_posix().split("{stem}", 1))
-    if "{stem}" in tail:
-        return []
-    files = glob.glob(f"{head}*{tail}")
+    files = glob.glob(f"{glob.escape(head)}*{glob.escape(tail)}")
     return sorted(file for file in files if file[len(head) : len(file) - len(tail)] not in stems)
 
 

@@ -35,6 +35,14 @@ class Layer(NamedTuple):
 NOTHING = np.empty(0, np.int64)
 
 
+def one_image_each(name: str, images: Images) -> None:
+    """Raise ValueError where images are pages of a file, which a format cannot tell apart."""
+    if any(page is not None for _, page in images):
+        raise ValueError(
+            f"format {name} annotates one image per file, but axes has a t; use format labels or ctc, or one file per time point"
+        )
+
+
 def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     """One annotation image as an array z, y, x of its own type.
 
@@ -54,7 +62,9 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     """
     file, internal = split_internal(str(path))
     with open_image(file, internal) as opened:
-        array = np.asarray(opened if page is None else opened[page])
+        if page is not None and page >= opened.shape[0]:
+            raise ValueError(f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)")
+        array = opened[...] if page is None else opened[page]
     wanted = shape if array.ndim == 3 else shape[1:]
     if array.shape != wanted or (array.ndim == 2 and shape[0] != 1):
         raise ValueError(f"{path}: annotation has shape {array.shape}, but its image has {shape if shape[0] > 1 else shape[1:]}")

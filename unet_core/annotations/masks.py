@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.labels import strangers
-from unet_core.annotations.layer import NOTHING, Found, Images, Layer, read_plane
+from unet_core.annotations.layer import NOTHING, Found, Images, Layer, one_image_each, read_plane
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
 
@@ -18,14 +18,21 @@ def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     if "{stem}" not in path:
         raise ValueError(f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png")
+    one_image_each("masks", images)
     before, _, after = path.partition("{stem}")
-    found = {}
+    found: dict[int, tuple[Path, ...]] = {}
+    owner: dict[str, str] = {}
     for position, (stem, _) in enumerate(images):
         files = sorted(glob.glob(f"{glob.escape(before)}{glob.escape(stem)}{after.replace('{stem}', glob.escape(stem))}"))
+        for file in files:
+            if owner.setdefault(file, stem) != stem:
+                raise ValueError(
+                    f"{file} fits both images {owner[file]!r} and {stem!r}; put the masks of each image into a folder {{stem}}"
+                )
         if files:
             found[position] = tuple(Path(file) for file in files)
-    folder = path[: path.index("{stem}")] + "{stem}"
-    return found, strangers(folder, {stem for stem, _ in images}) if before.endswith("/") else []
+    folders = strangers(f"{before}{{stem}}", {stem for stem, _ in images}) if before.endswith("/") and after.startswith("/") else []
+    return found, [folder for folder in folders if Path(folder).is_dir()]
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.layer import NOTHING, Found, Images, Layer
+from unet_core.annotations.layer import NOTHING, Found, Images, Layer, one_image_each
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
+from unet_core.readers import SUFFIXES
 
 COLUMNS = ("ImageId", "EncodedPixels")
+ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def find(path: str, images: Images) -> Found:
@@ -21,9 +23,10 @@ def find(path: str, images: Images) -> Found:
     table = Path(path)
     if not table.is_file():
         raise ValueError(f"no table {table}")
+    one_image_each("rle", images)
     rows = _rows(table, table.stat().st_mtime_ns)
     stems = {stem for stem, _ in images}
-    found = {position: (table,) for position, (stem, _) in enumerate(images) if stem in rows}
+    found: dict[int, tuple[Path, ...]] = {position: (table,) for position, (stem, _) in enumerate(images) if stem in rows}
     return found, sorted(set(rows) - stems)
 
 
@@ -55,16 +58,20 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
     """
     try:
         numbers = np.array([int(word) for word in runs.split()], np.int64)
-    except ValueError:
-        raise ValueError(f"{where}: EncodedPixels must be whole numbers") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: EncodedPixels must be whole numbers, as in '1 3 10 2' (is: {runs[:50]!r})") from None
     if numbers.size % 2:
         raise ValueError(f"{where}: EncodedPixels must be pairs of start and length; there are {numbers.size} numbers")
-    starts, lengths = numbers[::2] - 1, numbers[1::2]
-    _, height, width = shape
     if shape[0] != 1:
         raise ValueError(f"{where}: run-lengths are for 2D images, but the image has {shape[0]} planes")
-    if numbers.size and (starts.min() < 0 or lengths.min() < 1 or (starts + lengths).max() > height * width):
-        raise ValueError(f"{where}: a run leaves the image of {height} x {width} pixels")
+    _, height, width = shape
+    starts, lengths = numbers[::2] - 1, numbers[1::2]
+    outside = (starts < 0) | (starts >= height * width) | (lengths < 1) | (lengths > height * width - starts)
+    if outside.any():
+        start, length = numbers.reshape(-1, 2)[outside.argmax()]
+        raise ValueError(
+            f"{where}: the run '{start} {length}' leaves the image of {height} x {width} pixels (runs count from 1, down the columns)"
+        )
     down = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
     return np.unique(down % height * width + down // height)
 
@@ -73,12 +80,24 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
 def _rows(table: Path, mtime_ns: int) -> dict[str, list[tuple[int, str]]]:
     """Line number and runs of each object, by image; an empty cell makes an image annotated and empty."""
     rows: dict[str, list[tuple[int, str]]] = {}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or []):
-            raise ValueError(f"{table}: needs the columns {', '.join(COLUMNS)}; it has {', '.join(reader.fieldnames or []) or 'none'}")
-        for row in reader:
-            objects = rows.setdefault(Path(row["ImageId"]).stem, [])
-            if (row["EncodedPixels"] or "").strip():
-                objects.append((reader.line_num, row["EncodedPixels"]))
+    csv.field_size_limit(2**31 - 1)  # one large object is more than Python's limit of 128 KiB
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            if set(COLUMNS) <= set(columns):
+                for row in reader:
+                    objects = rows.setdefault(_stem((row["ImageId"] or "").strip()), [])
+                    if (row["EncodedPixels"] or "").strip():
+                        objects.append((reader.line_num, row["EncodedPixels"]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: cannot be read as a table in UTF-8 ({error})") from None
+    if not set(COLUMNS) <= set(columns):
+        raise ValueError(f"{table}: needs the columns {', '.join(COLUMNS)}; it has {', '.join(columns) or 'none'}")
     return rows
+
+
+def _stem(name: str) -> str:
+    """Name without the ending of an image file; other points belong to the name."""
+    head, point, ending = name.rpartition(".")
+    return head if point and f".{ending.lower()}" in ENDINGS else name

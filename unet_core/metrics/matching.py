@@ -16,8 +16,8 @@ class Matching(NamedTuple):
     iou_sum: float
 
     def __add__(self, other: Matching) -> Matching:  # type: ignore[override]
-        """Counts of both."""
-        return Matching(*(a + b for a, b in zip(self, other, strict=True)))
+        """Add the counts of both."""
+        return Matching(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou_sum + other.iou_sum)
 
 
 def match(table: Contingency, threshold: float) -> Matching:
@@ -51,13 +51,13 @@ def match(table: Contingency, threshold: float) -> Matching:
 
 
 def average_precision(m: Matching) -> float:
-    """tp / (tp + fp + fn), which the Data Science Bowl and StarDist call average precision; 1 where there are no objects."""
+    """Return tp / (tp + fp + fn), which the Data Science Bowl and StarDist call average precision; 1 where there are no objects."""
     total = m.tp + m.fp + m.fn
     return m.tp / total if total else 1.0
 
 
 def f1(m: Matching) -> float:
-    """2 tp / (2 tp + fp + fn); 1 where there are no objects."""
+    """Return 2 tp / (2 tp + fp + fn); 1 where there are no objects."""
     total = 2 * m.tp + m.fp + m.fn
     return 2 * m.tp / total if total else 1.0
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unet_core import digest as module
+from unet_core.digest import FileHashes, code_digest, digest
+
+
+def test_digests_of_equal_values_are_equal_whatever_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1})
+    assert digest((1, 2)) == digest([1, 2])
+
+
+@pytest.mark.parametrize(("one", "other"), [([1], [2]), ([1, 2], [2, 1]), ([1], ["1"]), ([[]], [None]), ([["a", "b"]], [["ab"]])])
+def test_digests_of_different_values_differ(one: list[Any], other: list[Any]) -> None:
+    assert digest(*one) != digest(*other)
+
+
+def test_a_digest_is_the_same_in_each_run_and_version() -> None:
+    assert digest("größe", 1, {"a": None}) == "9f6ffbead19a4293dcd6"
+
+
+def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y")):
+        (tmp_path / name).write_bytes(content)
+    hashes = FileHashes(tmp_path / "cache.json")
+    assert hashes.of(tmp_path / "a") == hashes.of(tmp_path / "b") != hashes.of(tmp_path / "c")
+
+
+def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
+    file, cache = tmp_path / "a", tmp_path / "folder" / "cache.json"
+    file.write_bytes(b"x")
+    os.utime(file, ns=(5, 5))
+    hashes = FileHashes(cache)
+    before = hashes.of(file)
+    hashes.save()
+    file.write_bytes(b"y")
+    os.utime(file, ns=(5, 5))  # same size and time: only a reader would see the change
+    assert FileHashes(cache).of(file) == before
+    os.utime(file, ns=(6, 6))
+    assert FileHashes(cache).of(file) != before
+
+
+def test_a_touched_file_keeps_its_hash(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"x")
+    hashes = FileHashes(tmp_path / "cache.json")
+    before = hashes.of(file)
+    os.utime(file, ns=(1, 1))
+    assert hashes.of(file) == before
+
+
+def test_the_hash_of_a_folder_counts_names_and_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    (folder / "0").mkdir(parents=True)
+    (folder / "0" / "chunk").write_bytes(b"x")
+    hashes = FileHashes(tmp_path / "cache.json")
+    seen = {hashes.of(folder)}
+    (folder / "zarr.json").write_bytes(b"{}")
+    seen.add(hashes.of(folder))
+    (folder / "0" / "chunk").write_bytes(b"longer")
+    seen.add(hashes.of(folder))
+    (folder / "0" / "chunk").rename(folder / "0" / "another")
+    seen.add(hashes.of(folder))
+    assert len(seen) == 4
+
+
+def test_a_moved_folder_keeps_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "chunk").write_bytes(b"x")
+    hashes = FileHashes(tmp_path / "cache.json")
+    before = hashes.of(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")
+    assert hashes.of(tmp_path / "b.zarr") == before
+
+
+def test_size_and_time_stand_for_large_files_that_were_touched(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"xx")
+    os.utime(file, ns=(5, 5))
+    hashes = FileHashes(tmp_path / "cache.json")
+    quick = hashes.of(file, limit=1)
+    assert quick == hashes.of(file, limit=1)
+    content = hashes.of(file, limit=2)
+    assert content == hashes.of(file) != quick
+    # Once read, the content counts again.
+    assert hashes.of(file, limit=1) == content
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "7"])
+def test_a_damaged_cache_counts_as_empty(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "cache.json").write_text(content)
+    hashes = FileHashes(tmp_path / "cache.json")
+    assert hashes.of(tmp_path / "a") == FileHashes(tmp_path / "none.json").of(tmp_path / "a")
+    hashes.save()
+    assert list(json.loads((tmp_path / "cache.json").read_text())) == [str(tmp_path / "a")]
+
+
+def test_a_cache_without_news_is_not_written(tmp_path: Path) -> None:
+    FileHashes(tmp_path / "cache.json").save()
+    assert not (tmp_path / "cache.json").exists()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package that may be changed; `code_digest` looks there."""
+    shutil.copytree(module.PACKAGE, tmp_path / "unet_core", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "unet_core")
+    module._code_digest.cache_clear()
+    yield tmp_path / "unet_core"
+    module._code_digest.cache_clear()
+
+
+def digest_after(file: Path, old: str, new: str) -> str:
+    """Code digest of groundtruth after a change of one file."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    module._code_digest.cache_clear()
+    return code_digest("groundtruth")
+
+
+@pytest.mark.parametrize("step", ["groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report"])
+def test_a_copy_of_the_code_has_the_digest_of_the_code(package: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = code_digest(step)
+    monkeypatch.undo()
+    module._code_digest.cache_clear()
+    assert copied == code_digest(step)
+
+
+@pytest.mark.parametrize("name", ["groundtruth.py", "readers.py", "annotations/rle.py", "annotations/layer.py", "blocks.py"])
+def test_comments_docstrings_and_layout_do_not_count(package: Path, name: str) -> None:
+    before = code_digest("groundtruth")
+    first = (package / name).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith('"""')
+    assert digest_after(package / name, first, first.replace('"""', '"""Another text. ', 1)) == before
+    assert digest_after(package / name, "\n\n\ndef ", "\n\n\n\n# A comment.\ndef ") == before
+
+
+def test_docstrings_of_functions_and_classes_do_not_count(package: Path) -> None:
+    before = code_digest("groundtruth")
+    assert digest_after(package / "groundtruth.py", '"""Instances, classes and ignore mask of a sample."""', '"""Else."""') == before
+    assert digest_after(package / "groundtruth.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("groundtruth.py", '"instances": "uint32"', '"instances": "uint64"'),
+        ("readers.py", '"czyx"', '"zcyx"'),
+        ("annotations/__init__.py", '"labels": labels, ', ""),
+        ("annotations/boundaries.py", "connectivity=6", "connectivity=26"),
+        ("annotations/rle.py", "// height", "/ height"),
+        ("blocks.py", "2 * size - 2 - index", "2 * size - index"),
+    ],
+)
+def test_a_change_of_code_counts_also_in_modules_that_are_imported(package: Path, name: str, old: str, new: str) -> None:
+    before = code_digest("groundtruth")
+    assert digest_after(package / name, old, new) != before
+
+
+@pytest.mark.parametrize("name", sorted(module.PLUMBING))
+def test_plumbing_does_not_count(package: Path, name: str) -> None:
+    before = code_digest("groundtruth")
+    assert digest_after(package / f"{name}.py", "from __future__", "NEW = 1\nfrom __future__") == before
+
+
+def test_modules_that_a_step_does_not_import_do_not_count(package: Path) -> None:
+    before = code_digest("groundtruth")
+    assert digest_after(package / "unet.py", "import torch", "import torch as torch") == before

@@ -1,0 +1,125 @@
+"""All results come back, few items are in flight, and the first error stops the rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from unet_core.engine import Engine, open_engine
+from unet_core.runtime import UserError
+
+WORKERS = 2  # of the shared engine
+
+# Functions come to the workers by name, so that what they leave here can be seen.
+BEGUN: list[int] = []
+RUNNING: list[int] = []
+RELEASED = threading.Event()
+MEETING = threading.Barrier(WORKERS, timeout=20)
+
+
+def meet(item: int) -> None:
+    MEETING.wait()
+
+
+def begin(item: int) -> None:
+    BEGUN.append(item)
+
+
+def fail_at_3(item: int) -> None:
+    BEGUN.append(item)
+    if item == 3:
+        raise UserError("item 3: no pixels; replace it")
+
+
+def wait_from_1(item: int) -> None:
+    BEGUN.append(item)
+    if item:
+        RELEASED.wait(timeout=20)
+
+
+def count_running(item: int) -> int:
+    RUNNING.append(item)
+    time.sleep(0.005)
+    count = len(RUNNING)
+    RUNNING.remove(item)
+    return count
+
+
+def test_all_items_come_back_with_their_values(engine: Engine) -> None:
+    assert sorted(engine.run(str, range(9), 9, "test")) == [(n, str(n)) for n in range(9)]
+
+
+def test_no_items_give_no_results(engine: Engine) -> None:
+    assert list(engine.run(str, [], 0, "test")) == []
+
+
+def test_items_need_neither_be_hashable_nor_differ(engine: Engine) -> None:
+    assert list(engine.run(sum, [[1, 2], [1, 2], [1, 2]], 3, "test")) == [([1, 2], 3)] * 3
+
+
+def test_workers_work_at_the_same_time(engine: Engine) -> None:
+    assert len(list(engine.run(meet, range(WORKERS), WORKERS, "test"))) == WORKERS
+
+
+def test_never_more_than_twice_as_many_items_as_workers_are_in_flight(engine: Engine) -> None:
+    BEGUN.clear()
+    for consumed, _ in enumerate(engine.run(begin, range(30), 30, "test"), start=1):
+        time.sleep(0.002)  # a consumer slower than the workers
+        assert len(BEGUN) <= consumed + 2 * WORKERS
+    assert sorted(BEGUN) == list(range(30))
+
+
+def test_the_input_is_taken_from_lazily(engine: Engine) -> None:
+    taken = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield taken
+
+    results = engine.run(abs, endless(), 10**15, "test")
+    assert taken == 0
+    for consumed in range(1, 6):
+        next(results)
+        assert taken <= consumed + 2 * WORKERS
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_in_one_item_is_raised_as_it_is_and_stops_the_rest(engine: Engine) -> None:
+    BEGUN.clear()
+    with pytest.raises(UserError, match="^item 3: no pixels; replace it$"):
+        for _ in engine.run(fail_at_3, range(1000), 1000, "test"):
+            pass
+    assert list(engine.run(abs, [1], 1, "test")) == [(1, 1)]  # it can still be used
+    stopped = len(BEGUN)
+    assert stopped < 100
+    time.sleep(0.02)
+    assert len(BEGUN) == stopped
+
+
+def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:
+    BEGUN.clear()
+    RELEASED.clear()
+    with open_engine(1) as single:
+        results = single.run(wait_from_1, range(9), 9, "test")
+        assert next(results) == (0, None)
+        results.close()  # type: ignore[attr-defined]
+        time.sleep(0.2)
+        RELEASED.set()
+        assert list(single.run(abs, [1], 1, "test")) == [(1, 1)]
+    assert set(BEGUN) <= {0, 1}
+
+
+def test_no_more_workers_work_than_were_asked_for() -> None:
+    with open_engine(1) as single:
+        assert max(running for _, running in single.run(count_running, range(4), 4, "test")) == 1
+
+
+def test_no_other_machine_can_reach_the_engine() -> None:
+    with open_engine(1):
+        assert {connection.laddr.ip for connection in psutil.Process().net_connections() if connection.status == "LISTEN"} <= {"127.0.0.1"}

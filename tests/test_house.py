@@ -1,0 +1,131 @@
+"""The layout, who imports whom, and other rules of the house."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
+MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (ROOT / "unet_core").rglob("*.py")}
+
+# Third-party packages that only these modules may import.
+OWNERS = {
+    "torch": {"unet", "augment", "loss", "model", "sampling", "train"},
+    "dask": {"engine"},
+    "distributed": {"engine"},
+    "zarr": {"store", "readers"},
+    "snakemake": set(),
+}
+LOWEST = {"config", "blocks"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, by their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_has_a_rule_a_script_a_module_a_section_and_a_test(step: str) -> None:
+    from unet_core.config import Config
+
+    assert f"rule {step}:" in (ROOT / "rules" / f"{step}.smk").read_text()
+    assert (ROOT / "scripts" / f"{step}.py").is_file() and (ROOT / "unet_core" / f"{step}.py").is_file()
+    assert (ROOT / "tests" / f"test_{step}.py").is_file() and step in Config.model_fields
+
+
+def test_the_snakefile_is_a_table_of_contents_in_the_order_of_the_data() -> None:
+    text = (ROOT / "Snakefile").read_text()
+    assert re.findall(r'include: "rules/(\w+).smk"', text) == ["common", *STEPS] and len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_are_thin(script: Path) -> None:
+    text = script.read_text()
+    assert len(text.splitlines()) <= 30 and "snakemake." in text and "def " not in text
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_heavy_packages_are_imported_where_they_belong(name: str) -> None:
+    module = name.removeprefix("unet_core/")
+    packages = {imported.split(".")[0] for imported in imports(MODULES[name])}
+    for package, owners in OWNERS.items():
+        assert package not in packages or module in owners, f"{name} imports {package}"
+
+
+@pytest.mark.parametrize("name", sorted(LOWEST))
+def test_config_and_blocks_import_nothing_of_ours(name: str) -> None:
+    assert not [imported for imported in imports(ROOT / "unet_core" / f"{name}.py") if imported.startswith("unet_core")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_import_only_steps_before_them_and_never_their_step_functions(step: str) -> None:
+    public = {"convert_groundtruth", "make_weights", "make_plan", "train_model", "predict_samples", "make_instances", "evaluate_samples"}
+    later = {f"unet_core.{other}" for other in STEPS[STEPS.index(step) :]}
+    found = imports(ROOT / "unet_core" / f"{step}.py")
+    assert not found & later
+    assert not {imported.split(".")[-1] for imported in found} & public
+
+
+def test_the_snakefile_imports_neither_torch_nor_zarr_nor_dask() -> None:
+    names = set()
+    for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
+        names |= set(re.findall(r"^from (unet_core[\w.]*) import|^import (\w+)", path.read_text(), re.M))
+    modules = sorted({name for pair in names for name in pair if name})
+    code = f"import sys; {'; '.join(f'import {m}' for m in modules)}; print(sorted(set(sys.modules) & {{'torch', 'zarr', 'dask', 'distributed'}}))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert modules and result.stdout.strip() == "[]"
+
+
+def test_conda_environments_hold_the_pins_of_the_constraints_file() -> None:
+    lines = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    pins = {name.lower().replace("_", "-"): version for name, version in lines}
+    conda_names = {"pytorch": "torch", "python": None}
+    for path in (ROOT / "envs").glob("*.yaml"):
+        found = re.findall(r"^  - ([\w-]+)\s*=+\s*([\w.]+)$", path.read_text(), re.M)
+        assert len(found) >= 15
+        for name, version in found:
+            package = conda_names.get(name, name)
+            if package is not None:
+                assert pins[package] == version, f"{path.name}: {name}={version}, but constraints.txt has {pins[package]}; mend one of them"
+
+
+def test_conda_environment_holds_all_that_the_package_needs() -> None:
+    needed = re.findall(r'^    "([\w-]+)[><=]', (ROOT / "pyproject.toml").read_text(), re.M)
+    listed = set(re.findall(r"^  - ([\w-]+)", (ROOT / "envs" / "unet.yaml").read_text(), re.M))
+    assert {"pytorch" if name == "torch" else name for name in needed} - {"snakemake"} <= listed
+
+
+def test_each_rule_has_log_conda_and_message() -> None:
+    for step in STEPS:
+        text = (ROOT / "rules" / f"{step}.smk").read_text()
+        assert all(f"    {directive}:" in text for directive in ("log", "conda", "message", "resources", "threads")), step
+        assert "lambda" not in text
+
+
+def test_rules_that_a_profile_names_exist() -> None:
+    for path in (ROOT / "profiles").rglob("config.yaml"):
+        for rule in re.findall(r"^  (\w+):", path.read_text(), re.M):
+            assert (ROOT / "rules" / f"{rule}.smk").is_file(), f"{path} names the rule {rule}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_modules_and_functions_keep_their_size(name: str) -> None:
+    text = MODULES[name].read_text()
+    assert len(text.splitlines()) <= 420, f"{name} has {len(text.splitlines())} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+            assert length <= 50, f"{name}: {node.name} has {length} lines"

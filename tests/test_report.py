@@ -1,0 +1,295 @@
+"""The page and the tables of a small run of all steps: complete, safe against strange names, and self-contained."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import re
+import runpy
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from unet_core import figures
+from unet_core.config import Annotation, Dataset, Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Split, Train, Weights
+from unet_core.demo import fluorescence, touching_objects
+from unet_core.engine import Engine
+from unet_core.evaluate import evaluate_samples
+from unet_core.groundtruth import convert_groundtruth
+from unet_core.instances import make_instances
+from unet_core.plan import make_plan
+from unet_core.predict import predict_samples
+from unet_core.report import FIRST, make_report, markdown, score_table
+from unet_core.samples import find_samples
+from unet_core.train import train_model
+from unet_core.weights import make_weights
+
+MODEL = "unet<i>&"
+STRANGE = 'x<i>&"y'
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Run:
+    """All steps on generated images, with a network that learns next to nothing.
+
+    *cells* has a test image of a strange name and one without objects, called NA; *held* is annotated but nothing of it is scored,
+    and *screen* has no annotations.
+    """
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self.results, self._engine = folder / "results", engine
+        splits = {"cells": Split(test=["x*", "NA"], validation=["v"]), "held": Split(test=0, validation=0)}
+        self.datasets = {
+            name: Dataset(
+                images=f"{folder}/{name}/*.tif",
+                annotations=[Annotation(format="labels", path=f"{folder}/{name}/masks/{{stem}}.tif")] if name in splits else [],
+                split=splits.get(name, Split()),
+            )
+            for name in ("cells", "held", "screen")
+        }
+        rng = np.random.default_rng(0)
+        for name in ("cells/t", "cells/v", f"cells/{STRANGE}", "cells/NA", "held/h", "screen/007"):
+            image, labels = folder / f"{name}.tif", touching_objects(rng, (48, 64), radius=8, spacing=0.9)
+            labels *= np.uint16(image.stem != "NA")
+            (image.parent / "masks").mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(image, fluorescence(rng, labels))
+            if "screen" not in name:
+                tifffile.imwrite(image.parent / "masks" / image.name, labels)
+
+    def path(self, *parts: str) -> Path:
+        return self.results.joinpath(*parts[:-1], f"{parts[-1]}.json")
+
+    def store(self, *parts: str) -> Path:
+        return self.path(*parts).with_suffix(".zarr")
+
+    def all_steps(self) -> None:
+        for name in self.datasets:
+            self.groundtruth(name)
+        self.model()
+        for name in self.datasets:
+            self.apply(name)
+
+    def groundtruth(self, name: str) -> None:
+        samples, problems = find_samples(self.datasets[name])
+        assert not problems
+        store, stamp = self.store("groundtruth", name), self.path("groundtruth", name)
+        convert_groundtruth(self.datasets[name], Groundtruth(), samples, store=store, stamp=stamp, engine=self._engine)
+
+    def model(self) -> None:
+        make_weights(
+            Weights(),
+            self.datasets["cells"],
+            groundtruth=self.path("groundtruth", "cells"),
+            truth_store=self.store("groundtruth", "cells"),
+            store=self.store("weights", "cells"),
+            stamp=self.path("weights", "cells"),
+            engine=self._engine,
+        )
+        train = Train(network=Network(depth=1, width=2), steps=2, validate_every=1, warmup=0)
+        truths, weights = {name: self.path("groundtruth", name) for name in self.datasets}, {"cells": self.path("weights", "cells")}
+        plan, stamp = self.path("plan", MODEL), self.path("train", MODEL)
+        make_plan(Plan(), train, Predict(), groundtruth=truths, weights=weights, bought=None, results=self.results, stamp=plan)
+        truths = {"cells": truths["cells"]}
+        train_model(train, plan=plan, weights=weights, groundtruth=truths, results=self.results, folder=stamp.with_suffix(""), stamp=stamp)
+
+    def apply(self, name: str) -> None:
+        dataset, truth = self.datasets[name], self.path("groundtruth", name)
+        predict, instances = self.path("predict", MODEL, name), self.path("instances", MODEL, name)
+        predict_samples(
+            Predict(),
+            dataset,
+            model=self.path("train", MODEL),
+            plan=self.path("plan", MODEL),
+            groundtruth=truth,
+            images=truth.with_suffix(".zarr"),
+            store=predict.with_suffix(".zarr"),
+            stamp=predict,
+            engine=self._engine,
+        )
+        make_instances(
+            Instances(min_size=4),
+            dataset,
+            predict=predict,
+            probabilities=predict.with_suffix(".zarr"),
+            store=instances.with_suffix(".zarr"),
+            tables=instances.with_suffix(""),
+            stamp=instances,
+            engine=self._engine,
+        )
+        if dataset.annotations:
+            stamp = self.path("evaluate", MODEL, name)
+            evaluate_samples(
+                Evaluate(),
+                groundtruth=truth,
+                truth_store=truth.with_suffix(".zarr"),
+                instances=instances,
+                instance_store=instances.with_suffix(".zarr"),
+                folder=stamp.with_suffix(""),
+                stamp=stamp,
+                engine=self._engine,
+            )
+
+    def report(self, *names: str) -> Path:
+        """Make the report of these data sets; its folder."""
+        evaluations = {(MODEL, name): self.path("evaluate", MODEL, name) for name in names if self.datasets[name].annotations}
+        folder = self.results / "report" / "-".join(names)
+        predictions = [(MODEL, name) for name in names]
+        make_report(Report(previews=2), evaluations=evaluations, predictions=predictions, results=self.results, folder=folder)
+        return folder
+
+
+class Element(NamedTuple):
+    tag: str
+    attributes: dict[str, str | None]
+
+
+class Page(HTMLParser):
+    """Elements of a page, and the text of each kind of element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[Element] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(Element(tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.elements[-1].tag, data.strip()))
+
+    def images(self) -> list[dict[str, str | None]]:
+        return [element.attributes for element in self.elements if element.tag == "img"]
+
+    def text(self) -> str:
+        return "\n".join(data for _, data in self.texts)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Run:
+    run = Run(tmp_path_factory.mktemp("run"), engine)
+    run.all_steps()
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(run: Run) -> Path:
+    return run.report("cells", "held", "screen")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(folder / "report.html")
+
+
+def test_table_csv_holds_all_scores_and_begins_with_the_usual_columns(folder: Path) -> None:
+    table = pd.read_csv(folder / "table.csv")
+    assert list(table.columns[: len(FIRST)]) == FIRST
+    assert {"ap60", "f1_50", "pq90"} <= set(table.columns)
+    assert table[["model", "dataset", "split", "n_images"]].values.tolist() == [[MODEL, "cells", "test", 2]]
+
+
+def test_table_md_holds_the_first_columns_aligned(folder: Path) -> None:
+    lines = (folder / "table.md").read_text().splitlines()
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == FIRST
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1 and set(lines[1]) == {"|", "-"}
+
+
+def test_table_tex_holds_the_first_columns_with_escaped_names(folder: Path) -> None:
+    text = (folder / "table.tex").read_text()
+    assert text.startswith("\\begin{tabular}{lll" + "r" * (len(FIRST) - 3) + "}")
+    assert "n\\_images" in text and "unet<i>\\&" in text and "ap60" not in text
+
+
+def test_table_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", str(folder / "table.csv")])
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"):
+        runpy.run_module("unet_core.report", run_name="__main__")
+    assert capsys.readouterr().out == (folder / "table.md").read_text()
+
+
+def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
+    assert {element.tag for element in page.elements}.isdisjoint({"script", "link", "iframe", "object", "a"})
+    assert not [element for element in page.elements if {"href", "srcset", "data"} & set(element.attributes)]
+    assert page.images()
+    for image in page.images():
+        kind, _, data = (image["src"] or "").partition(",")
+        assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
+    style = re.search("<style>(.*?)</style>", page.source, re.S)
+    assert style and "url(" not in style[1] and "@import" not in style[1]
+    assert not re.search("(https?|file)://", page.source)
+
+
+def test_names_with_special_characters_are_text_and_not_markup(page: Page) -> None:
+    assert "i" not in {element.tag for element in page.elements}
+    assert f"Model {MODEL}" in page.text() and f"{MODEL} on cells" in page.text()
+    assert any(text.startswith(f"{STRANGE} (test, AP50 ") for _, text in page.texts)
+    assert any(text == STRANGE for tag, text in page.texts if tag == "td")
+
+
+def test_the_page_shows_curves_previews_of_each_data_set_and_a_weight_map(page: Page) -> None:
+    captions = [image["alt"] for image in page.images()]
+    overlays = ["image", "foreground probability", "found (orange), annotated (blue)"]
+    assert captions[:2] == ["weighted cross-entropy", "foreground IoU"]
+    assert captions[2:-3] == [*overlays * 3, "image", "foreground probability", "found (orange)"]
+    assert captions[-3:-1] == ["image", "class to learn"] and re.match(r"weight, \S+ \(blue\) to \S+ \(red\)", captions[-1] or "")
+
+
+def test_a_data_set_that_is_not_scored_is_shown_without_scores(page: Page) -> None:
+    assert {"h (train)", "007 (unannotated)"} <= {text for _, text in page.texts}
+    assert sum(text == "Scores of each image" for _, text in page.texts) == 1
+
+
+def test_decisions_are_shown_with_their_reasons(page: Page) -> None:
+    assert {"train_tile", "class_weights", "steps"} <= {text for tag, text in page.texts if tag == "td"}
+    assert ("td", "set in the configuration") in page.texts
+    memory = page.texts.index(("td", "predict_memory_gb")) + 1
+    assert 0 < float(page.texts[memory][1]) < 0.001
+
+
+def test_a_score_that_does_not_exist_is_a_dash(run: Run, page: Page) -> None:
+    scores = pd.read_csv(run.results / "evaluate" / MODEL / "cells" / "images.csv", keep_default_na=False).set_index("sample")
+    assert scores.loc["NA", "seg"] == "" and ("td", "NA") in page.texts and ("td", "-") in page.texts
+    assert not {"nan", "None"} & {text for _, text in page.texts}
+
+
+def test_a_report_of_data_sets_without_annotations_has_no_scores(run: Run) -> None:
+    folder = run.report("screen")
+    assert "Nothing was scored" in Page(folder / "report.html").text()
+    for name, rows in (("table.csv", 1), ("table.md", 2)):
+        assert len((folder / name).read_text().splitlines()) == rows
+    with (folder / "table.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == FIRST
+
+
+def test_data_sets_with_different_scores_share_one_table() -> None:
+    scores = dict.fromkeys(FIRST[3:], 0.5)
+    table = score_table(
+        {("m", "a"): {"scores": {"test": scores | {"seg": None}}}, ("m", "b"): {"scores": {"test": scores | {"ap95": 0.1}}}}
+    )
+    assert list(table.columns) == [*FIRST, "ap95"]
+    assert table["seg"].isna().tolist() == [True, False] and table["ap95"].isna().tolist() == [True, False]
+
+
+def test_markdown_is_aligned() -> None:
+    table = pd.DataFrame({"model": ["a", "longer"], "iou": ["0.5", "-"]})
+    assert markdown(table) == "| model  | iou |\n|--------|-----|\n| a      | 0.5 |\n| longer | -   |\n"
+
+
+def test_curves_without_validation_are_one_picture() -> None:
+    assert list(figures.learning_curves({"step": [1, 2], "train_loss": [0.5, 0.001]})) == ["weighted cross-entropy"]
+
+
+@pytest.mark.parametrize("value", [0, 7], ids=["nothing ignored", "constant"])
+def test_pictures_of_constant_images_can_be_drawn(value: int) -> None:
+    flat = np.full((5, 4), value, np.uint8)
+    assert len(figures.overlay(flat, flat, flat, flat / 7, flat)) == 3
+    assert len(figures.weight_map(flat, np.full((5, 4), 255 if value else 0), np.full((5, 4), np.nan if value else 1.0))) == 3

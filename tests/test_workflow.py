@@ -1,0 +1,264 @@
+"""The whole chain through Snakemake: what is done again after a change, after a kill, and what a user is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "--cores", "2"]
+STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
+
+pytestmark = pytest.mark.workflow
+
+CONFIG: dict[str, Any] = {
+    "datasets": {
+        "cells": {
+            "images": "data/cells/01/t*.tif",
+            "annotations": [{"format": "ctc", "path": "data/cells/01_GT"}],
+            "split": {"test": ["t001", "t002"], "validation": ["t003"]},
+        }
+    },
+    "models": {"cells": {}},
+    "weights": {"sigma": 3},
+    "train": {
+        "network": {"depth": 2, "width": 4, "dropout": 0},
+        "tile": 92,
+        "batch": 2,
+        "steps": 12,
+        "validate_every": 4,
+        "learning_rate": 0.01,
+    },
+}
+
+
+class Project:
+    """A folder with data and configuration, on which Snakemake is run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def configure(self, config: dict[str, Any]) -> None:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def run(self, *arguments: str, fails: bool = False) -> str:
+        """Run to the end; the output of terminal and logs."""
+        done = subprocess.run([*SNAKEMAKE, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300)
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def jobs(self, output: str) -> set[str]:
+        """Steps of which Snakemake started jobs."""
+        return set(re.findall(r"^(?:Job \d+: )(\w+):", output, re.M)) & set(STEPS)
+
+    def counts(self, output: str) -> dict[str, str]:
+        """What each step says that it did."""
+        return {step: found[-1] for step in STEPS if (found := re.findall(rf"\d\d {step}: (.+)", output))}
+
+    def files(self, step: str) -> dict[str, int]:
+        """Times of all files of a step's stores."""
+        folder = self.folder / "results" / step
+        return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and ".zarr" in str(p)}
+
+    def table(self) -> str:
+        return (self.folder / "results" / "report" / "table.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Project:
+    """A project after its first run; tests work on copies."""
+    folder = tmp_path_factory.mktemp("finished")
+    for number in range(7):
+        for source in (f"01/t{number:03d}.tif", f"01_GT/SEG/man_seg{number:03d}.tif"):
+            target = folder / "data" / "cells" / source
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(target, tifffile.imread(demo / "cells" / source)[:150, :130])
+    (folder / "data/cells/01_GT/SEG/man_seg006.tif").unlink()
+    project = Project(folder)
+    project.configure(CONFIG)
+    output = project.run()
+    assert project.jobs(output) == set(STEPS)
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, times of files included."""
+    shutil.copytree(finished.folder, tmp_path / "project", copy_function=shutil.copy2)
+    return Project(tmp_path / "project")
+
+
+def edit_annotation(project: Project, frame: int) -> None:
+    path = project.folder / "data" / "cells" / "01_GT" / "SEG" / f"man_seg{frame:03d}.tif"
+    labels = tifffile.imread(path)
+    labels[labels == np.unique(labels)[-1]] = 0
+    tifffile.imwrite(path, labels)
+
+
+def test_the_report_has_the_table_and_the_page(finished: Project) -> None:
+    header = finished.table().splitlines()[0].split(",")
+    assert header[:5] == ["model", "dataset", "split", "n_images", "n_objects"]
+    assert {"iou", "seg", "ap50", "ap75", "pixel_error", "rand_error"} <= set(header)
+    assert finished.table().splitlines()[1].startswith("cells,cells,test,2,")
+    page = (finished.folder / "results/report/report.html").read_text()
+    assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_second_run_does_nothing(project: Project) -> None:
+    assert "Nothing to be done" in project.run()
+
+
+def test_touched_files_change_nothing(project: Project) -> None:
+    for path in (project.folder / "data").rglob("*.tif"):
+        path.touch()
+    assert "Nothing to be done" in project.run()
+
+
+def test_a_changed_training_annotation_redoes_one_sample_and_the_model(project: Project) -> None:
+    before = {step: project.files(step) for step in ("groundtruth", "weights")}
+    edit_annotation(project, 0)
+    counts = project.counts(project.run())
+    assert counts["groundtruth"] == "7 samples, 0 images and 1 annotations converted, 0 removed"
+    assert counts["weights"] == "6 samples, 1 made"
+    assert "training" in counts["train"] and counts["evaluate"] == "2 samples, 2 scored"
+    for step, old in before.items():
+        new = project.files(step)
+        changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+        assert changed and all(name.startswith("cells.zarr/t000/") for name in changed), changed
+
+
+def test_a_changed_test_annotation_is_scored_again_and_trains_and_predicts_nothing(project: Project) -> None:
+    before = {step: project.files(step) for step in ("predict", "instances")}
+    weights = (project.folder / "results/train/cells/best.safetensors").stat().st_mtime_ns
+    edit_annotation(project, 1)
+    counts = project.counts(project.run())
+    assert counts["groundtruth"].startswith("7 samples, 0 images and 1 annotations converted")
+    assert counts["weights"] == "6 samples, 1 made" and counts["evaluate"] == "2 samples, 1 scored"
+    assert (project.folder / "results/train/cells/best.safetensors").stat().st_mtime_ns == weights
+    assert before == {step: project.files(step) for step in ("predict", "instances")}
+
+
+def test_a_new_image_without_annotation_is_segmented_and_trains_nothing(project: Project) -> None:
+    shutil.copy(project.folder / "data/cells/01/t000.tif", project.folder / "data/cells/01/t020.tif")
+    counts = project.counts(project.run())
+    assert counts["groundtruth"].startswith("8 samples, 1 images and 0 annotations")
+    assert counts["train"] == "nothing has changed" and counts["predict"] == "8 samples, 1 segmented"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "redone"),
+    [
+        ("evaluate", "thresholds", [0.5, 0.75], {"evaluate", "report"}),
+        ("instances", "min_size", 40, {"instances", "evaluate", "report"}),
+        ("predict", "dtype", "float16", {"plan", "train", "predict", "instances", "evaluate", "report"}),
+        ("report", "previews", 1, {"report"}),
+    ],
+)
+def test_a_changed_section_redoes_its_step_and_what_follows(project: Project, section: str, key: str, value: Any, redone: set[str]) -> None:
+    project.configure(CONFIG | {section: CONFIG.get(section, {}) | {key: value}})
+    output = project.run()
+    assert project.jobs(output) == redone
+    assert project.counts(output).get("train", "nothing has changed") == "nothing has changed"
+
+
+def test_a_changed_line_of_code_redoes_its_step(project: Project) -> None:
+    copy = project.folder / "pipeline"
+    for part in ("Snakefile", "rules", "scripts", "envs", "unet_core"):
+        source = ROOT / part
+        shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else (
+            copy.mkdir(exist_ok=True),
+            shutil.copy(source, copy / part),
+        )
+    arguments = ["--snakefile", str(copy / "Snakefile")]
+    assert project.jobs(project.run(*arguments, "--dry-run")) <= set(), "the copy itself changes nothing"
+    module = copy / "unet_core" / "metrics" / "pixels.py"
+    module.write_text(module.read_text().replace('"""Dice coefficient', '"""The Dice coefficient') + "\n# a comment\n")
+    assert project.jobs(project.run(*arguments, "--dry-run")) == set()
+    module.write_text(module.read_text().replace("2 * counts.both / total", "0.5 * counts.both / total"))
+    output = project.run(*arguments)
+    assert {"evaluate", "report"} == project.jobs(output)
+    assert project.counts(output)["evaluate"] == "2 samples, 2 scored"
+
+
+@pytest.mark.parametrize("step", ["groundtruth", "weights", "train", "predict", "instances", "evaluate"])
+def test_a_run_that_was_killed_in_a_step_ends_in_the_same_table(finished: Project, tmp_path: Path, step: str) -> None:
+    shutil.copytree(finished.folder / "data", tmp_path / "data")
+    project = Project(tmp_path)
+    project.configure(CONFIG)
+    process = subprocess.Popen(
+        [*SNAKEMAKE, "--quiet", "rules"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    started = {"train": "train/cells"}.get(step, step)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "results" / started).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    project.run("--unlock")
+    project.run("--rerun-incomplete")
+    assert project.table() == finished.table()
+
+
+def test_a_store_that_was_removed_by_hand_is_noticed_and_made_again(project: Project) -> None:
+    shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
+    project.configure(CONFIG | {"instances": {"min_size": 40}})
+    assert re.search(r"predict/cells/cells.zarr/t001 is missing or damaged .*'snakemake --forcerun predict'", project.run(fails=True))
+    assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
+
+
+def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:
+    shutil.copytree(project.folder / "results/train/cells", project.folder / "bought")
+    config = json.loads(json.dumps(CONFIG)) | {"results": "elsewhere", "models": {"old": {"path": "bought", "predict_on": ["cells"]}}}
+    project.configure(config)
+    output = project.run()
+    assert project.jobs(output) == {"groundtruth", "plan", "train", "predict", "instances", "evaluate", "report"}
+    row = (project.folder / "elsewhere/report/table.csv").read_text().splitlines()[1].split(",")
+    assert row[0] == "old" and row[2:] == project.table().splitlines()[1].split(",")[2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train": {"stepz": 3}}, "train.stepz: unknown key; did you mean steps?"),
+        ({"models": {"x": {"train_on": ["nowhere"]}}}, "models.x.train_on: no data set 'nowhere'; there are: cells"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_told_without_a_traceback(project: Project, change: dict[str, Any], told: str) -> None:
+    project.configure(CONFIG | change)
+    output = project.run("--dry-run", fails=True)
+    assert told in output and "Traceback" not in output
+
+
+def test_all_mistakes_in_the_data_are_told_before_any_work(project: Project) -> None:
+    config = json.loads(json.dumps(CONFIG))
+    config["datasets"]["cells"]["split"]["test"] = ["t9*"]
+    config["datasets"]["lost"] = {"images": "nowhere/*.tif"}
+    project.configure(config | {"results": "new"})
+    output = project.run(fails=True)
+    assert "datasets.cells.split.test: no annotated sample matches ['t9*']" in output
+    assert "datasets.lost.images: no file matches 'nowhere/*.tif'" in output
+    assert not (project.folder / "new").exists() and "Traceback" not in output
+
+
+def test_unreadable_and_unfitting_files_are_told_in_one_message_and_nothing_is_taken_for_done(project: Project) -> None:
+    image = project.folder / "data/cells/01/t004.tif"
+    image.write_bytes(image.read_bytes()[:300])
+    tifffile.imwrite(project.folder / "data/cells/01_GT/SEG/man_seg005.tif", np.zeros((3, 3), np.uint16))
+    output = project.run(fails=True)
+    assert "2 of 7 samples cannot be converted" in output
+    assert re.search(r"t004.tif: cannot be read as TIFF", output) and re.search(r"annotation has shape \(3, 3\), but its image has", output)
+    assert not (project.folder / "results/groundtruth/cells.json").exists()
