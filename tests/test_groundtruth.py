@@ -544,7 +544,7 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(tmp_pa
     assert lines == [
         f"  - a: {tmp_path}/masks/a.tif: annotation has shape (3, 3), but its image has (2, 3)",
         f"  - b: {tmp_path}/masks/b.tif: labels must lie between 0 and 2^32 - 1, but go from -0.5 to 1.5",
-        f"  - d: {tmp_path}/images/d.tif: cannot be read (failed to read 6 bytes, got 4); is it complete?",
+        f"  - d: {tmp_path}/images/d.tif: cannot be read as TIFF (failed to read 6 bytes, got 4); is it complete?",
     ]
     assert not (tmp_path / "cells.json").exists()
     for name, array in (("a", A), ("b", B)):

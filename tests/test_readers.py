@@ -251,7 +251,7 @@ def test_a_tiff_that_lost_its_last_pages_is_an_error(tmp_path: Path) -> None:
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         end = file.pages[2].offset
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:end])
-    assert failure(tmp_path / "a.tif") == "cannot be read (its list of pages breaks off); is it complete?"
+    assert failure(tmp_path / "a.tif") == "cannot be read as TIFF (its list of pages breaks off); is it complete?"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9])
@@ -264,7 +264,7 @@ def test_truncated_png_and_hdf5_are_errors(tmp_path: Path, kind: str, share: flo
         with h5py.File(path, "w") as file:
             file["raw"] = NOISE
     text = failure(cut(path, share))
-    assert text.startswith("cannot be read (") and text.endswith("is it complete?")
+    assert text.startswith(f"cannot be read as {'PNG' if kind == 'png' else 'HDF5'} (") and text.endswith("is it complete?")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"attributes": {"ome": {"multiscales": [{}]}}})])
@@ -272,11 +272,11 @@ def test_damaged_zarr_metadata_is_an_error(tmp_path: Path, content: str) -> None
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "zarr.json").write_text(content)
     text = failure(tmp_path / "a.zarr")
-    assert text.startswith("cannot be read (") and text.endswith("is it complete?")
+    assert text.startswith("cannot be read as Zarr (") and text.endswith("is it complete?")
 
 
 def test_a_truncated_chunk_of_a_zarr_array_is_an_error_that_names_the_array(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", data=NOISE)
     cut(next(path for path in (tmp_path / "a.zarr" / "c").rglob("*") if path.is_file()), 0.5)
     text = failure(tmp_path / "a.zarr")
-    assert text.startswith("cannot be read (") and text.endswith("is it complete?")
+    assert text.startswith("cannot be read as Zarr (") and text.endswith("is it complete?")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import re
-import runpy
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -207,13 +205,6 @@ def test_table_tex_holds_the_first_columns_with_escaped_names(folder: Path) -> N
     text = (folder / "table.tex").read_text()
     assert text.startswith("\\begin{tabular}{lll" + "r" * (len(FIRST) - 3) + "}")
     assert "n\\_images" in text and "unet<i>\\&" in text and "ap60" not in text
-
-
-def test_table_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["report", str(folder / "table.csv")])
-    with pytest.warns(RuntimeWarning, match="found in sys.modules"):
-        runpy.run_module("unet_core.report", run_name="__main__")
-    assert capsys.readouterr().out == (folder / "table.md").read_text()
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:

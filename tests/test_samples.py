@@ -156,7 +156,7 @@ def test_a_damaged_file_with_time_is_an_error_that_names_it(tmp_path: Path) -> N
     film = tmp_path / "film.tif"
     film.write_bytes(b"II*\0")
     (line,) = problems(dataset(str(film), axes="tyx"))
-    assert line.startswith(f"images: {film}: cannot be read (") and line.endswith("is it complete?")
+    assert line.startswith(f"images: {film}: cannot be read as TIFF (") and line.endswith("is it complete?")
 
 
 def test_paths_inside_a_file_are_kept(tmp_path: Path) -> None:

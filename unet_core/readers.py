@@ -15,7 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     import tifffile
 
-SUFFIXES = (".tif", ".tiff", ".png", ".h5", ".hdf5", ".zarr")
+KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+SUFFIXES = tuple(KINDS)
 
 
 def split_internal(path: str) -> tuple[Path, str]:
@@ -81,7 +82,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({_first_line(error)}); is it complete?") from None
+        raise ValueError(f"{path}: cannot be read as {KINDS[path.suffix.lower()]} ({_first_line(error)}); is it complete?") from None
 
 
 def image_shape(path: Path, internal: str = "") -> tuple[int, ...]:
