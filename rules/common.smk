@@ -4,8 +4,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from unet_core.config import ConfigError, parse_config
+from unet_core.config import ConfigError
 from unet_core.digest import code_digest
+from unet_core.parse import parse_config
 from unet_core.samples import check_data, content_of, expand
 
 try:

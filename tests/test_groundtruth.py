@@ -499,7 +499,7 @@ def test_another_policy_converts_the_annotations(cells: Dataset, convert: Conver
 
 
 @pytest.mark.parametrize("name", ["", "labels/instances", "labels/classes", "labels/ignore"])
-@pytest.mark.parametrize("damage", ["shard", "unfinished", "metadata"])
+@pytest.mark.parametrize("damage", ["shard", "unfinished", "metadata", "level"])
 def test_a_sample_that_is_not_whole_is_converted_again(tmp_path: Path, cells: Dataset, convert: Convert, name: str, damage: str) -> None:
     first = convert(cells)
     result = tmp_path / "cells.zarr" / "a" / name
@@ -507,6 +507,8 @@ def test_a_sample_that_is_not_whole_is_converted_again(tmp_path: Path, cells: Da
         next(path for path in (result / "0" / "c").rglob("*") if path.is_file()).unlink()
     elif damage == "metadata":
         (result / "zarr.json").unlink()
+    elif damage == "level":
+        (result / "0" / "zarr.json").unlink()
     else:
         text = (result / "zarr.json").read_text(encoding="utf-8")
         assert '"done": true' in text
@@ -514,7 +516,7 @@ def test_a_sample_that_is_not_whole_is_converted_again(tmp_path: Path, cells: Da
     second = convert(cells)
     images = 1 if name == "" else 0
     # Where an image must be replaced as a whole, its labels go with it.
-    annotations = 1 if name or damage == "metadata" else 0
+    annotations = 1 if name or damage in ("metadata", "level") else 0
     assert second["work"] == f"3 samples, {images} images and {annotations} annotations converted, 0 removed"
     assert second["samples"] == first["samples"]
     np.testing.assert_array_equal(image_of(tmp_path, "a"), GRAY[None, None])

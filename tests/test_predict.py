@@ -44,9 +44,16 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (1, 300, 530), seed: int
 
 def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
     predict_samples(
-        cfg or Predict(dtype="float32"), Dataset(images="x"), model=folder / "model.json", plan=folder / "plan.json",
-        groundtruth=folder / "data.json", images=folder / "data.zarr", store=folder / "out" / "data.zarr", stamp=folder / "out.json", engine=engine,
-    )  # fmt: skip
+        cfg or Predict(dtype="float32"),
+        Dataset(images="x"),
+        model=folder / "model.json",
+        plan=folder / "plan.json",
+        groundtruth=folder / "data.json",
+        images=folder / "data.zarr",
+        store=folder / "out" / "data.zarr",
+        stamp=folder / "out.json",
+        engine=engine,
+    )
     return Result(folder / "out" / "data.zarr" / "a b")
 
 

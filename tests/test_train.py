@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize("damage", ["truncate", "empty", "missing"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     run(tmp_path, 4)
-    (tmp_path / "model.json").write_text('{"network": %s, "channels": 1, "classes": ["cell"]}' % NETWORK.model_dump_json())
+    (tmp_path / "model.json").write_text(json.dumps({"network": NETWORK.model_dump(), "channels": 1, "classes": ["cell"]}))
     load_network(tmp_path, "good")
     best = tmp_path / "best.safetensors"
     if damage == "missing":

@@ -1,17 +1,14 @@
-"""The users' interface: every option, its default, its limits, and the one message that names all mistakes.
+"""The users' interface: every option, its default and its limits.
 
 `config.yaml` is tested against the models below; they are the only definition of an option.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = r"^[\w-]+$"
 Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
@@ -300,198 +297,34 @@ class Config(_Section):
 
     def weights_of(self, dataset: str) -> Weights:
         """Section `weights` with the data set's own keys."""
-        return _override(self.weights, self.datasets[dataset].weights)
+        return override(self.weights, self.datasets[dataset].weights)
 
     def train_of(self, model: str) -> Train:
         """Section `train` with the model's own keys."""
-        return _override(self.train, self.models[model].train)
+        return override(self.train, self.models[model].train)
 
     def plan_of(self, model: str) -> Plan:
         """Section `plan` with the model's own keys."""
-        return _override(self.plan, self.models[model].plan)
+        return override(self.plan, self.models[model].plan)
 
     def predict_of(self, model: str) -> Predict:
         """Section `predict` with the model's own keys."""
-        return _override(self.predict, self.models[model].predict)
+        return override(self.predict, self.models[model].predict)
 
     def instances_of(self, model: str) -> Instances:
         """Section `instances` with the model's own keys."""
-        return _override(self.instances, self.models[model].instances)
+        return override(self.instances, self.models[model].instances)
 
 
-def parse_config(raw: Mapping[str, Any]) -> Config:
-    """Check a configuration and fill in its defaults.
-
-    Parameters
-    ----------
-    raw : mapping
-        What was read from `config.yaml`.
-
-    Returns
-    -------
-    Config
-        Complete: models and their data sets are filled in.
-
-    Raises
-    ------
-    ConfigError
-        With one line for each mistake: key, value, what is allowed.
-    """
-    filled = _fill_models(raw)
-    problems = [*_override_problems(filled), *_name_problems(filled)]
-    try:
-        cfg = Config.model_validate(filled)
-    except ValidationError as error:
-        raise ConfigError(_message([*_lines(error, Config), *problems])) from None
-    problems += _agreement_problems(cfg)
-    if problems:
-        raise ConfigError(_message(problems))
-    return cfg
+def override(section: Any, own: Mapping[str, Any]) -> Any:
+    """A section with some of its keys replaced."""
+    return type(section).model_validate(merge(section.model_dump(), own)) if own else section
 
 
-def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Write out the defaults that depend on other keys: models, train_on, predict_on."""
-    filled = dict(raw)
-    datasets = raw.get("datasets")
-    if not isinstance(datasets, Mapping) or not isinstance(raw.get("models", {}), Mapping | None):
-        return filled
-    annotated = [name for name, dataset in datasets.items() if _mapping(dataset).get("annotations") and re.fullmatch(NAME, str(name))]
-    models = {}
-    for name, model in (raw.get("models") or {name: {} for name in annotated}).items():
-        model = {} if model is None else model
-        if isinstance(model, Mapping):
-            model = dict(model)
-            if not model.get("path"):
-                model["train_on"] = model.get("train_on") or [name]
-            trained = model.get("train_on") or [name]
-            if not model.get("predict_on") and isinstance(trained, list):
-                model["predict_on"] = trained
-        models[name] = model
-    return filled | {"models": models}
-
-
-def _override(section: Any, own: Mapping[str, Any]) -> Any:
-    return type(section).model_validate(_merge(section.model_dump(), own)) if own else section
-
-
-def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `own`, also inside of nested sections."""
     merged = dict(base)
     for key, value in own.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
-
-
-def _override_problems(raw: Mapping[str, Any]) -> Iterable[str]:
-    """Mistakes in the keys of a section that differ for a data set or model, also where other parts are wrong."""
-    for group, keys in (("datasets", ("weights",)), ("models", ("plan", "train", "predict", "instances"))):
-        for name, owner in _mapping(raw.get(group)).items():
-            for key in keys:
-                section = type(Config.model_fields[key].default)
-                try:
-                    base = section.model_validate(raw.get(key, {}))
-                except ValidationError:  # told where it stands
-                    base = section()
-                try:
-                    _override(base, _mapping(_mapping(owner).get(key)))
-                except ValidationError as error:
-                    yield from _lines(error, section, f"{group}.{name}.{key}")
-
-
-def _name_problems(raw: Mapping[str, Any]) -> Iterable[str]:
-    """Names of data sets that must stand elsewhere in the configuration, also where other parts are wrong."""
-    datasets = _mapping(raw.get("datasets"))
-    for name, model in _mapping(raw.get("models")).items():
-        named = {key: _strings(_mapping(model).get(key)) for key in ("train_on", "predict_on")}
-        for key, listed in named.items():
-            for dataset in dict.fromkeys(listed):
-                # A wrong name in train_on is by default in predict_on too: one line is enough.
-                if dataset not in datasets and not (key == "predict_on" and dataset in named["train_on"]):
-                    yield f"models.{name}.{key}: no data set {dataset!r}; there are: {', '.join(map(str, datasets))}"
-            if len(set(listed)) < len(listed):
-                yield f"models.{name}.{key}: each data set may be named only once (is: {listed})"
-        for dataset in named["train_on"]:
-            if dataset in datasets and not _mapping(datasets[dataset]).get("annotations"):
-                yield f"models.{name}.train_on: data set {dataset!r} has no annotations"
-        if _mapping(model).get("path") and named["train_on"]:
-            yield f"models.{name}: path and train_on exclude each other (a model with a path is not trained)"
-
-
-def _agreement_problems(cfg: Config) -> Iterable[str]:
-    """Settings that must agree with each other."""
-    for name, model in cfg.models.items():
-        known = [cfg.datasets[dataset] for dataset in model.train_on if dataset in cfg.datasets]
-        if len({tuple(dataset.classes) for dataset in known}) > 1:
-            listed = "; ".join(f"{key} has {', '.join(cfg.datasets[key].classes)}" for key in model.train_on if key in cfg.datasets)
-            yield f"models.{name}.train_on: the data sets must have the same classes, but {listed}"
-        with contextlib.suppress(ValidationError):  # an override that is wrong is told already
-            unscored = set(cfg.evaluate.splits) - set(cfg.predict_of(name).splits)
-            if unscored:
-                yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
-        with contextlib.suppress(ValidationError):
-            weights = cfg.plan_of(name).class_weights
-            if known and isinstance(weights, list) and len(weights) != len(known[0].classes) + 1:
-                yield (
-                    f"models.{name}: plan.class_weights has {len(weights)} values; "
-                    f"needed are {len(known[0].classes) + 1}: background, {', '.join(known[0].classes)}"
-                )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _strings(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-# Of the branches of a union, which are no keys of the user's, those with names of their own.
-_BRANCHES = ("int", "float", "str", "list", "constrained-float", "constrained-int", "constrained-str")
-_WORDS = {
-    "missing": "missing",
-    "dict_type": "must have keys of its own",
-    "model_type": "must have keys of its own",
-    "list_type": "must be a list, as in [a, b]",
-    "string_pattern_mismatch": "may hold only letters, digits, '_' and '-'",
-}
-
-
-def _lines(error: ValidationError, root: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line per mistake: where, what is wrong, and the value."""
-    texts: dict[tuple[str, str], list[str]] = {}
-    for item in error.errors():
-        location = [str(part) for part in item["loc"] if not (isinstance(part, str) and (part.endswith("]") or part in _BRANCHES))]
-        where = ".".join([prefix, *location] if prefix else location)
-        shown = f" (is: {item['input']!r})"
-        text = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        if item["type"] == "extra_forbidden":
-            allowed = _keys_at(root, location[:-1])
-            close = difflib.get_close_matches(location[-1], allowed, n=1)
-            text = f"unknown key; did you mean {close[0]}?" if close else f"unknown key; allowed: {', '.join(allowed)}"
-        if item["type"] in ("extra_forbidden", "missing") or isinstance(item["input"], dict | BaseModel):
-            shown = ""
-        # What each branch of a union says about a value stands in one line.
-        texts.setdefault((where, shown), []).append(text[0].lower() + text[1:])
-    return [f"{where}: {', or '.join(dict.fromkeys(several))}{shown}" for (where, shown), several in texts.items()]
-
-
-def _keys_at(root: type[BaseModel], location: list[str]) -> list[str]:
-    """Allowed keys of the section at a location; user-chosen names and list positions are stepped over."""
-    model, chosen = root, False
-    for part in location:
-        field = None if chosen else model.model_fields.get(part)
-        chosen = field is not None and get_origin(field.annotation) is dict
-        nested = _models_in(field.annotation) if field else []
-        if nested:
-            model = nested[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
-
-
-def _message(problems: Iterable[str]) -> str:
-    return "the configuration has mistakes:\n" + "\n".join(f"  - {problem}" for problem in problems)

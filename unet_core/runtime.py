@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import logging
@@ -98,6 +99,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run snakemake again") from None
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what computes the results, for the provenance."""
     names = ("torch", "zarr", "dask", "numpy", "scipy", "scikit-image", "connected-components-3d", "numba")

@@ -218,7 +218,10 @@ def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
     attributes = read_attributes(path)
     if attributes.get("digest") != digest or not attributes.get("done"):
         return None
-    return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
+    try:
+        return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
+    except UserError:  # the description of an array is gone
+        return None
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
