@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from unet_core.distance import grow, separate, two_nearest
+from unet_core.distance import separate, two_nearest
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.8)]
 
@@ -58,26 +57,3 @@ def test_a_ridge_takes_the_voxels_that_have_another_object_within_half_its_width
         distance = ndimage.distance_transform_edt(~others, sampling=spacing) if others.any() else np.full(labels.shape, np.inf)
         expected[(labels == label) & (distance <= width / 2)] = 0
     np.testing.assert_array_equal(separate(labels, spacing, width), expected)
-
-
-@pytest.mark.parametrize("reach", [0.0, 1.0, 2.5])
-def test_growth_reaches_as_far_as_asked_and_to_a_nearest_object(reach: float) -> None:
-    labels = random_labels(4, (1, 30, 30), 6)
-    grown = grow(labels, (1.0, 1.0, 1.0), reach)
-    distance = {int(label): ndimage.distance_transform_edt(labels != label) for label in np.unique(labels[labels > 0])}
-    nearest = np.min(list(distance.values()), axis=0)
-    np.testing.assert_array_equal(grown > 0, nearest <= reach)
-    for label, own in distance.items():
-        np.testing.assert_array_equal(own[grown == label], nearest[grown == label])
-
-
-def test_growth_does_not_depend_on_the_numbers_of_the_objects() -> None:
-    labels = random_labels(7, (1, 20, 20), 5)
-    values = np.unique(labels)
-    other = np.zeros_like(labels)
-    for number, value in enumerate(values[values > 0]):
-        other[labels == value] = 100 - number
-    same = grow(labels, (1.0, 1.0, 1.0), 4.0)
-    renamed = grow(other, (1.0, 1.0, 1.0), 4.0)
-    for number, value in enumerate(values[values > 0]):
-        np.testing.assert_array_equal(same == value, renamed == 100 - number)

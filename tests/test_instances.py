@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from unet_core.blocks import Box, Grid
 from unet_core.config import Dataset, Instances
-from unet_core.distance import grow
 from unet_core.engine import Engine
-from unet_core.instances import describe_block, label_block, make_instances, merge_parts, number_objects
+from unet_core.instances import describe_block, label_block, make_instances, merge_parts, number_objects, whole_objects
 from unet_core.runtime import read_json, write_stamp
+from unet_core.split import split_object
 from unet_core.store import Result, Spec, begin, finish
 
 DATASET = Dataset(images="x.tif", classes=["cell", "debris"])
@@ -44,7 +44,7 @@ def by_blocks(foreground: np.ndarray, block: tuple[int, int, int], connectivity:
         parts.append(describe_block(labels, write, foreground.shape))
         components.append(labels[tuple(slice(n) for n in write.shape)])
     offsets, objects = merge_parts(parts, grid)
-    final = number_objects(parts, objects, min_size)
+    final = number_objects(whole_objects(parts, objects), {}, min_size)[0][objects]
     result = np.zeros(foreground.shape, np.int64)
     for index, write in enumerate(grid):
         result[write.slices] = np.concatenate([[0], final[offsets[index] : offsets[index + 1]]])[components[index]]
@@ -108,22 +108,39 @@ def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.D
     return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
 
 
-@pytest.mark.parametrize("cfg", [Instances(), Instances(seed=0.8, reach=4, min_size=5, connectivity="full")])
+def split_in_one_piece(foreground: np.ndarray, cfg: Instances) -> np.ndarray:
+    """Label the whole array, split each object, remove small pieces."""
+    components = in_one_piece(foreground, cfg.connectivity)
+    result, count = np.zeros(foreground.shape, np.int64), 0
+    for label, box in enumerate(ndimage.find_objects(components), start=1):
+        own = components[box] == label
+        if own.sum() >= cfg.min_size:
+            parts = split_object(own, (1.0, 1.0, 1.0), cfg.split or 0.0, cfg.connectivity) if cfg.split is not None else own.astype(int)
+            result[box][own] = parts[own] + count
+            count += int(parts.max())
+    small = np.flatnonzero(np.bincount(result.ravel()) < cfg.min_size)
+    result[np.isin(result, small)] = 0
+    return in_raster_order(result)
+
+
+@pytest.mark.parametrize("cfg", [Instances(), Instances(split=0.5, min_size=30, connectivity="full"), Instances(split=1.0)])
 def test_stores_of_different_blocks_give_the_same_labels_and_tables(tmp_path: Path, engine: Engine, cfg: Instances) -> None:
     results = []
     for name, block in (("a", (1, 256, 256)), ("b", (2, 512, 256)), ("c", (2, 768, 768))):
         probability = stored_probabilities(tmp_path / name, block)
         results.append(make(tmp_path / name, cfg, engine))
-    foreground = 1 - probability[0]
-    expected = in_raster_order(in_one_piece(foreground > (cfg.seed or cfg.threshold), cfg.connectivity))
-    if cfg.seed:
-        expected[np.isin(expected, np.flatnonzero(np.bincount(expected.ravel()) < cfg.min_size))] = 0
-        expected = in_raster_order(expected)
-        expected = np.where(foreground > cfg.threshold, grow(expected.astype(np.uint32), (1.0, 1.0, 1.0), cfg.reach), 0)
+    expected = split_in_one_piece(1 - probability[0] > cfg.threshold, cfg)
     for labels, table in results:
         np.testing.assert_array_equal(labels, expected)
         pd.testing.assert_frame_equal(table, results[0][1])
-    assert not (tmp_path / "a" / "instances.seeds.zarr" / "s 1").exists()
+
+
+def test_an_object_that_is_too_long_is_left_whole(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_probabilities(tmp_path, (2, 768, 768))
+    monkeypatch.setattr("unet_core.instances.LONGEST", 0)
+    whole, _ = make(tmp_path, Instances(split=0.5), engine)
+    expected, _ = make(tmp_path, Instances(), engine)
+    np.testing.assert_array_equal(whole, expected)
 
 
 def test_the_table_describes_each_object(tmp_path: Path, engine: Engine) -> None:

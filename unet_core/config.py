@@ -223,18 +223,11 @@ class Instances(_Section):
     """Objects from probabilities."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="foreground probability of an object's pixels")
-    seed: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="foreground probability of seeds: each connected seed becomes one object; none: threshold alone"
+    split: NonNegative | None = Field(
+        None, description="cut objects at necks, where their width falls by twice this many pixels (0.5 is sensitive); null: never"
     )
-    reach: NonNegative = Field(3.0, description="how far an object grows from its seed to its threshold, in pixels along x")
-    min_size: int = Field(0, ge=0, description="objects (seeds, where used) of fewer pixels are removed")
+    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed")
     connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
-
-    @model_validator(mode="after")
-    def _seeds_lie_inside(self) -> Instances:
-        if self.seed is not None and self.seed < self.threshold:
-            raise ValueError(f"seed ({self.seed}) must not be below threshold ({self.threshold})")
-        return self
 
 
 class Evaluate(_Section):

@@ -29,40 +29,6 @@ def two_nearest(labels: np.ndarray, spacing: Spacing, reach: float) -> tuple[np.
     nearest, second : ndarray of float32, shape (z, y, x)
         Squared distances, 0 inside an object, infinite where there is none within reach.
     """
-    nearest, _, second = _scan_axes(labels, spacing, reach)
-    return nearest, second
-
-
-def grow(labels: np.ndarray, spacing: Spacing, reach: float) -> np.ndarray:
-    """Give every voxel the label of the nearest object, where one lies within `reach`.
-
-    Of objects at the same distance the choice depends on their place alone, not on their numbers.
-
-    Parameters
-    ----------
-    labels : ndarray of uint32, shape (z, y, x)
-        Objects; 0 is background.
-    spacing : tuple of float
-        Distance between neighbouring voxels along z, y, x.
-    reach : float
-        Largest distance.
-
-    Returns
-    -------
-    ndarray of uint32, shape (z, y, x)
-
-    Examples
-    --------
-    >>> grow(np.array([[[1, 0, 0, 0, 0, 2]]], np.uint32), (1, 1, 1), 1.5)
-    array([[[1, 1, 0, 0, 2, 2]]], dtype=uint32)
-    """
-    nearest, label, _ = _scan_axes(labels, spacing, reach)
-    label[nearest > np.float32(reach) ** 2] = 0
-    return label
-
-
-def _scan_axes(labels: np.ndarray, spacing: Spacing, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Squared distance and label of the nearest object, squared distance of the second nearest."""
     nearest = np.where(labels > 0, np.float32(0), np.float32(np.inf))
     second = np.full(labels.shape, np.inf, np.float32)
     nearest_label = labels.astype(np.uint32)
@@ -76,7 +42,7 @@ def _scan_axes(labels: np.ndarray, spacing: Spacing, reach: float) -> tuple[np.n
             first, first_label, other, other_label = (array.reshape(lines) for array in state)
             found = _scan(first, first_label, other, other_label, np.float32(spacing[axis]), window)
             nearest, nearest_label, second, second_label = (array.reshape(labels.shape) for array in found)
-    return nearest, nearest_label, second
+    return nearest, second
 
 
 def separate(labels: np.ndarray, spacing: Spacing, width: float) -> np.ndarray:

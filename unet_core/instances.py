@@ -1,16 +1,16 @@
 """Step instances: probabilities to objects with labels unique in the whole sample, the same for any block size.
 
-Three passes, each block by block. *Describe* labels the connected components of every block together with the first
-voxels of its neighbours, and keeps only counts and the labels on its faces; components that meet on a face are one
-object. *Number* labels every block again, in the same way, and writes the numbers, in raster order of the objects' first
-voxels. Where objects start from seeds, *grow* extends them to the threshold; each voxel goes to the nearest seed.
+Passes over the blocks, without intermediate files. *Describe* labels the connected components of every block together
+with the first voxels of its neighbours, and keeps only counts and the labels on its faces; components that meet on a face
+are one object. *Split*, an option, looks at each object as a whole, in its bounding box, wherever block borders lie.
+*Number* labels every block again, in the same way, and writes the numbers, in raster order of the objects' first voxels.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,16 +23,19 @@ from scipy.sparse.csgraph import connected_components
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config import Dataset, Instances
 from unet_core.digest import code_digest, digest
-from unet_core.distance import Spacing, grow
+from unet_core.distance import Spacing
 from unet_core.engine import Engine
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic, write_stamp
-from unet_core.store import Result, Spec, begin, details_if_done, finish, remove, remove_others
+from unet_core.split import split_object
+from unet_core.store import Result, Spec, begin, details_if_done, finish, remove_others
 
 logger = logging.getLogger(__name__)
 
 CONNECTIVITY: dict[str, Literal[6, 26]] = {"faces": 6, "full": 26}
 POSITIONS = ("z", "y", "x")
+# Objects that are longer than this along an axis are not split: their bounding box is held in memory.
+LONGEST = 1024
 
 
 class Part(NamedTuple):
@@ -44,6 +47,8 @@ class Part(NamedTuple):
         Raster number, in the whole sample, of the component's first voxel in this block.
     voxels : ndarray of int64
         Number of its voxels in this block.
+    low, high : ndarray of int64, shape (components, 3)
+        Bounding box of these voxels, the upper end excluded.
     faces : tuple of three ndarrays
         Labels of the block's first plane along z, y, x.
     beyond : tuple of three ndarrays
@@ -52,6 +57,8 @@ class Part(NamedTuple):
 
     first: np.ndarray
     voxels: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     faces: tuple[np.ndarray, np.ndarray, np.ndarray]
     beyond: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -78,13 +85,18 @@ def describe_block(labels: np.ndarray, write: Box, shape: ZYX) -> Part:
     own = labels[tuple(slice(n) for n in write.shape)]
     position = np.flatnonzero(own)
     label = own.ravel()[position].astype(np.int64) - 1
-    z, y, x = (index + start for index, start in zip(np.unravel_index(position, own.shape), write.start, strict=True))
+    zyx = np.stack(np.unravel_index(position, own.shape), axis=1).astype(np.int64) + np.array(write.start)
     first = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(first, label, (z.astype(np.int64) * shape[1] + y) * shape[2] + x)
+    low, high = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
+    np.minimum.at(first, label, np.ravel_multi_index(tuple(zyx.T), shape))
+    np.minimum.at(low, label, zyx)
+    np.maximum.at(high, label, zyx + 1)
     planes = [labels.take(n, axis=axis) if labels.shape[axis] > n else labels[:0] for axis, n in enumerate(write.shape)]
     return Part(
         first=first,
         voxels=np.bincount(label, minlength=count),
+        low=low,
+        high=high,
         faces=(own[0], own[:, 0], own[:, :, 0]),
         beyond=(planes[0], planes[1], planes[2]),
     )
@@ -145,11 +157,62 @@ def _meeting(plane: np.ndarray, offset: int, box: Box, axis: int, parts: list[Pa
     return pairs
 
 
-def number_objects(parts: list[Part], objects: np.ndarray, min_size: int) -> np.ndarray:
-    """Final label of each component: 1, 2, ... in raster order; 0 for objects of fewer voxels than `min_size`."""
-    voxels = np.bincount(objects, np.concatenate([part.voxels for part in parts]), minlength=int(objects.max(initial=-1)) + 1)
-    kept = voxels >= max(1, min_size)
-    return np.where(kept, np.cumsum(kept), 0)[objects]
+class Whole(NamedTuple):
+    """Objects put together from the parts of all blocks, in raster order of their first voxels."""
+
+    first: np.ndarray
+    voxels: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def box(self, number: int) -> Box:
+        """Bounding box of an object."""
+        (z, y, x), (z2, y2, x2) = self.low[number].tolist(), self.high[number].tolist()
+        return Box((z, y, x), (z2, y2, x2))
+
+
+def whole_objects(parts: list[Part], objects: np.ndarray) -> Whole:
+    """First voxel, size and bounding box of each object; `objects` is the object of each component."""
+    count = int(objects.max(initial=-1)) + 1
+    first, voxels = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+    low, high = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
+    np.minimum.at(first, objects, np.concatenate([part.first for part in parts]))
+    np.add.at(voxels, objects, np.concatenate([part.voxels for part in parts]))
+    np.minimum.at(low, objects, np.concatenate([part.low for part in parts]))
+    np.maximum.at(high, objects, np.concatenate([part.high for part in parts]))
+    return Whole(first, voxels, low, high)
+
+
+def number_objects(whole: Whole, pieces: dict[int, list[tuple[int, int]]], min_size: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Final labels 1, 2, ... in raster order of first voxels.
+
+    Parameters
+    ----------
+    whole : Whole
+        All objects.
+    pieces : dict
+        Object -> (first voxel, voxels) of each of its pieces, for the objects that were split.
+    min_size : int
+        Objects and pieces of fewer voxels get 0.
+
+    Returns
+    -------
+    labels : ndarray
+        Of each object that was not split; 0 for the others.
+    piece_labels : dict
+        Object -> labels of its pieces.
+    """
+    entries = [(first, n, 0) for n, (first, voxels) in enumerate(zip(whole.first, whole.voxels, strict=True)) if voxels >= max(1, min_size)]
+    entries = [entry for entry in entries if entry[1] not in pieces]
+    entries += [(first, n, i) for n, own in pieces.items() for i, (first, voxels) in enumerate(own) if voxels >= max(1, min_size)]
+    labels = np.zeros(whole.first.size, np.int64)
+    piece_labels = {n: np.zeros(len(own), np.int64) for n, own in pieces.items()}
+    for label, (_, n, i) in enumerate(sorted(entries), start=1):
+        if n in pieces:
+            piece_labels[n][i] = label
+        else:
+            labels[n] = label
+    return labels, piece_labels
 
 
 def measure_block(labels: np.ndarray, probability: np.ndarray, start: ZYX, classes: list[str]) -> pd.DataFrame:
@@ -248,77 +311,111 @@ def _make_sample(
     name: str, wanted: str, cfg: Instances, dataset: Dataset, probabilities: Path, store: Path, tables: Path, engine: Engine
 ) -> dict[str, Any]:
     source, size = Result(probabilities / name), dataset.pixel_size
-    blocks = len(source.grid)
+    grid, spacing = source.grid, (size.z / size.x, size.y / size.x, 1.0)
     describe = functools.partial(_describe, path=source.path, cfg=cfg)
-    described = dict(engine.run(describe, range(blocks), blocks, f"instances {name}, describe"))
-    parts = [described[index] for index in range(blocks)]
-    offsets, objects = merge_parts(parts, source.grid)
-    labels = number_objects(parts, objects, cfg.min_size)
-    dtype = "uint32" if labels.max(initial=0) < 2**32 else "uint64"
-    spec = Spec(source.shape, dtype, "labels", pixel_size=(size.z, size.y, size.x), block=source.grid.block)
+    described = dict(engine.run(describe, range(len(grid)), len(grid), f"instances {name}, describe"))
+    parts = [described[index] for index in range(len(grid))]
+    offsets, objects = merge_parts(parts, grid)
+    whole = whole_objects(parts, objects)
+    pieces: dict[int, list[tuple[int, int]]] = {}
+    if cfg.split is not None:
+        split = functools.partial(_split, path=source.path, cfg=cfg, spacing=spacing)
+        groups = list(_splittable(whole, grid, cfg.min_size))
+        for _, found in engine.run(split, groups, len(groups), f"instances {name}, split"):
+            pieces |= found
+    labels, piece_labels = number_objects(whole, pieces, cfg.min_size)
+    dtype = "uint32" if len(labels) + sum(map(len, pieces.values())) < 2**32 else "uint64"
+    spec = Spec(source.shape, dtype, "labels", pixel_size=(size.z, size.y, size.x), block=grid.block)
     provenance = {"step": "instances", "config": cfg.model_dump(mode="json"), "probabilities": str(source.path)}
     result = begin(store / name, wanted, spec, provenance)
-    # Seeds are numbered in a store of their own, which goes once they have grown.
-    seeds = store.with_suffix(".seeds.zarr") / name
-    numbered = begin(seeds, wanted, spec, provenance) if cfg.seed is not None else result
-    number = functools.partial(_number, source=source.path, cfg=cfg, target=numbered.path, wanted=wanted)
-    missing = list(numbered.missing_blocks())
-    items = ((index, np.concatenate([[0], labels[offsets[index] : offsets[index + 1]]]).astype(dtype)) for index in missing)
-    for _ in engine.run(number, items, len(missing), f"instances {name}, number"):
-        pass
-    spacing = (size.z / size.x, size.y / size.x, 1.0)
-    complete = functools.partial(
-        _complete,
-        source=source.path,
-        seeds=seeds if cfg.seed is not None else None,
-        cfg=cfg,
-        spacing=spacing,
-        target=result.path,
-        wanted=wanted,
-        classes=dataset.classes,
+    inside: dict[int, list[tuple[int, Box, np.ndarray]]] = {}
+    for n, own in piece_labels.items():
+        for index, _ in grid.boxes_in(whole.box(n)):
+            inside.setdefault(index, []).append((int(whole.first[n]), whole.box(n), own))
+    number = functools.partial(
+        _number, source=source.path, cfg=cfg, spacing=spacing, target=result.path, wanted=wanted, classes=dataset.classes
     )
-    table = object_table([part for _, part in engine.run(complete, range(blocks), blocks, f"instances {name}, measure")], dataset.classes)
+    items = ((i, labels[objects[offsets[i] : offsets[i + 1]]], tuple(inside.get(i, ()))) for i in range(len(grid)))
+    table = object_table([part for _, part in engine.run(number, items, len(grid), f"instances {name}, number")], dataset.classes)
     write_atomic(tables / f"{name}.csv", table.to_csv(index=False, float_format="%.4f").encode())
     finish(store / name, wanted, {"objects": len(table)})
-    remove(seeds)
     return {"objects": len(table)}
 
 
-def _components(source: Result, write: Box, cfg: Instances) -> np.ndarray:
-    """Components of a block and of one more plane at each end: the same in every pass."""
-    read = Box(write.start, (write.stop[0] + 1, write.stop[1] + 1, write.stop[2] + 1)).clip(source.shape)
-    foreground = 1 - from_stored(source.read(read))[0]
-    return label_block(foreground > (cfg.threshold if cfg.seed is None else cfg.seed), cfg.connectivity)
+def _components(source: Result, read: Box, cfg: Instances) -> np.ndarray:
+    """Connected components of the foreground in a box; the same in every pass."""
+    return label_block(1 - from_stored(source.read(read))[0] > cfg.threshold, cfg.connectivity)
+
+
+def _overlapping(write: Box, shape: ZYX) -> Box:
+    """A block and one more plane at each end that has a neighbour."""
+    return Box(write.start, (write.stop[0] + 1, write.stop[1] + 1, write.stop[2] + 1)).clip(shape)
 
 
 def _describe(index: int, path: Path, cfg: Instances) -> Part:
     source = Result(path)
     write = source.grid.box(index)
-    return describe_block(_components(source, write, cfg), write, source.shape)
+    return describe_block(_components(source, _overlapping(write, source.shape), cfg), write, source.shape)
 
 
-def _number(item: tuple[int, np.ndarray], source: Path, cfg: Instances, target: Path, wanted: str) -> None:
-    index, labels = item
-    opened, result = Result(source), Result(target)
-    write = opened.grid.box(index)
-    components = _components(opened, write, cfg)[tuple(slice(n) for n in write.shape)]
-    result.write(index, labels[components], wanted)
+def _splittable(whole: Whole, grid: Grid, min_size: int) -> Iterator[tuple[tuple[int, int, Box], ...]]:
+    """Number, first voxel and bounding box of the objects that may be split, in groups that lie near each other."""
+    extent = (whole.high - whole.low).max(axis=1, initial=0)
+    chosen = np.flatnonzero((extent <= LONGEST) & (whole.voxels >= max(1, min_size)))
+    zyx = np.stack(np.unravel_index(whole.first[chosen], grid.shape), axis=1) // np.array(grid.block)
+    block = np.ravel_multi_index(tuple(zyx.T), grid.counts)
+    for index in np.unique(block):
+        yield tuple((int(n), int(whole.first[n]), whole.box(n)) for n in chosen[block == index])
 
 
-def _complete(
-    index: int, source: Path, seeds: Path | None, cfg: Instances, spacing: Spacing, target: Path, wanted: str, classes: list[str]
+def _split(group: tuple[tuple[int, int, Box], ...], path: Path, cfg: Instances, spacing: Spacing) -> dict[int, list[tuple[int, int]]]:
+    """First voxel and size of each piece, for the objects of a group that fall into pieces."""
+    source = Result(path)
+    found = {}
+    for (n, _, box), parts in zip(group, _parts_of(source, [(first, box) for _, first, box in group], cfg, spacing), strict=True):
+        if parts.max() > 1:
+            _, first, voxels = np.unique(parts[parts > 0], return_index=True, return_counts=True)
+            local = np.flatnonzero(parts)[first]
+            zyx = np.stack(np.unravel_index(local, parts.shape), axis=1) + np.array(box.start)
+            raster = np.ravel_multi_index(tuple(zyx.T), source.shape)
+            found[n] = list(zip(raster.tolist(), voxels.tolist(), strict=True))
+    return found
+
+
+def _parts_of(source: Result, wanted: list[tuple[int, Box]], cfg: Instances, spacing: Spacing) -> Iterator[np.ndarray]:
+    """Parts of objects, given by first voxel and bounding box; one read for all of them."""
+    starts, stops = np.array([box.start for _, box in wanted]), np.array([box.stop for _, box in wanted])
+    (z, y, x), (z2, y2, x2) = starts.min(axis=0).tolist(), stops.max(axis=0).tolist()
+    read = Box((z, y, x), (z2, y2, x2))
+    components = _components(source, read, cfg)
+    for first, box in wanted:
+        here = np.array(np.unravel_index(first, source.shape)) - np.array(read.start)
+        own = components[box.within(read).slices] == components[tuple(here)]
+        yield split_object(own, spacing, cfg.split or 0.0, cfg.connectivity)
+
+
+def _number(
+    item: tuple[int, np.ndarray, tuple[tuple[int, Box, np.ndarray], ...]],
+    source: Path,
+    cfg: Instances,
+    spacing: Spacing,
+    target: Path,
+    wanted: str,
+    classes: list[str],
 ) -> pd.DataFrame:
-    """Grow the seeds of a block, unless that is done, and measure its objects."""
+    """Write the final labels of a block, unless that is done, and measure its objects."""
+    index, labels, split = item
     opened, result = Result(source), Result(target)
     write = opened.grid.box(index)
-    probability = from_stored(opened.read(write))
-    if seeds is not None and not result.has_block(index):
-        z, y, x = (math.ceil(cfg.reach / s) for s in spacing)
-        read = write.grow((z, y, x)).clip(opened.shape)
-        grown = grow(Result(seeds).read(read), spacing, cfg.reach)[write.within(read).slices]
-        grown[1 - probability[0] <= cfg.threshold] = 0
-        result.write(index, grown, wanted)
-    return measure_block(result.read(write), probability[1:], write.start, classes)
+    if not result.has_block(index):
+        components = _components(opened, _overlapping(write, opened.shape), cfg)[tuple(slice(n) for n in write.shape)]
+        numbered = np.concatenate([[0], labels])[components].astype(result.dtype)
+        for (_, box, own), parts in zip(split, _parts_of(opened, [s[:2] for s in split], cfg, spacing) if split else (), strict=True):
+            shared = Box(_largest(box.start, write.start), _smallest(box.stop, write.stop))
+            here, there = shared.within(write).slices, shared.within(box).slices
+            numbered[here] = np.where(parts[there] > 0, np.concatenate([[0], own])[parts[there]], numbered[here])
+        result.write(index, numbered, wanted)
+    return measure_block(result.read(write), from_stored(opened.read(write))[1:], write.start, classes)
 
 
 def _largest(a: ZYX, b: ZYX) -> ZYX:
