@@ -92,13 +92,13 @@ def test_models_learn_from_and_are_applied_to_the_data_set_of_their_name_by_defa
 
 
 def test_overrides_of_a_model_merge_deeply_with_the_section() -> None:
-    own = {"train": {"network": {"depth": 2}, "steps": 7}, "plan": {"normalisation": "mean_std"}, "instances": {"seed": 0.9}}
+    own = {"train": {"network": {"depth": 2}, "steps": 7}, "plan": {"normalisation": "mean_std"}, "instances": {"split": 0.9}}
     cfg = parse_config(config(train={"network": {"width": 8}, "batch": 3}, models={"cells": own, "other": {"train_on": ["cells"]}}))
     train = cfg.train_of("cells")
     assert (train.network.depth, train.network.width, train.steps, train.batch) == (2, 8, 7, 3)
     assert train.augment == Train().augment
     assert (cfg.plan_of("cells").normalisation, cfg.plan_of("other").normalisation) == ("mean_std", "percentile")
-    assert (cfg.instances_of("cells").seed, cfg.instances_of("other").seed) == (0.9, None)
+    assert (cfg.instances_of("cells").split, cfg.instances_of("other").split) == (0.9, None)
     assert cfg.train_of("other") == cfg.train
     assert cfg.predict_of("cells") == cfg.predict
 
@@ -182,7 +182,7 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         (config(train={"tile": [1]}), "train.tile: must be a valid integer, or must be 'auto' (is: [1])"),
         (config(train=None), "train: must have keys of its own (is: None)"),
         (config(plan={"percentiles": [99, 1]}), "plan.percentiles: the low percentile must be below the high one (is: [99, 1])"),
-        (config(instances={"seed": 0.3}), "instances: seed (0.3) must not be below threshold (0.5)"),
+        (config(instances={"threshold": 1}), "instances.threshold: must be less than 1 (is: 1)"),
         (
             config(evaluate={"thresholds": [0.5]}),
             "evaluate.thresholds: must contain 0.5 and 0.75: the table has columns for them (is: [0.5])",
@@ -193,8 +193,8 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         (config(models={"m": {"train_on": "cells"}}), "models.m.train_on: must be a list, as in [a, b] (is: 'cells')"),
         (config(models={"cells": {"predict": {"splits": 5}}}), "models.cells.predict.splits: must be a list, as in [a, b] (is: 5)"),
         (
-            config(models={"cells": {"instances": {"threshold": 0.9, "seed": 0.8}}}),
-            "models.cells.instances: seed (0.8) must not be below threshold (0.9)",
+            config(models={"cells": {"instances": {"split": -1}}}),
+            "models.cells.instances.split: must be greater than or equal to 0 (is: -1)",
         ),
     ],
 )

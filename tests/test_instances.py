@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from unet_core.blocks import Box, Grid
+from unet_core.components import describe_block, label_block, merge_parts, number_objects, whole_objects
 from unet_core.config import Dataset, Instances
 from unet_core.engine import Engine
-from unet_core.instances import describe_block, label_block, make_instances, merge_parts, number_objects, whole_objects
+from unet_core.instances import make_instances
 from unet_core.runtime import read_json, write_stamp
 from unet_core.split import split_object
 from unet_core.store import Result, Spec, begin, finish
