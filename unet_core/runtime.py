@@ -39,7 +39,8 @@ def job_log(path: Path, threads: int = 1) -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     for noisy in ("distributed", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
+        sys.modules["torch"].set_num_threads(threads)
     try:
         yield
     except UserError as error:
