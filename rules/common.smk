@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from unet_core.config import ConfigError
-from unet_core.digest import code_digest
+from unet_core.digest import FileHashes, code_digest
 from unet_core.parse import parse_config
 from unet_core.samples import check_data, content_of, expand
 
@@ -91,27 +91,36 @@ def weights_options(wildcards):
     }
 
 
+def bought_model(name):
+    """Folder and content of a model that is not trained here; none for the others."""
+    path = cfg.models[name].path
+    if path is None:
+        return None
+    hashes = FileHashes(Path(expand(cfg.results)) / "train" / f"{name}.files.json")
+    files = [Path(expand(path)) / file for file in ("model.json", "best.safetensors")]
+    return {
+        "path": expand(path),
+        "content": [hashes.of(file) for file in files if file.is_file()],
+    }
+
+
 def plan_options(wildcards):
     """What decides a plan, beside the data."""
-    model = wildcards.model
+    name = wildcards.model
     sections = {
-        "plan": cfg.plan_of(model),
-        "train": cfg.train_of(model),
-        "predict": cfg.predict_of(model),
+        "plan": cfg.plan_of(name),
+        "train": cfg.train_of(name),
+        "predict": cfg.predict_of(name),
     }
-    bought = cfg.models[model].path
-    options = {name: plain(section) for name, section in sections.items()}
-    return options | {"bought": bought and expand(bought), "code": code_digest("plan")}
+    options = {key: plain(section) for key, section in sections.items()}
+    return options | {"bought": bought_model(name), "code": code_digest("plan")}
 
 
 def train_options(wildcards):
     """What decides a model, beside its data and plan."""
-    bought = cfg.models[wildcards.model].path
-    return {
-        "train": plain(cfg.train_of(wildcards.model)),
-        "bought": bought and expand(bought),
-        "code": code_digest("train"),
-    }
+    name = wildcards.model
+    options = {"train": plain(cfg.train_of(name)), "bought": bought_model(name)}
+    return options | {"code": code_digest("train")}
 
 
 def predict_options(wildcards):

@@ -16,7 +16,7 @@ with job_log(Path(snakemake.log[0]), snakemake.threads):
         Predict.model_validate(options["predict"]),
         groundtruth={Path(path).stem: Path(path) for path in snakemake.input.groundtruth},
         weights={Path(path).stem: Path(path) for path in snakemake.input.weights},
-        bought=Path(options["bought"]) if options["bought"] else None,
+        bought=Path(options["bought"]["path"]) if options["bought"] else None,
         results=Path(snakemake.params.results),
         stamp=stamp,
     )

@@ -11,7 +11,7 @@ options = snakemake.params.cfg
 
 with job_log(Path(snakemake.log[0]), snakemake.threads):
     if options["bought"]:
-        adopt_model(Path(options["bought"]), stamp)
+        adopt_model(Path(options["bought"]["path"]), stamp)
     else:
         train_model(
             Train.model_validate(options["train"]),

@@ -207,7 +207,15 @@ def test_wrong_values_are_told_with_key_value_and_what_is_allowed(raw: dict[str,
     [
         ({"m": {}}, "models.m.train_on: no data set 'm'; there are: a, b, plain"),
         ({"a": {"predict_on": ["c"]}}, "models.a.predict_on: no data set 'c'; there are: a, b, plain"),
-        ({"a": {"predict_on": ["b", "b"]}}, "models.a.predict_on: each data set may be named only once (is: ['b', 'b'])"),
+        ({"a": {"predict_on": ["a", "a"]}}, "models.a.predict_on: each data set may be named only once (is: ['a', 'a'])"),
+        (
+            {"a": {"predict_on": ["a", "b"]}},
+            "models.a.predict_on: the model learns the classes cell, but data set 'b' is annotated with cell, nucleus",
+        ),
+        (
+            {"m": {"path": "p", "predict_on": ["a"], "train": {"steps": 3}}},
+            "models.m.train: has no meaning for a model with a path (it is not trained)",
+        ),
         ({"plain": {}}, "models.plain.train_on: data set 'plain' has no annotations"),
         ({"a": {"path": "p", "train_on": ["a"]}}, "models.a: path and train_on exclude each other (a model with a path is not trained)"),
         (

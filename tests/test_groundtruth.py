@@ -20,10 +20,10 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from unet_core.annotations.layer import NOTHING, Layer
 from unet_core.config import Dataset, Groundtruth
 from unet_core.engine import Engine, open_engine
-from unet_core.groundtruth import LABELS, Canvas, Intensities, convert_groundtruth, open_labels
+from unet_core.groundtruth import Canvas, Intensities, convert_groundtruth
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
-from unet_core.store import Result, read_attributes
+from unet_core.store import LABELS, Result, open_labels, read_attributes
 
 Convert = Callable[..., dict[str, Any]]
 

@@ -20,7 +20,7 @@ from unet_core.runtime import read_json, write_stamp
 from unet_core.split import split_object
 from unet_core.store import Result, Spec, begin, finish
 
-DATASET = Dataset(images="x.tif", classes=["cell", "debris"])
+DATASET = Dataset(images="x.tif")
 
 
 def in_raster_order(labels: np.ndarray) -> np.ndarray:
@@ -97,7 +97,9 @@ def stored_probabilities(folder: Path, block: tuple[int, int, int], seed: int = 
     for index in result.missing_blocks():
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
     finish(path, "p", {})
-    write_stamp(folder / "predict.json", {"step": "predict", "samples": {"s 1": {"split": "test", "digest": "p"}}})
+    write_stamp(
+        folder / "predict.json", {"step": "predict", "classes": ["cell", "debris"], "samples": {"s 1": {"split": "test", "digest": "p"}}}
+    )
     return stored.astype(np.float32) / 255
 
 
@@ -136,9 +138,9 @@ def test_stores_of_different_blocks_give_the_same_labels_and_tables(tmp_path: Pa
         pd.testing.assert_frame_equal(table, results[0][1])
 
 
-def test_an_object_that_is_too_long_is_left_whole(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_is_too_large_is_left_whole(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     stored_probabilities(tmp_path, (2, 768, 768))
-    monkeypatch.setattr("unet_core.instances.LONGEST", 0)
+    monkeypatch.setattr("unet_core.instances.LARGEST_BOX", 0)
     whole, _ = make(tmp_path, Instances(split=0.5), engine)
     expected, _ = make(tmp_path, Instances(), engine)
     np.testing.assert_array_equal(whole, expected)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from unet_core.loss import IGNORE, weighted_cross_entropy
+from unet_core.config import IGNORE
+from unet_core.loss import weighted_cross_entropy
 
 
 def test_loss_is_the_weighted_sum_over_the_number_of_annotated_pixels() -> None:

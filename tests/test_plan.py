@@ -98,9 +98,10 @@ def test_a_tile_that_does_not_fit_the_network_is_refused_with_the_nearest_sizes(
         ("auto", 2**40, 388, 572, "covers the largest image or 2048 px"),
         ("auto", 2**40, 10**6, 2236, "covers the largest image or 2048 px"),
         ("auto", 2**30, 10**6, 716, "the largest within 1 GiB"),
-        (188, 1, 10**6, 188, "set in the configuration"),
+        (204, 1, 10**6, 204, "set in the configuration"),
+        ("auto", 2**40, 1, 204, "covers the largest image or 2048 px"),
     ],
-    ids=["the image", "the limit", "the memory", "set"],
+    ids=["the image", "the limit", "the memory", "set", "one pixel"],
 )
 def test_prediction_tile(tile: Any, memory: int, longest_side: int, expected: int, reason: str) -> None:
     assert prediction_tile(Predict(tile=tile), Network(), 1, memory, longest_side) == (expected, reason)
@@ -110,7 +111,8 @@ def test_prediction_tile(tile: Any, memory: int, longest_side: int, expected: in
 @settings(deadline=None)
 def test_prediction_tile_is_the_largest_that_the_memory_allows(depth: int, width: int, channels: int, memory: int, side: int) -> None:
     network = Network(depth=depth, width=width)
-    smallest, wanted = unet.input_size(1, depth), unet.input_size(min(side, 2048), depth)
+    smallest = unet.input_size(2**depth, depth)
+    wanted = max(smallest, unet.input_size(min(side, 2048), depth))
     if tile_memory(smallest, network, channels) > memory:
         return
     tile, _ = prediction_tile(Predict(), network, channels, memory, side)
@@ -120,7 +122,7 @@ def test_prediction_tile_is_the_largest_that_the_memory_allows(depth: int, width
 
 
 def test_too_little_memory_for_any_tile_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"^plan.memory_gb: the smallest tile of this network \(188 px\) needs 0.0677 GiB, but 0.0625 GiB"):
+    with pytest.raises(UserError, match=r"^plan.memory_gb: the smallest tile of this network \(204 px\) needs 0.0797 GiB, but 0.0625 GiB"):
         prediction_tile(Predict(), Network(), 1, 2**26, 1000)
 
 
@@ -138,7 +140,10 @@ class Stamps:
             path = self.results / "groundtruth" / f"{dataset}.zarr" / name
             begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
             finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels})
-        truths = {name: {"split": split, "shape": [channels, 1, side, side]} for name, split in samples.items()}
+        truths = {
+            name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}
+            for name, split in samples.items()
+        }
         maps = {name: {"split": split, "class_pixels": [300, 100]} for name, split in samples.items()}
         self.groundtruth[dataset] = self.results / "groundtruth" / f"{dataset}.json"
         write_stamp(self.groundtruth[dataset], {"classes": ["cell"], "samples": truths})

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import ArraySource
-from unet_core.config import Augment
-from unet_core.loss import IGNORE
+from unet_core.config import IGNORE, Augment
 from unet_core.sampling import Sampler, TrainingSample
 from unet_core.unet import halo, input_size
 

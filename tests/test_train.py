@@ -81,6 +81,23 @@ def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_checkpoint(tmp
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+def test_weights_that_become_infinite_in_the_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, 4)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    monkeypatch.setattr(train, "validate", lambda *_: {"validation_loss": float("nan"), "validation_iou": 0.0})
+    with pytest.raises(UserError, match="the checkpoint of the last good validation stays"):
+        run(tmp_path, 8)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["best.safetensors", "last.safetensors"])
+def test_a_lost_checkpoint_is_made_again(tmp_path: Path, lost: str) -> None:
+    expected = run(tmp_path, 8)
+    content = (tmp_path / lost).read_bytes()
+    (tmp_path / lost).unlink()
+    assert run(tmp_path, 8) == expected and (tmp_path / lost).read_bytes() == content
+
+
 def test_validation_by_blocks_equals_the_formula_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     given = sample((2, 50, 44))
     given.target.array[0, :9] = 255  # type: ignore[attr-defined]

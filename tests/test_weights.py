@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.test_distance import distances_one_by_one, random_labels
 from unet_core.blocks import Grid
-from unet_core.config import Weights
-from unet_core.weights import IGNORE, border_term, cutoff, halo, target_and_border
+from unet_core.config import IGNORE, Weights
+from unet_core.weights import border_term, cutoff, halo, target_and_border
 
 CFG = Weights(sigma=2.0, tolerance=1e-4)
 

@@ -151,6 +151,15 @@ def test_a_changed_test_annotation_is_scored_again_and_trains_and_predicts_nothi
     assert before == {step: project.files(step) for step in ("predict", "instances")}
 
 
+def test_a_failed_training_with_other_options_leaves_no_trace_when_they_are_taken_back(project: Project) -> None:
+    table = project.table()
+    project.configure(CONFIG | {"train": CONFIG["train"] | {"learning_rate": 1e30}})
+    assert "the loss became" in project.run(fails=True)
+    project.configure(CONFIG)
+    assert "training" in project.counts(project.run())["train"]
+    assert project.table() == table
+
+
 def test_a_new_image_without_annotation_is_segmented_and_trains_nothing(project: Project) -> None:
     shutil.copy(project.folder / "data/cells/01/t000.tif", project.folder / "data/cells/01/t020.tif")
     counts = project.counts(project.run())
@@ -228,6 +237,12 @@ def test_a_model_trained_elsewhere_is_applied_without_training(project: Project)
     assert project.jobs(output) == {"groundtruth", "plan", "train", "predict", "instances", "evaluate", "report"}
     row = (project.folder / "elsewhere/report/table.csv").read_text().splitlines()[1].split(",")
     assert row[0] == "old" and row[2:] == project.table().splitlines()[1].split(",")[2:]
+    # Other weights in the same folder are noticed.
+    shutil.copy(project.folder / "results/train/cells/last.safetensors", project.folder / "bought/last.safetensors")
+    assert "Nothing to be done" in project.run()
+    description = project.folder / "bought/model.json"
+    description.write_text(description.read_text().replace('"trained_on"', '"learnt_from"'))
+    assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
 
 
 @pytest.mark.parametrize(
@@ -260,5 +275,7 @@ def test_unreadable_and_unfitting_files_are_told_in_one_message_and_nothing_is_t
     tifffile.imwrite(project.folder / "data/cells/01_GT/SEG/man_seg005.tif", np.zeros((3, 3), np.uint16))
     output = project.run(fails=True)
     assert "2 of 7 samples cannot be converted" in output
-    assert re.search(r"t004.tif: cannot be read as TIFF", output) and re.search(r"annotation has shape \(3, 3\), but its image has", output)
+    assert re.search(r"t004.tif: cannot be read|t004.tif.*TIFF", output) and re.search(
+        r"annotation has shape \(3, 3\), but its image has", output
+    )
     assert not (project.folder / "results/groundtruth/cells.json").exists()

@@ -15,6 +15,8 @@ Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Training target of pixels that are neither learnt nor scored.
+IGNORE = 255
 SPLITS = ("train", "validation", "test")
 
 
@@ -149,7 +151,9 @@ class Plan(_Section):
     class_weights: Literal["balanced", "none"] | list[NonNegative] = Field(
         "balanced", description="w_c: balanced = inverse class frequency over the training split; none = 1; or a list"
     )
-    memory_gb: Positive | Literal["auto"] = Field("auto", description="memory for prediction; auto: half of the machine")
+    memory_gb: Positive | Literal["auto"] = Field(
+        "auto", description="memory for prediction (of the GPU, if any); auto: half of the machine"
+    )
 
     @field_validator("percentiles")
     @classmethod
@@ -186,7 +190,7 @@ class Train(_Section):
     """Training."""
 
     network: Network = Network()
-    tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, at most 572")
+    tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, about 572 at most")
     batch: int = Field(1, ge=1, description="tiles per step (paper: 1)")
     steps: int | Literal["auto"] = Field("auto", description="steps of the optimiser; auto: by the plan")
     learning_rate: Positive = Field(0.001, description="step size of the optimiser")
@@ -224,7 +228,7 @@ class Instances(_Section):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="foreground probability of an object's pixels")
     split: NonNegative | None = Field(
-        None, description="cut objects at necks, where their width falls by twice this many pixels (0.5 is sensitive); null: never"
+        None, description="cut objects (up to 67 million voxels) at necks narrower by twice this many pixels, as in 0.5; null: never"
     )
     min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed")
     connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")

@@ -57,21 +57,27 @@ class FileHashes:
         path : Path
             File or folder.
         limit : int, optional
-            Files of more bytes that were touched are not read: size and time stand for their content.
+            Files (and folders) of more bytes are not read: size and time stand for their content.
         """
         if path.is_dir():
-            return digest([[str(p.relative_to(path)), self.of(p, limit)] for p in sorted(path.rglob("*")) if p.is_file()])
+            return self._of_folder(path, limit)
         status = path.stat()
         seen = [status.st_size, status.st_mtime_ns]
+        if limit is not None and status.st_size > limit:
+            return digest(seen)
         known = self._known.get(str(path))
         if known and known[:2] == seen:
             return known[2]
-        if limit is not None and status.st_size > limit:
-            return digest(seen)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
         self._known[str(path)] = [*seen, content]
         return content
+
+    def _of_folder(self, folder: Path, limit: int | None) -> str:
+        members = sorted(path for path in folder.rglob("*") if path.is_file())
+        if limit is not None and sum(path.stat().st_size for path in members) > limit:
+            return digest([[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in members])
+        return digest([[str(path.relative_to(folder)), self.of(path, limit)] for path in members])
 
     def save(self) -> None:
         """Keep what was learnt."""

@@ -88,7 +88,7 @@ def open_engine(workers: int) -> Iterator[Engine]:
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
     }
-    # Dask starts HTTP servers even where it is told not to (dask/distributed#7207), by default on port 8787 of all networks.
+    # Dask starts HTTP servers even where it is told not to, by default on port 8787 of all networks.
     nowhere = "127.0.0.1:0"
     with (
         dask.config.set(quiet),

@@ -16,14 +16,13 @@ import pandas as pd
 from unet_core.config import Evaluate
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
-from unet_core.groundtruth import open_labels
 from unet_core.metrics.contingency import Contingency, add, contingency
 from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality
 from unet_core.metrics.pixels import PixelCounts, count_pixels, dice, foreground_iou, pixel_error
 from unet_core.metrics.rand import adapted_rand_error
 from unet_core.metrics.seg import seg_scores
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
-from unet_core.store import Result
+from unet_core.store import Result, open_labels, remove_other_files
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +110,7 @@ def evaluate_samples(
         Where blocks are worked on.
     """
     truths = read_json(groundtruth)["samples"]
+    remove_other_files(folder / "samples", ".json", set(truths))
     entries, images, objects, redone = {}, [], [], 0
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]

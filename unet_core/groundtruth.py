@@ -24,11 +24,10 @@ from unet_core.engine import Engine
 from unet_core.readers import CZYX, open_image, split_internal, to_czyx
 from unet_core.runtime import UserError, write_stamp
 from unet_core.samples import Sample
-from unet_core.store import Result, Spec, begin, details_if_done, finish, remove, remove_others
+from unet_core.store import LABELS, Spec, begin, details_if_done, finish, remove, remove_others
 
 logger = logging.getLogger(__name__)
 
-LABELS = ("instances", "classes", "ignore")
 TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
 
 
@@ -368,9 +367,3 @@ def _convert_labels(sample: Sample, cfg: Dataset, policy: Groundtruth, path: Pat
             result.write(index, array[result.grid.box(index).slices], labels_digest)
         finish(path / "labels" / name, labels_digest, details)
     return details
-
-
-def open_labels(store: Path, sample: str) -> tuple[Result, Result, Result]:
-    """Instances, classes and ignore mask of a sample."""
-    instances, classes, ignore = (Result(store / sample / "labels" / name) for name in LABELS)
-    return instances, classes, ignore

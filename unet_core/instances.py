@@ -26,13 +26,13 @@ from unet_core.engine import Engine
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic, write_stamp
 from unet_core.split import split_object
-from unet_core.store import Result, Spec, begin, details_if_done, finish, remove_others
+from unet_core.store import Result, Spec, begin, details_if_done, finish, remove, remove_other_files, remove_others
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("z", "y", "x")
-# Objects that are longer than this along an axis are not split: their bounding box is held in memory.
-LONGEST = 1024
+# Objects whose bounding box has more voxels are left whole: it is held in memory when an object is split.
+LARGEST_BOX = 2**26
 
 
 def measure_block(labels: np.ndarray, probability: np.ndarray, start: ZYX, classes: list[str]) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def make_instances(
     cfg : Instances
         Options of this model.
     dataset : Dataset
-        For its pixel size and classes.
+        For its pixel size.
     predict, probabilities : Path
         Stamp and store of the step predict.
     store : Path
@@ -113,14 +113,16 @@ def make_instances(
     engine : Engine
         Where blocks are worked on.
     """
-    samples = read_json(predict)["samples"]
+    predicted = read_json(predict)
+    samples, classes = predicted["samples"], predicted["classes"]
     redone = len(remove_others(store, set(samples)))
+    remove_other_files(tables, ".csv", set(samples))
     entries = {}
     for name, entry in samples.items():
-        wanted = digest(entry["digest"], cfg.model_dump(), dataset.classes, code_digest("instances"))
+        wanted = digest(entry["digest"], cfg.model_dump(), classes, code_digest("instances"))
         details = details_if_done(store / name, wanted)
         if details is None or not (tables / f"{name}.csv").is_file():
-            details = _make_sample(name, wanted, cfg, dataset, probabilities, store, tables, engine)
+            details = _make_sample(name, wanted, cfg, dataset, classes, probabilities, store, tables, engine)
             redone += 1
         entries[name] = {"split": entry["split"], "digest": wanted, "objects": details["objects"]}
     logger.info("instances: %d samples, %d made", len(samples), redone)
@@ -128,7 +130,15 @@ def make_instances(
 
 
 def _make_sample(
-    name: str, wanted: str, cfg: Instances, dataset: Dataset, probabilities: Path, store: Path, tables: Path, engine: Engine
+    name: str,
+    wanted: str,
+    cfg: Instances,
+    dataset: Dataset,
+    classes: list[str],
+    probabilities: Path,
+    store: Path,
+    tables: Path,
+    engine: Engine,
 ) -> dict[str, Any]:
     source, size = Result(probabilities / name), dataset.pixel_size
     grid, spacing = source.grid, (size.z / size.x, size.y / size.x, 1.0)
@@ -141,6 +151,9 @@ def _make_sample(
     if cfg.split is not None:
         split = functools.partial(_split, path=source.path, cfg=cfg, spacing=spacing)
         groups = list(_splittable(whole, grid, cfg.min_size))
+        too_large = int((_volumes(whole) > LARGEST_BOX).sum())
+        if too_large:
+            logger.warning("%s: %d objects are too large to be split (bounding box above %d voxels)", name, too_large, LARGEST_BOX)
         for _, found in engine.run(split, groups, len(groups), f"instances {name}, split"):
             pieces |= found
     labels, piece_labels = number_objects(whole, pieces, cfg.min_size)
@@ -149,12 +162,13 @@ def _make_sample(
     )
     provenance = {"step": "instances", "config": cfg.model_dump(mode="json"), "probabilities": str(source.path)}
     result = begin(store / name, wanted, spec, provenance)
+    if result.grid != grid:  # unfinished, from probabilities that were stored in other blocks
+        remove(store / name)
+        result = begin(store / name, wanted, spec, provenance)
     inside = _split_objects_of_blocks(whole, piece_labels, grid)
     items = ((i, labels[objects[offsets[i] : offsets[i + 1]]], inside.get(i, ())) for i in range(len(grid)))
-    number = functools.partial(
-        _number, source=source.path, cfg=cfg, spacing=spacing, target=result.path, wanted=wanted, classes=dataset.classes
-    )
-    table = object_table([part for _, part in engine.run(number, items, len(grid), f"instances {name}, number")], dataset.classes)
+    number = functools.partial(_number, source=source.path, cfg=cfg, spacing=spacing, target=result.path, wanted=wanted, classes=classes)
+    table = object_table([part for _, part in engine.run(number, items, len(grid), f"instances {name}, number")], classes)
     write_atomic(tables / f"{name}.csv", table.to_csv(index=False, float_format="%.4f").encode())
     finish(store / name, wanted, {"objects": len(table)})
     return {"objects": len(table)}
@@ -188,10 +202,14 @@ def _describe(index: int, path: Path, cfg: Instances) -> Part:
     return describe_block(_components(source, _overlapping(write, source.shape), cfg), write, source.shape)
 
 
+def _volumes(whole: Whole) -> np.ndarray:
+    """Voxels in the bounding box of each object."""
+    return np.prod(np.maximum(whole.high - whole.low, 0), axis=1)
+
+
 def _splittable(whole: Whole, grid: Grid, min_size: int) -> Iterator[tuple[tuple[int, int, Box], ...]]:
     """Number, first voxel and bounding box of the objects that may be split, in groups that lie near each other."""
-    extent = (whole.high - whole.low).max(axis=1, initial=0)
-    chosen = np.flatnonzero((extent <= LONGEST) & (whole.voxels >= max(1, min_size)))
+    chosen = np.flatnonzero((_volumes(whole) <= LARGEST_BOX) & (whole.voxels >= max(1, min_size)))
     zyx = np.stack(np.unravel_index(whole.first[chosen], grid.shape), axis=1) // np.array(grid.block)
     block = np.ravel_multi_index(tuple(zyx.T), grid.counts)
     for index in np.unique(block):
@@ -213,14 +231,16 @@ def _split(group: tuple[tuple[int, int, Box], ...], path: Path, cfg: Instances, 
 
 
 def _parts_of(source: Result, wanted: list[tuple[int, Box]], cfg: Instances, spacing: Spacing) -> Iterator[np.ndarray]:
-    """Parts of objects, given by first voxel and bounding box; one read for all of them."""
+    """Parts of objects, given by first voxel and bounding box; one read for all of them where that is not too large."""
     starts, stops = np.array([box.start for _, box in wanted]), np.array([box.stop for _, box in wanted])
     (z, y, x), (z2, y2, x2) = starts.min(axis=0).tolist(), stops.max(axis=0).tolist()
-    read = Box((z, y, x), (z2, y2, x2))
-    components = _components(source, read, cfg)
+    together = Box((z, y, x), (z2, y2, x2)) if np.prod(stops.max(axis=0) - starts.min(axis=0)) <= LARGEST_BOX else None
+    components = _components(source, together, cfg) if together else None
     for first, box in wanted:
+        read = together or box
         here = np.array(np.unravel_index(first, source.shape)) - np.array(read.start)
-        own = components[box.within(read).slices] == components[tuple(here)]
+        seen = components if components is not None else _components(source, read, cfg)
+        own = seen[box.within(read).slices] == seen[tuple(here)]
         yield split_object(own, spacing, cfg.split or 0.0, cfg.connectivity)
 
 

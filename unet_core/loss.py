@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-IGNORE = 255
+from unet_core.config import IGNORE
 
 
 def weighted_cross_entropy(

@@ -90,8 +90,11 @@ def network_function(net: UNet, offset: list[float], scale: list[float], precisi
 
     def apply(tile_CYX: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy((tile_CYX.astype(np.float32) - shift) * factor).to(where)
-        with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            scores = net(normalised[None].contiguous(memory_format=torch.channels_last))
+        try:
+            with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                scores = net(normalised[None].contiguous(memory_format=torch.channels_last))
+        except torch.OutOfMemoryError:
+            raise UserError(f"a tile of {max(tile_CYX.shape)} px does not fit the GPU; lower plan.memory_gb or predict.tile") from None
         return scores.float().softmax(dim=1)[0].cpu().numpy()
 
     return apply

@@ -101,11 +101,21 @@ def _name_problems(raw: Mapping[str, Any]) -> Iterable[str]:
 
 def _agreement_problems(cfg: Config) -> Iterable[str]:
     """Settings that must agree with each other."""
+    if not cfg.models:
+        yield "models: there is nothing to do: no data set has annotations to train on, and no model with a path is named"
     for name, model in cfg.models.items():
+        if model.path and model.train:
+            yield f"models.{name}.train: has no meaning for a model with a path (it is not trained)"
         known = [cfg.datasets[dataset] for dataset in model.train_on if dataset in cfg.datasets]
         if len({tuple(dataset.classes) for dataset in known}) > 1:
             listed = "; ".join(f"{key} has {', '.join(cfg.datasets[key].classes)}" for key in model.train_on if key in cfg.datasets)
             yield f"models.{name}.train_on: the data sets must have the same classes, but {listed}"
+        for key in set(model.predict_on) - set(model.train_on):
+            if known and key in cfg.datasets and cfg.datasets[key].annotations and cfg.datasets[key].classes != known[0].classes:
+                yield (
+                    f"models.{name}.predict_on: the model learns the classes {', '.join(known[0].classes)}, "
+                    f"but data set {key!r} is annotated with {', '.join(cfg.datasets[key].classes)}"
+                )
         with contextlib.suppress(ValidationError):  # an override that is wrong is told already
             unscored = set(cfg.evaluate.splits) - set(cfg.predict_of(name).splits)
             if unscored:

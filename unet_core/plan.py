@@ -13,6 +13,7 @@ from unet_core import unet
 from unet_core.config import Network, Plan, Predict, Train
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import CHUNK, read_attributes
+from unet_core.tiles import tiling
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +111,13 @@ def prediction_tile(cfg: Predict, network: Network, channels: int, memory: int, 
     depth = network.depth
     if cfg.tile != "auto":
         try:
-            unet.output_size(cfg.tile, depth)
+            tiling(longest_side, cfg.tile, depth)
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
         return cfg.tile, "set in the configuration"
-    wanted = unet.input_size(min(longest_side, LARGEST_OUTPUT), depth)
-    smallest = unet.input_size(1, depth)
+    # Tiles are useful by whole groups of pooled pixels.
+    smallest = unet.input_size(2**depth, depth)
+    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), depth))
     tile = wanted
     while tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= 2**depth
@@ -164,6 +166,12 @@ def make_plan(
         model = read_json(bought / "model.json")
         network, classes = Network.model_validate(model["network"]), model["classes"]
         cfg = cfg.model_copy(update=model["normalisation"])
+        for dataset, truth in truths.items():
+            if truth["classes"] != classes and any(entry["labels"] for entry in truth["samples"].values()):
+                raise UserError(
+                    f"the model in {bought} knows the classes {', '.join(classes)}, but data set {dataset} is annotated with "
+                    f"{', '.join(truth['classes'])}; set `classes` of the data set"
+                )
         if model["channels"] != channels:
             raise UserError(
                 f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; see `channels` of the data sets"

@@ -81,7 +81,7 @@ def predict_samples(
             redone += 1
         entries[name] = {"split": entry["split"], "digest": wanted}
     logger.info("predict: %d samples, %d segmented", len(samples), redone)
-    write_stamp(stamp, {"step": "predict", "store": store.name, "samples": entries})
+    write_stamp(stamp, {"step": "predict", "store": store.name, "classes": decided["classes"], "samples": entries})
 
 
 def _predict_sample(

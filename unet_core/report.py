@@ -13,11 +13,9 @@ import pandas as pd
 
 from unet_core import figures
 from unet_core.config import Report
-from unet_core.groundtruth import open_labels
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic
-from unet_core.store import Result
-from unet_core.weights import open_weights
+from unet_core.store import Result, open_labels, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +140,7 @@ def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) 
 
 
 def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict[str, Any]:
-    """Previews and scores per image: the test images first, of these the worst, the median and the best."""
+    """Previews and scores per image: of the scored images the worst, the median and the best."""
     samples = read_json(results / "instances" / model / f"{dataset}.json")["samples"]
     scored = results / "evaluate" / model / dataset / "images.csv"
     images = _read_scores(scored) if scored.is_file() else pd.DataFrame()

@@ -13,8 +13,7 @@ import torch
 from unet_core import unet
 from unet_core.augment import random_positions, sample_at, vary_gray
 from unet_core.blocks import Box
-from unet_core.config import Augment
-from unet_core.loss import IGNORE
+from unet_core.config import IGNORE, Augment
 from unet_core.tiles import Readable, read_mirrored
 
 

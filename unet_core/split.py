@@ -33,7 +33,7 @@ def split_object(mask: np.ndarray, spacing: Spacing, depth: float, connectivity:
     Returns
     -------
     ndarray of int32, shape (z, y, x)
-        Parts, numbered from 1; 0 outside of the object.
+        Parts, numbered from 1; 0 outside of the object. Around a hole a part may be in several pieces.
 
     References
     ----------

@@ -31,6 +31,7 @@ CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
 STEPS = ("groundtruth", "weights", "predict", "instances")
+LABELS = ("instances", "classes", "ignore")
 
 Kind = Literal["image", "labels"]
 
@@ -232,6 +233,17 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return {}
 
 
+def open_labels(store: Path, sample: str) -> tuple[Result, Result, Result]:
+    """Instances, classes and ignore mask of a sample, from the store of the step groundtruth."""
+    instances, classes, ignore = (Result(store / sample / "labels" / name) for name in LABELS)
+    return instances, classes, ignore
+
+
+def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
+    """Target and border term of a sample, from the store of the step weights."""
+    return Result(store / sample / "labels" / "target"), Result(store / sample)
+
+
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
     if path.exists():
@@ -245,7 +257,16 @@ def remove_others(store: Path, keep: set[str]) -> list[str]:
     gone = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
     for path in gone:
         remove(path)
+    for leftover in store.glob("*/labels/.*.trash"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return [path.name for path in gone]
+
+
+def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> None:
+    """Delete the files of samples that are no longer in the data set."""
+    for path in folder.glob(f"*{suffix}"):
+        if path.name.removesuffix(suffix) not in keep:
+            path.unlink(missing_ok=True)
 
 
 def _store_of(path: Path) -> Path:

@@ -20,16 +20,15 @@ import torch
 from tqdm import tqdm
 
 from unet_core.blocks import Grid
-from unet_core.config import Network, Train
+from unet_core.config import IGNORE, Network, Train
 from unet_core.digest import code_digest, digest
-from unet_core.loss import IGNORE, weighted_cross_entropy
+from unet_core.loss import weighted_cross_entropy
 from unet_core.model import build, device, load_checkpoint, network_function, save_checkpoint, weights_digest
 from unet_core.runtime import UserError, read_json, versions, write_atomic, write_stamp
 from unet_core.sampling import Batch, Sampler, TrainingSample
-from unet_core.store import Result
+from unet_core.store import Result, open_weights
 from unet_core.tiles import predict_box
 from unet_core.unet import UNet
-from unet_core.weights import open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -109,16 +108,21 @@ def train_network(
         if (step + 1) % cfg.validate_every == 0 or step + 1 == steps:
             mean = torch.stack(losses).mean().item()
             losses.clear()
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"the loss became {mean} before step {step + 1}; lower train.learning_rate or set train.clip; "
-                    f"the checkpoint of the last good validation stays in {folder}"
-                )
             scores = validate(net, validation, class_weights, plan["predict_tile"]["value"], cfg.precision)
             history.append({"step": step + 1, "learning_rate": learning_rate(step, steps, cfg), "train_loss": mean, **scores})
+            _stop_if_not_finite(history[-1], net, folder)
             progress.set_postfix_str(", ".join(f"{key} {value:.3f}" for key, value in history[-1].items() if "loss" in key or "iou" in key))
             _save(folder, wanted, net, optimiser, history)
     return history
+
+
+def _stop_if_not_finite(entry: dict[str, float], net: UNet, folder: Path) -> None:
+    weights = all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters())
+    if not (weights and all(math.isfinite(value) for value in entry.values())):
+        raise UserError(
+            f"the loss became {entry['train_loss']} before step {entry['step']:.0f}; lower train.learning_rate or set train.clip; "
+            f"the checkpoint of the last good validation stays in {folder}"
+        )
 
 
 def validate(net: UNet, samples: list[TrainingSample], class_weights: torch.Tensor, tile: int, precision: str) -> dict[str, float]:
@@ -172,11 +176,10 @@ def _loss(net: UNet, batch: Batch, class_weights: torch.Tensor, precision: str, 
 
 def _resume(path: Path, wanted: str, net: UNet, optimiser: torch.optim.SGD) -> tuple[int, History]:
     """Load the last checkpoint into network and optimiser; step and history from which to go on."""
-    if not path.is_file():
+    # The best checkpoint may be older than the last one: without it there is nothing to go on from.
+    if not (_is_of(path, wanted) and _is_of(path.with_name("best.safetensors"), wanted)):
         return 0, []
     tensors, state = load_checkpoint(path)
-    if state.get("digest") != wanted:
-        return 0, []
     net.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
     for name, parameter in net.named_parameters():
         if f"momentum.{name}" in tensors:
@@ -241,7 +244,9 @@ def train_model(
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
     settings = {key: _value(decided[key]) for key in keys}
     wanted = digest(used, settings, cfg.model_dump(), code_digest("train"))
-    if _description(folder).get("digest") != wanted or not (folder / "best.safetensors").is_file():
+    if _description(folder).get("digest") != wanted or not _is_of(folder / "best.safetensors", wanted):
+        # A description must not outlive the weights that it describes.
+        (folder / "model.json").unlink(missing_ok=True)
         logger.info("train: %d training and %d validation samples on %s", len(splits["train"]), len(splits["validation"]), device())
         sampler = Sampler(splits["train"], decided["train_tile"]["value"], decided["network"]["depth"], cfg.batch, cfg.seed, cfg.augment)
         history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted)
@@ -277,6 +282,14 @@ def _open_sample(results: Path, dataset: str, name: str, norm: dict[str, list[fl
 def _value(decision: Any) -> Any:
     """A decision of the plan without its reason."""
     return decision["value"] if isinstance(decision, dict) and "why" in decision else decision
+
+
+def _is_of(checkpoint: Path, wanted: str) -> bool:
+    """Whether a checkpoint is there and was made for the digest."""
+    try:
+        return checkpoint.is_file() and load_checkpoint(checkpoint)[1].get("digest") == wanted
+    except UserError:  # damaged: it is made again
+        return False
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.config import Dataset, Weights
+from unet_core.config import IGNORE, Dataset, Weights
 from unet_core.digest import code_digest, digest
 from unet_core.distance import Spacing, separate, two_nearest
 from unet_core.engine import Engine
-from unet_core.groundtruth import open_labels
 from unet_core.runtime import read_json, write_stamp
-from unet_core.store import Result, Spec, begin, details_if_done, finish, read_attributes, remove_others
+from unet_core.store import Spec, begin, details_if_done, finish, open_labels, open_weights, read_attributes, remove_others
 
 logger = logging.getLogger(__name__)
-
-IGNORE = 255
 
 
 def cutoff(cfg: Weights) -> float:
@@ -133,11 +130,6 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
         entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
     logger.info("weights: %d samples, %d made", len(samples), redone)
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
-
-
-def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
-    """Target and border term of a sample."""
-    return Result(store / sample / "labels" / "target"), Result(store / sample)
 
 
 def _counts_if_done(path: Path, wanted: str) -> list[int] | None:
