@@ -17,7 +17,6 @@ rule plan:
         runtime=30,
     params:
         cfg=plan_options,
-        results=expand(cfg.results),
     message:
         "plan: {wildcards.model}, decisions from the data"
     script:

@@ -19,7 +19,6 @@ rule report:
         runtime=60,
     params:
         cfg=report_options,
-        results=expand(cfg.results),
     message:
         "report: tables and page"
     script:

@@ -20,7 +20,6 @@ rule train:
         runtime=2880,
     params:
         cfg=train_options,
-        results=expand(cfg.results),
     message:
         "train: {wildcards.model}, training"
     script:

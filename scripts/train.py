@@ -18,7 +18,7 @@ with job_log(Path(snakemake.log[0]), snakemake.threads):
             plan=Path(snakemake.input.plan),
             weights={Path(path).stem: Path(path) for path in snakemake.input.weights},
             groundtruth={Path(path).stem: Path(path) for path in snakemake.input.groundtruth},
-            results=Path(snakemake.params.results),
+            results=stamp.parent.parent,
             folder=stamp.with_suffix(""),
             stamp=stamp,
         )
