@@ -133,7 +133,7 @@ def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) 
     return {
         "name": name,
         "summary": summary,
-        "curves": figures.learning_curves(curves) if curves else None,
+        "curves": figures.learning_curves({str(name): values for name, values in curves.items()}) if curves else None,
         "decisions": decisions,
         "datasets": [_describe_pair(name, dataset, cfg, results) for dataset in datasets],
     }
