@@ -523,19 +523,6 @@ def test_a_sample_that_is_not_whole_is_converted_again(tmp_path: Path, cells: Da
     assert_labels(tmp_path, "a", A, A > 0, NONE)
 
 
-def test_zoom_enlarges_image_and_labels_and_halves_the_pixel_size(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
-    convert(cells)
-    image = image_of(tmp_path, "a")
-    twice = convert(cells.model_copy(update={"zoom": 2}))
-    assert twice["samples"]["a"]["shape"] == [1, 1, 2 * image.shape[2], 2 * image.shape[3]]
-    for array, once in zip(labels_of(tmp_path, "a"), (A, A > 0, NONE), strict=True):
-        np.testing.assert_array_equal(array[0], np.asarray(once).repeat(2, axis=0).repeat(2, axis=1))
-    corner = image_of(tmp_path, "a")[0, 0, :2, :2]
-    assert corner[0, 0] == image[0, 0, 0, 0]
-    metadata = zarr.open_group(tmp_path / "cells.zarr" / "a", mode="r").attrs["ome"]
-    assert metadata["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"] == [1.0, 1.0, 0.5, 0.5]
-
-
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
     convert(cells)
     (tmp_path / "cells.zarr" / ".b.0123.trash").mkdir()

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import zarr
 
-from unet_core.readers import CZYX, Enlarged, image_shape, open_image, split_internal, to_czyx
+from unet_core.readers import CZYX, image_shape, open_image, split_internal, to_czyx
 
 STACK = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
 NOISE = np.random.default_rng(0).integers(0, 2**16, (3, 32, 32)).astype(np.uint16)
@@ -280,21 +280,3 @@ def test_a_truncated_chunk_of_a_zarr_array_is_an_error_that_names_the_array(tmp_
     cut(next(path for path in (tmp_path / "a.zarr" / "c").rglob("*") if path.is_file()), 0.5)
     text = failure(tmp_path / "a.zarr")
     assert text.startswith("cannot be read as Zarr (") and text.endswith("is it complete?")
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(2, 2, 7, 9), (1, 1, 1, 1), (1, 1, 1, 5)])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_an_enlarged_view_is_bilinear_for_any_box(factor: int, shape: tuple[int, ...], dtype: str) -> None:
-    import torch
-
-    image = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
-    view = Enlarged(CZYX(image, "czyx", None), factor)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(image.astype(np.float64)), scale_factor=factor, mode="bilinear", align_corners=False
-    ).numpy()
-    whole = view[0 : shape[1], 0 : view.shape[2], 0 : view.shape[3]]
-    assert view.shape == expected.shape == whole.shape and whole.dtype == dtype
-    assert np.abs(whole - expected).max() <= (0.5 + 1e-9 if dtype != "float32" else 1e-4)
-    for y, x in ((slice(0, 1), slice(0, 1)), (slice(view.shape[2] // 2, view.shape[2]), slice(view.shape[3] // 3, view.shape[3]))):
-        np.testing.assert_array_equal(view[0 : shape[1], y, x], whole[:, :, y, x])

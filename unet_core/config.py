@@ -87,7 +87,6 @@ class Dataset(_Section):
     axes: str = Field("yx", description="axes of one file, of t c z y x; each t is a sample of its own")
     channels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="channels to use; default: all")
     pixel_size: PixelSize = PixelSize()
-    zoom: int = Field(1, ge=1, le=8, description="enlarge images and annotations this many times along y and x, for objects of few pixels")
     annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
     classes: list[Name] = Field(default=["cell"], min_length=1, max_length=254, description="names of the object classes")
     unmatched: Literal["error", "allow"] = Field(
@@ -109,11 +108,6 @@ class Dataset(_Section):
         if len(set(classes)) < len(classes):
             raise ValueError("each class may be named only once")
         return classes
-
-    @property
-    def stored_pixel_size(self) -> tuple[float, float, float]:
-        """Size along z, y, x of a pixel in the stores, in micrometres."""
-        return (self.pixel_size.z, self.pixel_size.y / self.zoom, self.pixel_size.x / self.zoom)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Dataset:

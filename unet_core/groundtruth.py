@@ -21,7 +21,7 @@ from unet_core.blocks import ZYX, Grid
 from unet_core.config import Annotation, Dataset, Groundtruth
 from unet_core.digest import FileHashes, code_digest, digest
 from unet_core.engine import Engine
-from unet_core.readers import Enlarged, open_image, split_internal, to_czyx
+from unet_core.readers import CZYX, open_image, split_internal, to_czyx
 from unet_core.runtime import UserError, write_stamp
 from unet_core.samples import Sample
 from unet_core.store import LABELS, Spec, begin, details_if_done, finish, remove, remove_others
@@ -173,7 +173,7 @@ def _convert(
     sample: Sample, image_content: str, annotation_content: tuple[str, ...], cfg: Dataset, policy: Groundtruth, path: Path
 ) -> dict[str, Any]:
     converted = []
-    code, pixel_size = code_digest("groundtruth"), [cfg.zoom, *cfg.stored_pixel_size]
+    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
     image_digest = digest(image_content, sample.internal, sample.page, cfg.axes, cfg.channels, pixel_size, code)
     details = details_if_done(path, image_digest)
     if details is None:
@@ -208,7 +208,7 @@ def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], conten
 def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
     with open_image(sample.image, sample.internal) as opened:
         try:
-            source = Enlarged(to_czyx(opened, cfg.axes, sample.page), cfg.zoom)
+            source = to_czyx(opened, cfg.axes, sample.page)
         except ValueError as error:
             raise ValueError(f"{sample.image} {error}") from None
         channels = cfg.channels or list(range(source.shape[0]))
@@ -217,7 +217,9 @@ def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) 
         shape = source.shape[1:]
         if 0 in shape:
             raise ValueError(f"{sample.image} has no pixels (shape {shape})")
-        spec = Spec(shape, _stored_type(source.dtype, sample), "image", len(channels), cfg.stored_pixel_size)
+        spec = Spec(
+            shape, _stored_type(source.dtype, sample), "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
+        )
         intensities = [Intensities(np.dtype(spec.dtype), math.prod(shape)) for _ in channels]
         _check_range(source, spec.grid, channels, sample)
         provenance = {"step": "groundtruth", "image": str(sample.image), "config": cfg.model_dump(mode="json", by_alias=True)}
@@ -245,7 +247,7 @@ def _stored_type(dtype: np.dtype, sample: Sample) -> str:
     raise ValueError(f"{sample.image}: pixels of type {dtype}; needed are integers or floating-point numbers")
 
 
-def _check_range(source: Enlarged, grid: Grid, channels: list[int], sample: Sample) -> None:
+def _check_range(source: CZYX, grid: Grid, channels: list[int], sample: Sample) -> None:
     """Floating-point numbers must be finite, also as float32."""
     if source.dtype.kind != "f":
         return
@@ -344,7 +346,7 @@ def _layers(sample: Sample, name: str, files: tuple[Path, ...], shape: ZYX, sour
 
 
 def _convert_labels(sample: Sample, cfg: Dataset, policy: Groundtruth, path: Path, labels_digest: str, shape: ZYX) -> dict[str, Any]:
-    canvas = read_annotation(sample, cfg, policy, (shape[0], shape[1] // cfg.zoom, shape[2] // cfg.zoom))
+    canvas = read_annotation(sample, cfg, policy, shape)
     if canvas.overlapping:
         logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, canvas.overlapping, policy.overlaps)
     details = {
@@ -357,11 +359,10 @@ def _convert_labels(sample: Sample, cfg: Dataset, policy: Groundtruth, path: Pat
         "files": [str(file) for files in sample.annotations for file in files][:100],
         "config": cfg.model_dump(mode="json", by_alias=True),
     }
+    pixel_size = (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
     for name in LABELS:
-        result = begin(
-            path / "labels" / name, labels_digest, Spec(shape, TYPES[name], "labels", pixel_size=cfg.stored_pixel_size), provenance
-        )
-        array = getattr(canvas, name).repeat(cfg.zoom, axis=1).repeat(cfg.zoom, axis=2)
+        result = begin(path / "labels" / name, labels_digest, Spec(shape, TYPES[name], "labels", pixel_size=pixel_size), provenance)
+        array = getattr(canvas, name)
         for index in result.missing_blocks():
             result.write(index, array[result.grid.box(index).slices], labels_digest)
         finish(path / "labels" / name, labels_digest, details)

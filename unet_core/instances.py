@@ -140,8 +140,8 @@ def _make_sample(
     tables: Path,
     engine: Engine,
 ) -> dict[str, Any]:
-    source, size = Result(probabilities / name), dataset.stored_pixel_size
-    grid, spacing = source.grid, (size[0] / size[2], size[1] / size[2], 1.0)
+    source, size = Result(probabilities / name), dataset.pixel_size
+    grid, spacing = source.grid, (size.z / size.x, size.y / size.x, 1.0)
     describe = functools.partial(_describe, path=source.path, cfg=cfg)
     described = dict(engine.run(describe, range(len(grid)), len(grid), f"instances {name}, describe"))
     parts = [described[index] for index in range(len(grid))]
@@ -157,7 +157,9 @@ def _make_sample(
         for _, found in engine.run(split, groups, len(groups), f"instances {name}, split"):
             pieces |= found
     labels, piece_labels = number_objects(whole, pieces, cfg.min_size)
-    spec = Spec(source.shape, "uint32" if labels.size < 2**31 else "uint64", "labels", pixel_size=size, block=grid.block)
+    spec = Spec(
+        source.shape, "uint32" if labels.size < 2**31 else "uint64", "labels", pixel_size=(size.z, size.y, size.x), block=grid.block
+    )
     provenance = {"step": "instances", "config": cfg.model_dump(mode="json"), "probabilities": str(source.path)}
     result = begin(store / name, wanted, spec, provenance)
     if result.grid != grid:  # unfinished, from probabilities that were stored in other blocks

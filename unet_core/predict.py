@@ -97,8 +97,9 @@ def _predict_sample(
     engine: Engine,
 ) -> None:
     image = Result(images / name)
+    size = dataset.pixel_size
     spec = Spec(
-        image.shape, cfg.dtype, "image", len(decided["classes"]) + 1, dataset.stored_pixel_size, tuple(decided["predict_block"]["value"])
+        image.shape, cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), tuple(decided["predict_block"]["value"])
     )
     provenance = {
         "step": "predict",

@@ -133,44 +133,6 @@ class CZYX:
         return np.expand_dims(part, tuple(i for i, axis in enumerate("czyx") if axis not in left))
 
 
-class Enlarged:
-    """View of a `CZYX` that is enlarged along y and x by a whole factor, with linear interpolation.
-
-    A pixel becomes `factor` x `factor` pixels around its centre; beyond the centres of the edge pixels values are constant.
-    What a box holds does not depend on how the image is cut into boxes.
-
-    Parameters
-    ----------
-    source : CZYX
-        The image as it is.
-    factor : int
-        At least 1.
-    """
-
-    def __init__(self, source: CZYX, factor: int) -> None:
-        self._source, self._factor = source, factor
-        channels, depth, height, width = source.shape
-        self.shape = (channels, depth, height * factor, width * factor)
-        self.dtype = source.dtype
-
-    def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
-        """Box of voxels, all channels; start and stop must be given."""
-        if self._factor == 1:
-            return self._source[zyx]
-        (y, low_y, up_y), (x, low_x, up_x) = (self._neighbours(zyx[axis], self._source.shape[axis + 1]) for axis in (1, 2))
-        data = self._source[zyx[0], y, x].astype(np.float64)
-        part_y, part_x = up_y - np.floor(up_y), up_x - np.floor(up_x)
-        rows = data[:, :, low_y] * (1 - part_y)[:, None] + data[:, :, np.ceil(up_y).astype(int)] * part_y[:, None]
-        values = rows[..., low_x] * (1 - part_x) + rows[..., np.ceil(up_x).astype(int)] * part_x
-        return (np.rint(values) if self.dtype.kind in "biu" else values).astype(self.dtype)
-
-    def _neighbours(self, wanted: slice, size: int) -> tuple[slice, np.ndarray, np.ndarray]:
-        """What to read, and for each wanted pixel its place there: rounded down, and exactly."""
-        place = np.clip((np.arange(wanted.start, wanted.stop) + 0.5) / self._factor - 0.5, 0, size - 1)
-        start = int(place[0])
-        return slice(start, int(np.ceil(place[-1])) + 1), (place - start).astype(int), place - start
-
-
 @contextmanager
 def _open_tiff(path: Path, internal: str) -> Iterator[Any]:
     import tifffile

@@ -122,7 +122,7 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
     redone = len(remove_others(store, set(samples)))
     entries = {}
     for name, entry in samples.items():
-        wanted = digest(entry["labels"], cfg.model_dump(), dataset.stored_pixel_size, code_digest("weights"))
+        wanted = digest(entry["labels"], cfg.model_dump(), dataset.pixel_size.model_dump(), code_digest("weights"))
         counts = _counts_if_done(store / name, wanted)
         if counts is None:
             counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
@@ -139,12 +139,13 @@ def _counts_if_done(path: Path, wanted: str) -> list[int] | None:
 
 def _make_sample(name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_store: Path, store: Path, engine: Engine) -> list[int]:
     shape = open_labels(truth_store, name)[0].shape
-    pixel_size = dataset.stored_pixel_size
+    size = dataset.pixel_size
+    pixel_size = (size.z, size.y, size.x)
     labels = read_attributes(truth_store / name / "labels" / "instances").get("digest")
     provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": labels}
     border = begin(store / name, wanted, Spec(shape, "float32", "image", pixel_size=pixel_size), provenance)
     target = begin(store / name / "labels" / "target", wanted, Spec(shape, "uint8", "labels", pixel_size=pixel_size), provenance)
-    spacing = (pixel_size[0] / pixel_size[2], pixel_size[1] / pixel_size[2], 1.0)
+    spacing = (size.z / size.x, size.y / size.x, 1.0)
     missing = [index for index in range(len(target.grid)) if not (target.has_block(index) and border.has_block(index))]
     make = functools.partial(_make_block, name=name, wanted=wanted, cfg=cfg, spacing=spacing, truth_store=truth_store, store=store)
     for _ in engine.run(make, missing, len(missing), f"weights {name}"):
