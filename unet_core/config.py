@@ -17,7 +17,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Training target of pixels that are neither learnt nor scored.
 IGNORE = 255
-SPLITS = ("train", "validation", "test")
 
 
 class ConfigError(ValueError):
