@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,15 @@ def test_two_writers_of_one_digest_do_no_harm(tmp_path: Path) -> None:
         for writer in (first, second):
             writer.write(index, data[first.grid.box(index).slices], "d")
     np.testing.assert_array_equal(first.read_all(), data)
+
+
+def test_runs_that_begin_at_the_same_moment_share_the_result(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s" / "labels" / "cells"
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: begin(path, "d", LABELS, {}), range(8)))
+    results[3].write(0, np.ones(results[3].grid.box(0).shape, np.uint32), "d")
+    assert all(result.has_block(0) for result in results)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["cells", "zarr.json"]
 
 
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:

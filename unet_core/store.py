@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,11 +198,20 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
         return Result(path)
     remove(path)
     _make_parents(path)
+    # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     for level in range(spec.levels):
-        _create_level(path, spec, level)
+        _create_level(aside, spec, level)
     unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
     unet["provenance"] = provenance | {"versions": versions()}
-    zarr.open_group(path, mode="a").attrs.put({"ome": _ome(path, spec), "unet": unet})
+    zarr.open_group(aside, mode="a").attrs.put({"ome": _ome(path, spec), "unet": unet})
+    try:
+        aside.rename(path)
+    except OSError:
+        shutil.rmtree(aside)
+        if not path.exists():
+            raise
+        return begin(path, digest, spec, provenance)  # another run was faster
     return Result(path)
 
 
@@ -254,12 +264,22 @@ def remove(path: Path) -> None:
 
 def remove_others(store: Path, keep: set[str]) -> list[str]:
     """Delete the results of samples that are no longer in the data set, and leftovers of killed runs."""
-    gone = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
+    found = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
+    gone = [path for path in found if not _in_the_making(path)]
     for path in gone:
         remove(path)
-    for leftover in store.glob("*/labels/.*.trash"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in store.glob("*/labels/.*"):
+        if not _in_the_making(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
     return [path.name for path in gone]
+
+
+def _in_the_making(path: Path) -> bool:
+    """Whether another run may just be beginning this result; an old one is a leftover of a killed run."""
+    try:
+        return path.suffix == ".partial" and path.stat().st_mtime > time.time() - 3600
+    except FileNotFoundError:  # renamed meanwhile
+        return True
 
 
 def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> None:
@@ -278,7 +298,7 @@ def _make_parents(path: Path) -> None:
     """Make each folder between the store and the result a Zarr group; list label images as OME-NGFF wants."""
     store = _store_of(path)
     parts = path.relative_to(store).parts
-    for depth in range(len(parts) + 1):
+    for depth in range(len(parts)):
         folder = store.joinpath(*parts[:depth])
         if not (folder / "zarr.json").is_file():
             with contextlib.suppress(ContainsGroupError):  # another block or run was faster
