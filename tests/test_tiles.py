@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import ArraySource
 from unet_core.blocks import Box, Grid
 from unet_core.model import network_function
-from unet_core.tiles import predict_box, read_mirrored, tiling
+from unet_core.tiles import averaged, predict_box, read_mirrored, tiling
 from unet_core.unet import UNet, halo, input_size
 
 
@@ -80,6 +80,28 @@ def test_blocks_of_a_volume_equal_the_whole_with_two_channels_and_normalisation(
         for box in Grid((3, 50, 41), block):
             stitched[(slice(None), *box.slices)] = predict_box(ArraySource(image), box, function, depth=2, largest=input_size(12, 2))
         assert np.abs(stitched - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("copies", ["none", "flips", "dihedral"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (61, 50)])
+def test_the_mean_over_copies_does_not_depend_on_tiles(copies: str, shape: tuple[int, int]) -> None:
+    net, image = random_net(2), np.random.default_rng(0).normal(size=(1, 1, *shape)).astype(np.float32)
+    function = averaged(network_function(net, [0.0], [1.0], "float32"), copies)
+    # An independent mean: the whole image, padded to a square that suits the network, turned and turned back by torch.
+    side = input_size(max(shape), 2)
+    padded = np.pad(image, [(0, 0), (0, 0), *((halo(2), side - n - halo(2)) for n in shape)], mode="reflect")[:, 0]
+    turns = {"none": [(0, False)], "flips": [(0, False), (2, False), (0, True), (2, True)]}.get(copies)
+    scores = []
+    for quarter, flip in turns or [(q, f) for q in range(4) for f in (False, True)]:
+        turned = torch.rot90(torch.from_numpy(padded), quarter, (1, 2))
+        turned = turned.flip(2) if flip else turned
+        with torch.inference_mode():
+            result = net(turned[None].contiguous()).softmax(dim=1)[0]
+        scores.append(torch.rot90(result.flip(2) if flip else result, -quarter, (1, 2)).numpy())
+    expected = np.mean(scores, axis=0)[:, None, : shape[0], : shape[1]]
+    for largest in (input_size(4, 2), input_size(20, 2), side):
+        result = predict_box(ArraySource(image), Box((0, 0, 0), (1, *shape)), function, depth=2, largest=largest)
+        assert np.abs(result - expected).max() <= 1e-5
 
 
 @given(st.integers(1, 3000), st.integers(1, 700), st.integers(1, 4))

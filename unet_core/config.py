@@ -216,6 +216,9 @@ class Predict(_Section):
 
     tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by the plan")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    average: Literal["none", "flips", "dihedral"] = Field(
+        "none", description="mean over mirrored copies of each tile; flips: 4 copies; dihedral: 8, rotated by 90 degrees too"
+    )
     dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="how probabilities are stored; uint8: 0..255")
     splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(
         default=["train", "validation", "test", "unannotated"], min_length=1, description="which samples are segmented"

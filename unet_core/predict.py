@@ -16,7 +16,7 @@ from unet_core.engine import Engine
 from unet_core.model import load_network, network_function
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store import Result, Spec, begin, details_if_done, finish, remove_others
-from unet_core.tiles import predict_box
+from unet_core.tiles import averaged, predict_box
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def predict_samples(
     for name, entry in samples.items():
         norm = decided["samples"][f"{name_of_set}/{name}"]
         # The tile is no part of the digest: the result does not depend on it.
-        wanted = digest(entry["image"], trained["weights"], norm, cfg.precision, cfg.dtype, code_digest("predict"))
+        wanted = digest(entry["image"], trained["weights"], norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
         if details_if_done(store / name, wanted) is None:
             _predict_sample(name, wanted, cfg, dataset, trained, decided, norm, images, store, engine)
             redone += 1
@@ -148,5 +148,6 @@ def _predict_block(
         with _NETWORK:
             return function(tile_CYX)
 
-    probability = predict_box(image, result.grid.box(index), one_at_a_time, depth=net.depth, largest=tile)
+    network = averaged(one_at_a_time, cfg.average)
+    probability = predict_box(image, result.grid.box(index), network, depth=net.depth, largest=tile)
     result.write(index, to_stored(probability, cfg.dtype), wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 
 from unet_core import unet
 from unet_core.blocks import ZYX, Box, mirror
+
+TileFunction = Callable[[np.ndarray], np.ndarray]
 
 
 class Readable(Protocol):
@@ -100,7 +103,41 @@ def tiling(wanted: int, largest: int, depth: int) -> Tiling:
     return Tiling(count, stride, unet.input_size(stride, depth))
 
 
-def predict_box(source: Readable, box: Box, network: Callable[[np.ndarray], np.ndarray], *, depth: int, largest: int) -> np.ndarray:
+def averaged(network: TileFunction, copies: str) -> TileFunction:
+    """Mean of a network's values over mirrored and rotated copies of a tile, each turned back.
+
+    Tiles pair the same pixels in poolings from either end, so that the mean does not depend on them either.
+
+    Parameters
+    ----------
+    network : callable
+        Values (k, y, x) of an input tile (c, y, x).
+    copies : {"none", "flips", "dihedral"}
+        The tile alone; its 4 mirror images along y and x; the 8 symmetries of the square: the tile and 7 rotated or
+        mirrored copies.
+
+    References
+    ----------
+    Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, table 1 averages over 7 rotated copies.
+    """
+    if copies == "none":
+        return network
+    symmetries = list(itertools.product((False, True) if copies == "dihedral" else (False,), (1, -1), (1, -1)))
+
+    def mean(tile_CYX: np.ndarray) -> np.ndarray:
+        total: np.ndarray | None = None
+        for swap, y, x in symmetries:
+            copy = (tile_CYX.swapaxes(1, 2) if swap else tile_CYX)[:, ::y, ::x]
+            values = network(np.ascontiguousarray(copy))[:, ::y, ::x]
+            values = values.swapaxes(1, 2) if swap else values
+            total = values.astype(np.float32) if total is None else total + values
+        assert total is not None
+        return total / len(symmetries)
+
+    return mean
+
+
+def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int) -> np.ndarray:
     """Apply a 2D network to a box, plane by plane and tile by tile, with mirrored data beyond the array.
 
     Every output pixel has its full receptive field, so that the result does not depend on tiles and boxes, as long as
@@ -139,7 +176,7 @@ def predict_box(source: Readable, box: Box, network: Callable[[np.ndarray], np.n
     return np.stack(planes, axis=1)
 
 
-def _predict_plane(image_CYX: np.ndarray, rows: Tiling, columns: Tiling, network: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _predict_plane(image_CYX: np.ndarray, rows: Tiling, columns: Tiling, network: TileFunction) -> np.ndarray:
     result: np.ndarray | None = None
     for row in range(rows.count):
         for column in range(columns.count):
