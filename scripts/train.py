@@ -2,23 +2,28 @@
 
 from pathlib import Path
 
-from unet_core.config import Train
+from unet_core.processes import join_processes, launch
 from unet_core.runtime import job_log
-from unet_core.train import adopt_model, train_model
+from unet_core.train import adopt_model, run_job
 
-stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
+nodes = snakemake.resources.get("nodes", 1)
+per_node = max(1, snakemake.resources.get("gpu", 0) // nodes)  # a process for each GPU that the job asked for
+job = {
+    "options": options["train"],
+    "plan": snakemake.input.plan,
+    "weights": list(snakemake.input.weights),
+    "groundtruth": list(snakemake.input.groundtruth),
+    "stamp": snakemake.output.stamp,
+    "log": snakemake.log[0],
+    "threads": max(1, snakemake.threads // per_node),
+}
 
-with job_log(Path(snakemake.log[0]), snakemake.threads):
+with job_log(Path(job["log"]), job["threads"]):
     if options["bought"]:
-        adopt_model(Path(options["bought"]["path"]), stamp)
+        adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))
+    elif nodes * per_node > 1:
+        launch("unet_core.train", job, nodes=nodes, per_node=per_node)
     else:
-        train_model(
-            Train.model_validate(options["train"]),
-            plan=Path(snakemake.input.plan),
-            weights={Path(path).stem: Path(path) for path in snakemake.input.weights},
-            groundtruth={Path(path).stem: Path(path) for path in snakemake.input.groundtruth},
-            results=stamp.parent.parent,
-            folder=stamp.with_suffix(""),
-            stamp=stamp,
-        )
+        with join_processes() as processes:
+            run_job(job, processes)

@@ -16,10 +16,11 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 
 # Third-party packages that only these modules may import.
 OWNERS = {
-    "torch": {"unet", "augment", "loss", "model", "sampling", "train"},
+    "torch": {"unet", "augment", "loss", "model", "sampling", "checkpoint", "processes", "train"},
     "dask": {"engine"},
     "distributed": {"engine"},
     "zarr": {"store", "readers"},
+    "dask_jobqueue": {"engine"},
     "snakemake": set(),
 }
 LOWEST = {"config", "blocks"}

@@ -8,7 +8,7 @@ from unet_core.config import IGNORE
 from unet_core.loss import weighted_cross_entropy
 
 
-def test_loss_is_the_weighted_sum_over_the_number_of_annotated_pixels() -> None:
+def test_loss_is_the_weighted_sum_over_annotated_pixels_and_counts_them() -> None:
     torch.manual_seed(0)
     scores, border = torch.randn(2, 3, 4, 5), torch.rand(2, 4, 5)
     target = torch.randint(0, 3, (2, 4, 5))
@@ -23,7 +23,8 @@ def test_loss_is_the_weighted_sum_over_the_number_of_annotated_pixels() -> None:
                     p = torch.softmax(scores[n, :, y, x].double(), dim=0)[label]
                     total += float((class_weights[label] + border[n, y, x]) * -torch.log(p))
                     count += 1
-    assert abs(weighted_cross_entropy(scores, target, class_weights, border).item() - total / count) < 1e-6
+    loss, pixels = weighted_cross_entropy(scores, target, class_weights, border)
+    assert abs(loss.item() - total) < 1e-4 and pixels.item() == count
 
 
 def test_ignored_pixels_change_neither_loss_nor_gradient() -> None:
@@ -31,15 +32,16 @@ def test_ignored_pixels_change_neither_loss_nor_gradient() -> None:
     scores = torch.randn(1, 2, 3, 3, requires_grad=True)
     target = torch.tensor([[[0, 1, IGNORE]] * 3])
     border = torch.zeros(1, 3, 3)
-    loss = weighted_cross_entropy(scores, target, torch.ones(2), border)
+    loss, _ = weighted_cross_entropy(scores, target, torch.ones(2), border)
     loss.backward()
     assert scores.grad is not None and (scores.grad[..., 2] == 0).all() and (scores.grad[..., :2] != 0).all()
     changed = scores.detach().clone()
     changed[..., 2] = 100
     border[..., 2] = 100
-    assert weighted_cross_entropy(changed, target, torch.ones(2), border).item() == loss.item()
+    assert weighted_cross_entropy(changed, target, torch.ones(2), border)[0].item() == loss.item()
 
 
 def test_a_tile_that_is_all_ignored_has_loss_0() -> None:
     target = torch.full((1, 2, 2), IGNORE)
-    assert weighted_cross_entropy(torch.randn(1, 2, 2, 2), target, torch.ones(2), torch.zeros(1, 2, 2)).item() == 0
+    loss, pixels = weighted_cross_entropy(torch.randn(1, 2, 2, 2), target, torch.ones(2), torch.zeros(1, 2, 2))
+    assert loss.item() == pixels.item() == 0

@@ -51,6 +51,14 @@ def test_a_batch_depends_on_seed_and_number_alone() -> None:
     assert not torch.equal(one.draw(5).image_NCYX, one.draw(6).image_NCYX)
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_the_tiles_of_a_batch(size: int) -> None:
+    whole = sampler(WILD, batch=4).draw(2)
+    for rank in range(size):
+        share = sampler(WILD, batch=4).draw(2, rank, size)
+        assert all(torch.equal(part, full[rank::size]) for part, full in zip(share, whole, strict=True))
+
+
 def test_ignored_pixels_keep_their_mark_and_have_no_weight() -> None:
     given = sample()
     assert isinstance(given.target, ArraySource)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import torch
 
 from tests.test_sampling import STILL, sample
 from unet_core import train
+from unet_core.checkpoint import best_step
 from unet_core.config import Network, Train
 from unet_core.model import load_checkpoint, load_network, save_checkpoint
 from unet_core.runtime import UserError
 from unet_core.sampling import Sampler
-from unet_core.train import best_step, learning_rate, train_network, validate
+from unet_core.train import learning_rate, train_network, validate
 from unet_core.unet import input_size
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch")
@@ -44,13 +47,54 @@ def test_the_loss_falls_and_the_best_checkpoint_is_that_of_the_lowest_validation
     assert (tmp_path / "curves.csv").read_text().splitlines()[0] == "step,learning_rate,train_loss,validation_loss,validation_iou"
 
 
+ADAMW = CFG.model_copy(update={"optimiser": "adamw", "weight_decay": 0.01})
+
+
+@pytest.mark.parametrize("cfg", [CFG, ADAMW])
+@pytest.mark.parametrize("stopped_at", [1, 6, 11])
+@pytest.mark.parametrize("by", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_warned_training_saves_at_once_and_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, cfg: Train, stopped_at: int, by: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(tmp_path / "whole", 12, cfg)
+    step = train._step
+
+    def warned(cfg: Train, state: train.State, *arguments: Any) -> None:
+        step(cfg, state, *arguments)
+        if state.step == stopped_at:
+            os.kill(os.getpid(), by)
+
+    handler = signal.getsignal(by)
+    monkeypatch.setattr(train, "_step", warned)
+    with pytest.raises(UserError, match=f"stopped by {by.name} after step {stopped_at} of 12, and saved; run again"):
+        run(tmp_path / "stopped", 12, cfg)
+    assert signal.getsignal(by) == handler
+    assert load_checkpoint(tmp_path / "stopped/last.safetensors")[1]["step"] == stopped_at
+    monkeypatch.setattr(train, "_step", step)
+    assert run(tmp_path / "stopped", 12, cfg) == expected
+    for name in ("best.safetensors", "last.safetensors", "curves.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = train._step
+
+    def warned(cfg: Train, state: train.State, *arguments: Any) -> None:
+        step(cfg, state, *arguments)
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(train, "_step", warned)
+    assert run(tmp_path, 4)[-1]["step"] == 4
+
+
 @pytest.mark.parametrize("killed_at", [1, 5, 11])
 def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(tmp_path / "whole", 12)
     calls = 0
     loss = train._loss
 
-    def dying(*arguments: Any) -> torch.Tensor:
+    def dying(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > killed_at:

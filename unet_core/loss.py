@@ -10,11 +10,12 @@ from unet_core.config import IGNORE
 
 def weighted_cross_entropy(
     scores_NKYX: torch.Tensor, target_NYX: torch.Tensor, class_weights_K: torch.Tensor, border_NYX: torch.Tensor
-) -> torch.Tensor:
-    """Mean of w(x) * -log p(x) over the pixels that are not ignored, with w = w_c + border term.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of w(x) * -log p(x) over the pixels that are not ignored, with w = w_c + border term, and their number.
 
-    The paper sums over the pixels of its single tile; the mean is that sum over the number of annotated pixels,
-    so that the learning rate does not depend on tile size, batch size or ignored area.
+    The paper sums over the pixels of its single tile. Training divides the sum by the number of annotated pixels, so
+    that the learning rate does not depend on tile size, batch size or ignored area; it gets both, since with several
+    processes the number counts the tiles of all of them.
 
     Parameters
     ----------
@@ -29,11 +30,11 @@ def weighted_cross_entropy(
 
     Returns
     -------
-    Tensor
-        The loss, a scalar; 0 where all pixels are ignored.
+    Tensor, Tensor
+        Sum and number, scalars; both 0 where all pixels are ignored.
     """
     valid = target_NYX != IGNORE
     safe = torch.where(valid, target_NYX, 0)
     nll = functional.cross_entropy(scores_NKYX.float(), safe, reduction="none")
     weight = (class_weights_K[safe] + border_NYX) * valid
-    return (weight * nll).sum() / valid.sum().clamp(min=1)
+    return (weight * nll).sum(), valid.sum()

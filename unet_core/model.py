@@ -19,11 +19,6 @@ from unet_core.runtime import UserError, read_json, write_atomic
 from unet_core.unet import UNet
 
 
-def device() -> torch.device:
-    """The accelerator of this job if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def build(network: Network, channels: int, classes: int) -> UNet:
     """A U-Net with new weights, on the CPU."""
     options = network.model_dump()
@@ -118,4 +113,4 @@ def load_network(folder: Path, digest: str) -> UNet:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{folder}/best.safetensors does not fit model.json: {error}") from None
-    return net.eval().to(device())
+    return net.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ class UserError(ValueError):
 
 
 @contextmanager
-def job_log(path: Path, threads: int = 1) -> Iterator[None]:
+def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None]:
     """Write log records of a job to its log file and to the terminal, and errors as what they are.
 
     A `UserError` ends the job with its message alone; the traceback of any other error goes to the log file too.
@@ -33,14 +35,22 @@ def job_log(path: Path, threads: int = 1) -> Iterator[None]:
         The log file.
     threads : int
         Threads that the job may use for arithmetic.
+    append : bool
+        Keep what the log says: for the processes of one job.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [
+        logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8"),
+        logging.StreamHandler(sys.stderr),
+    ]
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     for noisy in ("distributed", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
         sys.modules["torch"].set_num_threads(threads)
+    if threading.current_thread() is threading.main_thread():
+        # So that what is open is closed, worker jobs among them: Python's default is to drop everything.
+        signal.signal(signal.SIGTERM, _end)
     try:
         yield
     except UserError as error:
@@ -51,6 +61,11 @@ def job_log(path: Path, threads: int = 1) -> Iterator[None]:
         sys.exit(1)
     finally:
         logging.shutdown()
+
+
+def _end(number: int, _frame: object) -> None:
+    logger.error("stopped by signal %s; run again to go on", signal.Signals(number).name)
+    sys.exit(128 + number)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

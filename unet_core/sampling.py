@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws batches; batch number n depends on the seed and n alone, so that training can go on anywhere."""
+    """Draws batches; batch number n depends on the seed and n alone, so that training can go on anywhere, in any number of processes."""
 
     samples: list[TrainingSample]
     tile: int
@@ -47,23 +47,26 @@ class Sampler:
     seed: int
     augment: Augment
 
-    def draw(self, number: int) -> Batch:
-        """Batch number `number`."""
-        rng = np.random.default_rng([self.seed, number])
+    def draw(self, number: int, rank: int = 0, size: int = 1) -> Batch:
+        """Batch number `number`, or the share of it of process `rank` of `size`: every `size`-th tile."""
         voxels = np.array([np.prod(sample.target.shape) for sample in self.samples], dtype=np.float64)
-        # Each pixel of the training set is equally likely to be the centre of a tile.
-        chosen = rng.choice(len(self.samples), size=self.batch, p=voxels / voxels.sum())
-        tiles = [self._tile(self.samples[index], rng) for index in chosen]
+        tiles = []
+        for index in range(rank, self.batch, size):
+            # A stream of random numbers for each tile: the batch is the same for any number of processes.
+            rng = np.random.default_rng([self.seed, number, index])
+            # Each pixel of the training set is equally likely to be the centre of a tile.
+            chosen = rng.choice(len(self.samples), p=voxels / voxels.sum())
+            tiles.append(self._tile(self.samples[chosen], rng))
         return Batch(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches `start` to `stop`; the next one is prepared while one is used."""
+    def batches(self, start: int, stop: int, rank: int = 0, size: int = 1) -> Iterator[Batch]:
+        """Batches `start` to `stop`, or the share of a process; the next one is prepared while one is used."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            coming = pool.submit(self.draw, start)
+            coming = pool.submit(self.draw, start, rank, size)
             for number in range(start, stop):
                 batch = coming.result()
                 if number + 1 < stop:
-                    coming = pool.submit(self.draw, number + 1)
+                    coming = pool.submit(self.draw, number + 1, rank, size)
                 yield batch
 
     def _tile(self, sample: TrainingSample, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,30 +1,33 @@
 """Step train: the U-Net from plan, images, targets and border weights.
 
-Batch n and the dropout of step n depend on the seed and n alone, and a checkpoint holds weights, momentum and history;
-so a training that was killed goes on from its last checkpoint to the same end.
+Batch n and the dropout of step n depend on the seed and n alone, and a checkpoint holds weights, optimiser and history;
+so a training that was killed goes on from its last checkpoint to the same end. Several processes share the tiles of each
+batch and add up their gradients.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from unet_core.blocks import Grid
+from unet_core.checkpoint import History, State, best_step, is_of
 from unet_core.config import IGNORE, Network, Train
 from unet_core.digest import code_digest, digest
 from unet_core.loss import weighted_cross_entropy
-from unet_core.model import build, device, load_checkpoint, network_function, save_checkpoint, weights_digest
-from unet_core.runtime import UserError, read_json, versions, write_atomic, write_stamp
+from unet_core.model import build, load_checkpoint, network_function, weights_digest
+from unet_core.processes import ALONE, Processes, Warned, join_processes, watch_signals
+from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
 from unet_core.sampling import Batch, Sampler, TrainingSample
 from unet_core.store import Result, open_weights
 from unet_core.tiles import predict_box
@@ -32,7 +35,7 @@ from unet_core.unet import UNet
 
 logger = logging.getLogger(__name__)
 
-History = list[dict[str, float]]
+SHOWN = ("train_loss", "validation")
 VALIDATION_BLOCK = (1, 1024, 1024)
 
 
@@ -47,7 +50,14 @@ def learning_rate(step: int, steps: int, cfg: Train) -> float:
 
 
 def train_network(
-    cfg: Train, plan: dict[str, Any], sampler: Sampler, validation: list[TrainingSample], *, folder: Path, wanted: str
+    cfg: Train,
+    plan: dict[str, Any],
+    sampler: Sampler,
+    validation: list[TrainingSample],
+    *,
+    folder: Path,
+    wanted: str,
+    processes: Processes = ALONE,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
 
@@ -65,6 +75,8 @@ def train_network(
         Gets ``last.safetensors``, ``best.safetensors`` and ``curves.csv``.
     wanted : str
         Digest of all that determines the result.
+    processes : Processes
+        This process among those that train together.
 
     Returns
     -------
@@ -74,50 +86,85 @@ def train_network(
     Raises
     ------
     UserError
-        If the loss is no longer a number; the checkpoints stay.
+        If the loss is no longer a number; the checkpoints stay. If a signal ended the training; it was saved.
     """
-    where = device()
+    if cfg.batch < processes.size:
+        raise UserError(f"train.batch is {cfg.batch}, but {processes.size} processes need a tile each: raise it, or ask for fewer GPUs")
     torch.manual_seed(cfg.seed)
-    net = build(Network.model_validate(plan["network"]), plan["channels"], len(plan["classes"]) + 1).to(where)
-    optimiser = torch.optim.SGD(net.parameters(), lr=cfg.learning_rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
-    start, history = _resume(folder / "last.safetensors", wanted, net, optimiser)
-    class_weights = torch.tensor(plan["class_weights"]["value"], dtype=torch.float32, device=where)
+    net = build(Network.model_validate(plan["network"]), plan["channels"], len(plan["classes"]) + 1).to(processes.device)
+    state = State(net, _optimiser(cfg, net))
+    if state.resume(folder, wanted):
+        logger.info("train: goes on from step %d", state.step)
+        state.losses = [loss / processes.size for loss in state.losses]
+    trained = _shared(net, processes)
+    class_weights = torch.tensor(plan["class_weights"]["value"], dtype=torch.float32, device=processes.device)
     steps = plan["steps"]["value"]
-    losses: list[torch.Tensor] = []
-    progress = tqdm(
-        sampler.batches(start, steps),
+    with watch_signals() as warned, _progress(sampler, state.step, steps, processes) as progress:
+        for batch in progress:
+            _step(cfg, state, trained, batch, class_weights, steps, processes)
+            if state.step % cfg.validate_every == 0 or state.step == steps:
+                mean = processes.sum(torch.stack(state.losses).mean()).item()
+                state.losses.clear()
+                scores = validate(net, validation, class_weights, plan["predict_tile"]["value"], cfg.precision, processes)
+                rate = learning_rate(state.step - 1, steps, cfg)
+                state.history.append({"step": state.step, "learning_rate": rate, "train_loss": mean, **scores})
+                _stop_if_not_finite(state, folder)
+                progress.set_postfix({key: value for key, value in state.history[-1].items() if key.startswith(SHOWN)})
+                if processes.rank == 0:
+                    state.save_validated(folder, wanted)
+            if state.step < steps:
+                _stop_if_warned(warned, state, folder, wanted, steps, processes)
+    return state.history
+
+
+def _step(
+    cfg: Train, state: State, trained: torch.nn.Module, batch: Batch, class_weights: torch.Tensor, steps: int, processes: Processes
+) -> None:
+    """One step of the optimiser."""
+    state.net.train()
+    torch.manual_seed((cfg.seed * 1_000_003 + state.step) * processes.size + processes.rank)
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(state.step, steps, cfg)
+    state.optimiser.zero_grad()
+    total, pixels = _loss(trained, batch, class_weights, cfg.precision, processes.device)
+    loss = total / processes.sum(pixels).clamp(min=1)
+    (loss * processes.size).backward()  # several processes take the mean of their gradients
+    if cfg.clip:
+        torch.nn.utils.clip_grad_norm_(state.net.parameters(), cfg.clip)
+    state.optimiser.step()
+    state.losses.append(loss.detach())
+    state.step += 1
+
+
+def _progress(sampler: Sampler, start: int, steps: int, processes: Processes) -> tqdm[Batch]:
+    return tqdm(
+        sampler.batches(start, steps, processes.rank, processes.size),
         desc="train",
         initial=start,
         total=steps,
         unit="step",
         mininterval=0.5 if sys.stderr.isatty() else 30,
         maxinterval=30,
+        disable=processes.rank > 0,
     )
-    for step, batch in enumerate(progress, start):
-        net.train()
-        torch.manual_seed(cfg.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, cfg)
-        optimiser.zero_grad()
-        loss = _loss(net, batch, class_weights, cfg.precision, where)
-        loss.backward()
-        if cfg.clip:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip)
-        optimiser.step()
-        losses.append(loss.detach())
-        if (step + 1) % cfg.validate_every == 0 or step + 1 == steps:
-            mean = torch.stack(losses).mean().item()
-            losses.clear()
-            scores = validate(net, validation, class_weights, plan["predict_tile"]["value"], cfg.precision)
-            history.append({"step": step + 1, "learning_rate": learning_rate(step, steps, cfg), "train_loss": mean, **scores})
-            _stop_if_not_finite(history[-1], net, folder)
-            progress.set_postfix_str(", ".join(f"{key} {value:.3f}" for key, value in history[-1].items() if "loss" in key or "iou" in key))
-            _save(folder, wanted, net, optimiser, history)
-    return history
 
 
-def _stop_if_not_finite(entry: dict[str, float], net: UNet, folder: Path) -> None:
-    weights = all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters())
+def _optimiser(cfg: Train, net: UNet) -> torch.optim.Optimizer:
+    if cfg.optimiser == "adamw":
+        return torch.optim.AdamW(net.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    return torch.optim.SGD(net.parameters(), lr=cfg.learning_rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+
+
+def _shared(net: UNet, processes: Processes) -> torch.nn.Module:
+    """The network, with gradients that are the mean over all processes."""
+    if processes.size == 1:
+        return net
+    return DistributedDataParallel(net, device_ids=[processes.device] if processes.device.type == "cuda" else None)
+
+
+def _stop_if_not_finite(state: State, folder: Path) -> None:
+    entry = state.history[-1]
+    weights = all(bool(torch.isfinite(parameter).all()) for parameter in state.net.parameters())
     if not (weights and all(math.isfinite(value) for value in entry.values())):
         raise UserError(
             f"the loss became {entry['train_loss']} before step {entry['step']:.0f}; lower train.learning_rate or set train.clip; "
@@ -125,7 +172,22 @@ def _stop_if_not_finite(entry: dict[str, float], net: UNet, folder: Path) -> Non
         )
 
 
-def validate(net: UNet, samples: list[TrainingSample], class_weights: torch.Tensor, tile: int, precision: str) -> dict[str, float]:
+def _stop_if_warned(warned: Warned, state: State, folder: Path, wanted: str, steps: int, processes: Processes) -> None:
+    """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
+    # Several processes must stop at the same step; asking each time would make a GPU wait for the CPU.
+    if (processes.size > 1 and state.step % 8) or not warned.anywhere(processes):
+        return
+    if state.losses:
+        state.losses = list(processes.sum(torch.stack(state.losses)))
+    if processes.rank == 0:
+        state.save(folder, wanted)
+    by = warned.by.name if warned.by else "a signal to another process"
+    raise UserError(f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on from there")
+
+
+def validate(
+    net: UNet, samples: list[TrainingSample], class_weights: torch.Tensor, tile: int, precision: str, processes: Processes = ALONE
+) -> dict[str, float]:
     """Weighted loss and foreground IoU of whole samples, by overlap-tile, as in prediction.
 
     Parameters
@@ -140,6 +202,8 @@ def validate(net: UNet, samples: list[TrainingSample], class_weights: torch.Tens
         Largest side of an input tile.
     precision : {"float32", "bfloat16"}
         Arithmetic of the network.
+    processes : Processes
+        This process among those that share the work.
 
     Returns
     -------
@@ -147,72 +211,46 @@ def validate(net: UNet, samples: list[TrainingSample], class_weights: torch.Tens
         `validation_loss` and `validation_iou`; empty without samples.
     """
     net.eval()
-    weighted, pixels, both, either = 0.0, 0, 0, 0
+    # Weighted loss, pixels, intersection, union.
+    sums = np.zeros(4)
     w_c = class_weights.cpu().numpy()
     for sample in samples:
         function = network_function(net, sample.offset.ravel().tolist(), sample.scale.ravel().tolist(), precision)
-        for box in Grid(sample.target.shape, VALIDATION_BLOCK):
+        for box in islice(Grid(sample.target.shape, VALIDATION_BLOCK), processes.rank, None, processes.size):
             probability = predict_box(sample.image, box, function, depth=net.depth, largest=tile)
             target, border = sample.target.read(box), sample.border.read(box)
             valid = target != IGNORE
             truth = np.where(valid, target, 0)
             chosen = np.take_along_axis(probability, truth[None].astype(np.int64), axis=0)[0]
-            weighted += float(((w_c[truth] + border) * -np.log(np.maximum(chosen, 1e-7)))[valid].sum(dtype=np.float64))
-            pixels += int(valid.sum())
+            losses = ((w_c[truth] + border) * -np.log(np.maximum(chosen, 1e-7)))[valid]
             foreground = probability[0] < 0.5
-            both += int((foreground & (truth > 0) & valid).sum())
-            either += int(((foreground | (truth > 0)) & valid).sum())
+            both, either = (foreground & (truth > 0))[valid], (foreground | (truth > 0))[valid]
+            sums += losses.sum(dtype=np.float64), valid.sum(), both.sum(), either.sum()
+    weighted, pixels, both, either = processes.sum(torch.from_numpy(sums)).tolist()
     if not pixels:
         return {}
     return {"validation_loss": weighted / pixels, "validation_iou": both / either if either else 1.0}
 
 
-def _loss(net: UNet, batch: Batch, class_weights: torch.Tensor, precision: str, where: torch.device) -> torch.Tensor:
+def _loss(
+    net: torch.nn.Module, batch: Batch, class_weights: torch.Tensor, precision: str, where: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     image, target, border = (part.to(where, non_blocking=True) for part in batch)
     with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
         scores = net(image.contiguous(memory_format=torch.channels_last))
     return weighted_cross_entropy(scores, target, class_weights, border)
 
 
-def _resume(path: Path, wanted: str, net: UNet, optimiser: torch.optim.SGD) -> tuple[int, History]:
-    """Load the last checkpoint into network and optimiser; step and history from which to go on."""
-    # The best checkpoint may be older than the last one: without it there is nothing to go on from.
-    if not (_is_of(path, wanted) and _is_of(path.with_name("best.safetensors"), wanted)):
-        return 0, []
-    tensors, state = load_checkpoint(path)
-    net.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
-    for name, parameter in net.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
-    logger.info("train: goes on from step %d", state["history"][-1]["step"])
-    return int(state["history"][-1]["step"]), state["history"]
-
-
-def _save(folder: Path, wanted: str, net: UNet, optimiser: torch.optim.SGD, history: History) -> None:
-    """Write curves and checkpoints; the best one first, so that the last never claims a best that is not there."""
-    weights = dict(net.state_dict())
-    if best_step(history) == history[-1]["step"]:
-        save_checkpoint(folder / "best.safetensors", weights, {"digest": wanted, "history": history})
-    tensors = {f"net.{name}": tensor for name, tensor in weights.items()}
-    for name, parameter in net.named_parameters():
-        buffer = optimiser.state[parameter].get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
-    save_checkpoint(folder / "last.safetensors", tensors, {"digest": wanted, "history": history})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[-1]))
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomic(folder / "curves.csv", text.getvalue().encode())
-
-
-def best_step(history: History) -> float:
-    """Step of the lowest validation loss; without validation the last one."""
-    return min(history, key=lambda entry: (entry.get("validation_loss", 0.0), -entry["step"]))["step"]
-
-
 def train_model(
-    cfg: Train, *, plan: Path, weights: dict[str, Path], groundtruth: dict[str, Path], results: Path, folder: Path, stamp: Path
+    cfg: Train,
+    *,
+    plan: Path,
+    weights: dict[str, Path],
+    groundtruth: dict[str, Path],
+    results: Path,
+    folder: Path,
+    stamp: Path,
+    processes: Processes,
 ) -> None:
     """Train a model if its data, plan or options have changed.
 
@@ -230,6 +268,8 @@ def train_model(
         The model's folder.
     stamp : Path
         The step's output file.
+    processes : Processes
+        This process among those that train together; the first one writes.
     """
     decided = read_json(plan)
     used: dict[str, Any] = {}
@@ -244,23 +284,27 @@ def train_model(
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
     settings = {key: _value(decided[key]) for key in keys}
     wanted = digest(used, settings, cfg.model_dump(), code_digest("train"))
-    if _description(folder).get("digest") != wanted or not _is_of(folder / "best.safetensors", wanted):
+    if _description(folder).get("digest") != wanted or not is_of(folder / "best.safetensors", wanted):
         # A description must not outlive the weights that it describes.
         (folder / "model.json").unlink(missing_ok=True)
-        logger.info("train: %d training and %d validation samples on %s", len(splits["train"]), len(splits["validation"]), device())
+        logger.info("train: %d training and %d validation samples", len(splits["train"]), len(splits["validation"]))
+        logger.info("train: %d process(es), this one on %s", processes.size, processes.device)
         sampler = Sampler(splits["train"], decided["train_tile"]["value"], decided["network"]["depth"], cfg.batch, cfg.seed, cfg.augment)
-        history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted)
+        history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted, processes=processes)
         description = settings | {
             "digest": wanted,
             "best": next(e for e in history if e["step"] == best_step(history)),
             "trained_on": sorted(used),
             "config": cfg.model_dump(mode="json"),
+            "processes": processes.size,
             "versions": versions(),
         }
-        write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+        if processes.rank == 0:
+            write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
     else:
         logger.info("train: nothing has changed")
-    write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
+    if processes.rank == 0:
+        write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
 
 
 def adopt_model(path: Path, stamp: Path) -> None:
@@ -284,13 +328,33 @@ def _value(decision: Any) -> Any:
     return decision["value"] if isinstance(decision, dict) and "why" in decision else decision
 
 
-def _is_of(checkpoint: Path, wanted: str) -> bool:
-    """Whether a checkpoint is there and was made for the digest."""
-    try:
-        return checkpoint.is_file() and load_checkpoint(checkpoint)[1].get("digest") == wanted
-    except UserError:  # damaged: it is made again
-        return False
-
-
 def _description(folder: Path) -> dict[str, Any]:
     return read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+
+
+def main() -> None:
+    """Entry of one of several processes that `launch` starts; its argument is the job as JSON."""
+    job = json.loads(sys.argv[1])
+    with join_processes() as processes, job_log(Path(job["log"]), job["threads"], append=True):
+        if processes.rank:
+            logging.getLogger().setLevel(logging.WARNING)
+        run_job(job, processes)
+
+
+def run_job(job: dict[str, Any], processes: Processes) -> None:
+    """`train_model` with arguments as a script gives them: plain builtins."""
+    stamp = Path(job["stamp"])
+    train_model(
+        Train.model_validate(job["options"]),
+        plan=Path(job["plan"]),
+        weights={Path(path).stem: Path(path) for path in job["weights"]},
+        groundtruth={Path(path).stem: Path(path) for path in job["groundtruth"]},
+        results=stamp.parent.parent,
+        folder=stamp.with_suffix(""),
+        stamp=stamp,
+        processes=processes,
+    )
+
+
+if __name__ == "__main__":
+    main()
