@@ -3,6 +3,11 @@
 A configuration given with --configfile replaces config.yaml; --config changes single keys.
 """
 
+import signal
+
+# SLURM's warning before the time limit is for training; it would kill the Snakemake around it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"

@@ -47,7 +47,7 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
     for noisy in ("distributed", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
-        sys.modules["torch"].set_num_threads(threads)
+        sys.modules["torch"].set_num_threads(min(threads, len(os.sched_getaffinity(0))))
     if threading.current_thread() is threading.main_thread():
         # So that what is open is closed, worker jobs among them: Python's default is to drop everything.
         signal.signal(signal.SIGTERM, _end)
