@@ -17,7 +17,6 @@ rule evaluate:
         runtime=240,
     params:
         cfg=evaluate_options,
-        workers=cfg.dask.workers,
     message:
         "evaluate: {wildcards.model} on {wildcards.dataset}, scores"
     script:

@@ -16,7 +16,6 @@ rule groundtruth:
         runtime=240,
     params:
         cfg=groundtruth_options,
-        workers=cfg.dask.workers,
     message:
         "groundtruth: {wildcards.dataset}, images and annotations to Zarr"
     script:

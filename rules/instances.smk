@@ -18,7 +18,6 @@ rule instances:
         runtime=480,
     params:
         cfg=instances_options,
-        workers=cfg.dask.workers,
     message:
         "instances: {wildcards.model} on {wildcards.dataset}, probabilities to objects"
     script:

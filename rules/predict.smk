@@ -20,7 +20,6 @@ rule predict:
         runtime=1440,
     params:
         cfg=predict_options,
-        workers=cfg.dask.workers,
     message:
         "predict: {wildcards.model} on {wildcards.dataset}, overlap-tile inference"
     script:

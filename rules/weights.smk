@@ -18,7 +18,6 @@ rule weights:
         runtime=240,
     params:
         cfg=weights_options,
-        workers=cfg.dask.workers,
     message:
         "weights: {wildcards.dataset}, labels to weight maps"
     script:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unet_core.config import Dataset, Groundtruth
+from unet_core.config import Dask, Dataset, Groundtruth
 from unet_core.engine import open_engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.runtime import job_log
@@ -10,9 +10,11 @@ from unet_core.samples import find_samples
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
-workers = snakemake.threads if snakemake.params.workers == "auto" else snakemake.params.workers
+log = Path(snakemake.log[0])
+# Not a param: how blocks are worked on changes no result, and must not start a job.
+dask = Dask.model_validate(snakemake.config.get("dask", {}))
 
-with job_log(Path(snakemake.log[0]), snakemake.threads), open_engine(workers) as engine:
+with job_log(log, snakemake.threads), open_engine(dask, "groundtruth", snakemake.threads, log.with_suffix(".workers")) as engine:
     cfg = Dataset.model_validate(options["dataset"])
     convert_groundtruth(
         cfg,

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from unet_core.config import Dataset, Predict
+from unet_core.config import Dask, Dataset, Predict
 from unet_core.engine import open_engine
 from unet_core.predict import predict_samples
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
-workers = snakemake.threads if snakemake.params.workers == "auto" else snakemake.params.workers
+log = Path(snakemake.log[0])
+# Not a param: how blocks are worked on changes no result, and must not start a job.
+dask = Dask.model_validate(snakemake.config.get("dask", {}))
 groundtruth = Path(snakemake.input.groundtruth)
 
-with job_log(Path(snakemake.log[0]), snakemake.threads), open_engine(workers) as engine:
+with job_log(log, snakemake.threads), open_engine(dask, "predict", snakemake.threads, log.with_suffix(".workers")) as engine:
     predict_samples(
         Predict.model_validate(options["predict"]),
         Dataset.model_validate(options["dataset"]),

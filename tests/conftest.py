@@ -11,7 +11,7 @@ import pytest
 
 from unet_core.blocks import Box
 from unet_core.demo import write_demo
-from unet_core.engine import Engine, open_engine
+from unet_core.engine import Engine, local_engine
 
 
 class ArraySource:
@@ -40,7 +40,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """A Dask engine of two threads."""
-    with open_engine(2) as opened:
+    with local_engine(2) as opened:
         yield opened
 
 

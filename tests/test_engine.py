@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from unet_core.engine import Engine, open_engine
+from unet_core.engine import Engine, local_engine
 from unet_core.runtime import UserError
 
 WORKERS = 2  # of the shared engine
@@ -105,7 +105,7 @@ def test_an_error_in_one_item_is_raised_as_it_is_and_stops_the_rest(engine: Engi
 def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:
     BEGUN.clear()
     RELEASED.clear()
-    with open_engine(1) as single:
+    with local_engine(1) as single:
         results = single.run(wait_from_1, range(9), 9, "test")
         assert next(results) == (0, None)
         results.close()  # type: ignore[attr-defined]
@@ -116,10 +116,10 @@ def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:
 
 
 def test_no_more_workers_work_than_were_asked_for() -> None:
-    with open_engine(1) as single:
+    with local_engine(1) as single:
         assert max(running for _, running in single.run(count_running, range(4), 4, "test")) == 1
 
 
 def test_no_other_machine_can_reach_the_engine() -> None:
-    with open_engine(1):
+    with local_engine(1):
         assert {connection.laddr.ip for connection in psutil.Process().net_connections() if connection.status == "LISTEN"} <= {"127.0.0.1"}

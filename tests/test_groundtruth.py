@@ -19,7 +19,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.annotations.layer import NOTHING, Layer
 from unet_core.config import Dataset, Groundtruth
-from unet_core.engine import Engine, open_engine
+from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth import Canvas, Intensities, convert_groundtruth
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
@@ -35,7 +35,7 @@ GRAY = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with open_engine(2) as engine:
+    with local_engine(2) as engine:
         yield engine
 
 

@@ -116,12 +116,6 @@ def test_each_rule_has_log_conda_and_message() -> None:
         assert "lambda" not in text
 
 
-def test_rules_that_a_profile_names_exist() -> None:
-    for path in (ROOT / "profiles").rglob("config.yaml"):
-        for rule in re.findall(r"^  (\w+):", path.read_text(), re.M):
-            assert (ROOT / "rules" / f"{rule}.smk").is_file(), f"{path} names the rule {rule}"
-
-
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_modules_and_functions_keep_their_size(name: str) -> None:
     text = MODULES[name].read_text()

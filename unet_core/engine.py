@@ -1,26 +1,49 @@
-"""Runs functions over many items with Dask: bounded in flight, with progress; the first error stops the rest."""
+"""Runs functions over many items with Dask: bounded in flight, with progress; the first error stops the rest.
+
+Three places: threads of this process, worker jobs in SLURM, or the workers of a scheduler that runs already.
+"""
 
 from __future__ import annotations
 
 import logging
+import queue
+import shlex
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.security import Security
 from tqdm import tqdm
+
+from unet_core.config import Dask, Slurm, Tls
+from unet_core.runtime import UserError
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+ROOT = Path(__file__).parents[1]
+# Dask starts HTTP servers even where it is told not to, by default on port 8787 of all networks.
+NOWHERE = "127.0.0.1:0"
+QUIET = {
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+# A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
+DEATH_TIMEOUT = 60
 
 
 class Engine:
-    """A Dask cluster in this process; use `open_engine`.
+    """A Dask cluster; use `open_engine`.
 
     Parameters
     ----------
@@ -28,11 +51,14 @@ class Engine:
         Connected client.
     workers : int
         Items worked on at once.
+    check : callable
+        Called now and then while nothing gets done; raises if nothing ever will.
     """
 
-    def __init__(self, client: Client, workers: int) -> None:
+    def __init__(self, client: Client, workers: int, check: Callable[[], None] = lambda: None) -> None:
         self._client = client
         self._workers = workers
+        self._check = check
 
     def run(self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str) -> Iterator[tuple[Item, Value]]:
         """Apply a function to items and yield (item, value) as they are done, in any order.
@@ -51,54 +77,87 @@ class Engine:
             Shown before the progress line.
         """
         waiting = iter(items)
-        flying = {self._submit(function, item): item for item in islice(waiting, 2 * self._workers)}
+        done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        flying = {self._submit(function, item, done): item for item in islice(waiting, 2 * self._workers)}
         # On a terminal the line moves often; in a log file every half minute is enough.
         interval = 0.5 if sys.stderr.isatty() else 30
         with tqdm(total=total, desc=what, mininterval=interval, maxinterval=interval, disable=total < 2) as progress:
-            done = as_completed(flying, raise_errors=False)
             try:
-                for future in done:
+                while flying:
+                    future = self._next(done)
                     item = flying.pop(future)
-                    value = future.result()
+                    value: Value = _value(future)
                     progress.update()
                     for following in islice(waiting, 1):
-                        another = self._submit(function, following)
-                        flying[another] = following
-                        done.add(another)
+                        flying[self._submit(function, following, done)] = following
                     yield item, value
             finally:
                 self._client.cancel(list(flying))
 
-    def _submit(self, function: Callable[[Item], Value], item: Item):  # type: ignore[no-untyped-def]
-        return self._client.submit(function, item, pure=False)
+    def _submit(self, function: Callable[[Item], Value], item: Item, done: queue.SimpleQueue[Future]) -> Future:
+        future = self._client.submit(function, item, pure=False)
+        future.add_done_callback(done.put)
+        return future
+
+    def _next(self, done: queue.SimpleQueue[Future]) -> Future:
+        while True:
+            try:
+                return done.get(timeout=10)
+            except queue.Empty:
+                self._check()
+
+
+def _value(future: Future) -> Any:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise UserError(f"{error.last_worker.name}: worker jobs that work on one block are killed again and again; see their logs. "
+                        "Mostly they need more memory: raise dask.slurm.memory_gb, or lower dask.slurm.cores") from None  # fmt: skip
 
 
 @contextmanager
-def open_engine(workers: int) -> Iterator[Engine]:
-    """Start a Dask cluster in this process; nothing of it can be reached from another machine.
+def open_engine(cfg: Dask, step: str, threads: int, logs: Path) -> Iterator[Engine]:
+    """Start or join the Dask cluster on which a step works; all that was started ends with the context.
+
+    Parameters
+    ----------
+    cfg : Dask
+        Options.
+    step : str
+        Which may have options of its own.
+    threads : int
+        Threads of this job.
+    logs : Path
+        Folder for the logs of worker jobs.
+    """
+    if cfg.cluster == "slurm":
+        opened = _slurm(cfg.slurm_of(step), step, logs)
+    elif cfg.cluster == "local":
+        opened = local_engine(threads if cfg.workers == "auto" else cfg.workers)
+    else:
+        opened = _joined(cfg.cluster, cfg.tls)
+    with opened as engine:
+        yield engine
+
+
+@contextmanager
+def local_engine(workers: int) -> Iterator[Engine]:
+    """A Dask cluster in this process; nothing of it can be reached from another machine.
 
     Parameters
     ----------
     workers : int
         Threads, each working on one item.
     """
-    quiet = {
-        "distributed.admin.system-monitor.gil.enabled": False,
-        "distributed.worker.memory.terminate": False,
-        "distributed.scheduler.http.routes": [],
-        "distributed.worker.http.routes": [],
-    }
-    # Dask starts HTTP servers even where it is told not to, by default on port 8787 of all networks.
-    nowhere = "127.0.0.1:0"
     with (
-        dask.config.set(quiet),
+        dask.config.set(QUIET),
         LocalCluster(
             n_workers=1,
             threads_per_worker=workers,
             processes=False,
             protocol="inproc",
-            dashboard_address=nowhere,
-            worker_dashboard_address=nowhere,
+            dashboard_address=NOWHERE,
+            worker_dashboard_address=NOWHERE,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
@@ -106,3 +165,114 @@ def open_engine(workers: int) -> Iterator[Engine]:
         Client(cluster) as client,
     ):
         yield Engine(client, workers)
+
+
+@contextmanager
+def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
+    """Worker jobs in SLURM: encrypted, as many as the work needs, replaced before their time is over.
+
+    They end with the context (scancel), and by themselves when they have lost its process for a minute.
+    """
+    from dask_jobqueue import SLURMCluster  # takes a second, and only this place needs it
+
+    logs.mkdir(parents=True, exist_ok=True)
+    settings = {
+        **QUIET,
+        # Until it is known how long a block takes, many of them are reason enough for many workers.
+        "distributed.scheduler.unknown-task-duration": "60s",
+        "distributed.adaptive.target-duration": "30s",
+        # A worker may go for reasons that are not the block's: time limit, preemption, a lost node.
+        "distributed.scheduler.allowed-failures": 10,
+    }
+    # For the certificates: readable by this user alone, on the file system that the nodes share, gone with the context.
+    with tempfile.TemporaryDirectory(prefix="tls.", dir=logs) as private, dask.config.set(settings):
+        cluster = SLURMCluster(
+            queue=cfg.partition,
+            account=cfg.account,
+            cores=cfg.cores,
+            processes=1,
+            memory=f"{cfg.memory_gb}GiB",
+            walltime=f"{cfg.minutes // 60:02d}:{cfg.minutes % 60:02d}:00",
+            job_name=f"unet-{step}",
+            job_extra_directives=[*cfg.options, *([f"--gpus={cfg.gpus}"] if cfg.gpus else [])],
+            job_script_prologue=_environment(cfg.cores),
+            # No nanny: where a worker dies its job ends, and another one takes its place.
+            nanny=False,
+            worker_extra_args=[
+                "--lifetime",
+                f"{0.8 * cfg.minutes:.1f}m",
+                "--lifetime-stagger",
+                f"{0.1 * cfg.minutes:.1f}m",
+                "--no-dashboard",
+            ],
+            death_timeout=DEATH_TIMEOUT,
+            interface=cfg.interface,
+            protocol="tls://",
+            security=Security.temporary(),
+            shared_temp_directory=private,
+            log_directory=str(logs),
+            scheduler_options={"dashboard": False, "dashboard_address": NOWHERE},
+            silence_logs=logging.CRITICAL,
+        )
+        with cluster:
+            _refuse_early(cluster.job_script(), step)
+            cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
+            with Client(cluster) as client:
+                logger.info("%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s", step, cfg.minimum, cfg.maximum, step, logs)
+                yield Engine(client, cfg.maximum * cfg.cores, _Patience(client, logs, step))
+
+
+def _environment(cores: int) -> list[str]:
+    """Lines of a worker job's script: our code, its threads, and no HTTP servers."""
+    values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
+    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores)}
+    return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+
+
+def _refuse_early(script: str, step: str) -> None:
+    """Ask SLURM whether it would take a worker job: Dask would try again for ever.
+
+    Raises
+    ------
+    UserError
+        With SLURM's own words.
+    """
+    answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    if answer.returncode:
+        raise UserError(
+            f"{step}: SLURM refuses worker jobs ({answer.stderr.strip()}); change dask.slurm or dask.steps.{step} in the configuration"
+        )
+
+
+class _Patience:
+    """Ends waiting when worker jobs end as soon as they begin, ten in a row without a worker."""
+
+    def __init__(self, client: Client, logs: Path, step: str) -> None:
+        self._client = client
+        self._logs = logs
+        self._step = step
+        self._before = self._ended()
+
+    def _ended(self) -> set[Path]:
+        return set(self._logs.glob("*.err"))
+
+    def __call__(self) -> None:
+        if self._client.scheduler_info()["workers"]:
+            self._before = self._ended()
+        elif len(self._ended() - self._before) >= 10:
+            raise UserError(f"{self._step}: ten worker jobs began and none of them reached this job; their logs in {self._logs} say why")
+
+
+@contextmanager
+def _joined(address: str, tls: Tls) -> Iterator[Engine]:
+    """The workers of a scheduler that runs already; they must see the same files and code."""
+    try:
+        security = Security(tls_ca_file=tls.ca, tls_client_cert=tls.certificate, tls_client_key=tls.key, require_encryption=True)
+        client = Client(address, security=security, timeout=30)
+    except OSError as error:
+        raise UserError(f"no Dask scheduler at {address} ({error}); see dask.cluster and dask.tls in the configuration") from None
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise UserError(f"the Dask scheduler at {address} has no workers; start some")
+        yield Engine(client, threads)
