@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,19 @@ def test_lost_and_damaged_benchmarks_start_no_job_and_are_not_measured(project: 
     cost = project.cost()
     assert cost["train"] == cost["plan"] == ["1", "0", "-", "-", "-", "-"] and cost["total"][:2] == ["7", "5"]
     assert cost["instances"][4] > "0:00:00" and cost["instances"][4] == cost["total"][4]
+
+
+def test_the_report_of_snakemake_holds_page_and_tables_with_their_captions(project: Project) -> None:
+    project.run("--report", "all.zip")
+    project.run("--report", "all.html")
+    with zipfile.ZipFile(project.folder / "all.zip") as archive:
+        held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/" in name}
+        page = archive.read("all/report.html").decode()
+    assert held == {name: (project.folder / "results/report" / name).read_bytes() for name in ("report.html", "table.csv", "table.md")}
+    captions = [line for path in (ROOT / "rules/captions").glob("[!w]*.rst") for line in path.read_text().split("\n") if line]
+    for text in (page, (project.folder / "all.html").read_text()):
+        assert all(caption in text for caption in captions) and len(captions) == 3 and '<h1 class=\\"title\\">U-Net for microscopy' in text
+        assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=.?https?:", text), "it can be read without internet"
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:
