@@ -13,6 +13,10 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
+# The front page of `snakemake --report`.
+report: "rules/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/groundtruth.smk"
 include: "rules/weights.smk"

@@ -63,6 +63,24 @@ def stamps_of_report(wildcards):
     ]
 
 
+def jobs_of_report():
+    """Names of all jobs that the report rests on, by step: their benchmarks are no inputs, so that what was paid starts no job."""
+    models = [*dict.fromkeys(model for model, _ in PAIRS)]
+    trained_on = dict.fromkeys(name for m in models for name in cfg.models[m].train_on)
+    pairs = [f"{model}/{dataset}" for model, dataset in PAIRS]
+    return {
+        "groundtruth": [*dict.fromkeys([*trained_on, *(name for _, name in PAIRS)])],
+        "weights": [*trained_on],
+        "plan": models,
+        "train": models,
+        "predict": pairs,
+        "instances": pairs,
+        "evaluate": [
+            f"{model}/{name}" for model, name in PAIRS if cfg.datasets[name].annotations
+        ],
+    }
+
+
 def plain(section):
     """A section as builtins: only these are compared with the previous run."""
     return section.model_dump(mode="json", by_alias=True)
@@ -150,4 +168,5 @@ def evaluate_options(wildcards):
 
 def report_options(wildcards):
     """What decides the report, beside scores and stores."""
-    return {"report": plain(cfg.report), "pairs": PAIRS, "code": code_digest("report")}
+    options = {"report": plain(cfg.report), "pairs": PAIRS, "jobs": jobs_of_report()}
+    return options | {"code": code_digest("report")}

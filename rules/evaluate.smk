@@ -9,6 +9,8 @@ rule evaluate:
         stamp="<results>/evaluate/{model}/{dataset}.json",
     log:
         "<results>/logs/evaluate/{model}/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/evaluate/{model}/{dataset}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 4

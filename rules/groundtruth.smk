@@ -7,7 +7,7 @@ rule groundtruth:
     log:
         "<results>/logs/groundtruth/{dataset}.log",
     benchmark:
-        "<results>/benchmarks/groundtruth/{dataset}.tsv"
+        "<results>/benchmarks/groundtruth/{dataset}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 4

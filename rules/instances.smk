@@ -9,7 +9,7 @@ rule instances:
     log:
         "<results>/logs/instances/{model}/{dataset}.log",
     benchmark:
-        "<results>/benchmarks/instances/{model}/{dataset}.tsv"
+        "<results>/benchmarks/instances/{model}/{dataset}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 4

@@ -9,6 +9,8 @@ rule plan:
         stamp="<results>/plan/{model}.json",
     log:
         "<results>/logs/plan/{model}.log",
+    benchmark:
+        "<results>/benchmarks/plan/{model}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 1

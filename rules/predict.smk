@@ -11,7 +11,7 @@ rule predict:
     log:
         "<results>/logs/predict/{model}/{dataset}.log",
     benchmark:
-        "<results>/benchmarks/predict/{model}/{dataset}.tsv"
+        "<results>/benchmarks/predict/{model}/{dataset}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 16

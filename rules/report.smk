@@ -5,9 +5,21 @@ rule report:
     input:
         stamps_of_report,
     output:
-        page="<results>/report/report.html",
-        csv="<results>/report/table.csv",
-        markdown="<results>/report/table.md",
+        page=report(
+            "<results>/report/report.html",
+            caption="captions/page.rst",
+            category="Report",
+        ),
+        csv=report(
+            "<results>/report/table.csv",
+            caption="captions/csv.rst",
+            category="Scores",
+        ),
+        markdown=report(
+            "<results>/report/table.md",
+            caption="captions/markdown.rst",
+            category="Scores",
+        ),
         latex="<results>/report/table.tex",
     log:
         "<results>/logs/report.log",

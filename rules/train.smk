@@ -11,7 +11,7 @@ rule train:
     log:
         "<results>/logs/train/{model}.log",
     benchmark:
-        "<results>/benchmarks/train/{model}.tsv"
+        "<results>/benchmarks/train/{model}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 16

@@ -9,7 +9,7 @@ rule weights:
     log:
         "<results>/logs/weights/{dataset}.log",
     benchmark:
-        "<results>/benchmarks/weights/{dataset}.tsv"
+        "<results>/benchmarks/weights/{dataset}.jsonl"
     conda:
         "../envs/unet.yaml"
     threads: 4

@@ -13,6 +13,7 @@ with job_log(Path(snakemake.log[0]), snakemake.threads):
     make_report(
         Report.model_validate(options["report"]),
         evaluations={(path.parent.name, path.stem): path for path in stamps if path.parent.parent.name == "evaluate"},
+        jobs=options["jobs"],
         predictions=[(path.parent.name, path.stem) for path in stamps],
         results=Path(snakemake.output.page).parent.parent,
         folder=Path(snakemake.output.page).parent,

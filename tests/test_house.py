@@ -113,6 +113,8 @@ def test_each_rule_has_log_conda_and_message() -> None:
     for step in STEPS:
         text = (ROOT / "rules" / f"{step}.smk").read_text()
         assert all(f"    {directive}:" in text for directive in ("log", "conda", "message", "resources", "threads")), step
+        # The page of the step report shows the benchmarks of the others.
+        assert (f'benchmark:\n        "<results>/benchmarks/{step}/' in text) == (step != "report"), step
         assert "lambda" not in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -72,6 +73,9 @@ class Run:
         self.model()
         for name in self.datasets:
             self.apply(name)
+        benchmark = self.results / "benchmarks" / "train" / f"{MODEL}.jsonl"
+        benchmark.parent.mkdir(parents=True)
+        benchmark.write_text(json.dumps({"s": 5400.0, "cpu_time": 7261, "max_rss": 1536.0, "resources": {"gpu": 2}}))
 
     def groundtruth(self, name: str) -> None:
         samples, problems = find_samples(self.datasets[name])
@@ -133,12 +137,13 @@ class Run:
                 engine=self._engine,
             )
 
-    def report(self, *names: str) -> Path:
+    def report(self, *names: str, jobs: dict[str, list[str]] | None = None) -> Path:
         """Make the report of these data sets; its folder."""
         evaluations = {(MODEL, name): self.path("evaluate", MODEL, name) for name in names if self.datasets[name].annotations}
         folder = self.results / "report" / "-".join(names)
         predictions = [(MODEL, name) for name in names]
-        make_report(Report(previews=2), evaluations=evaluations, predictions=predictions, results=self.results, folder=folder)
+        jobs = jobs or {"train": [MODEL]}
+        make_report(Report(previews=2), evaluations=evaluations, predictions=predictions, jobs=jobs, results=self.results, folder=folder)
         return folder
 
 
@@ -244,6 +249,18 @@ def test_decisions_are_shown_with_their_reasons(page: Page) -> None:
     assert ("td", "set in the configuration") in page.texts
     memory = page.texts.index(("td", "predict_memory_gb")) + 1
     assert 0 < float(page.texts[memory][1]) < 0.001
+
+
+def test_the_page_shows_what_each_step_cost_and_a_dash_for_what_is_unknown(run: Run, page: Page) -> None:
+    train = ["1", "1", "1:30:00", "2:01:01", "3:00:00", "1.500"]
+    assert _cost(page) == ["train", *train, "total", *train]
+    page = Page(run.report("screen", jobs={"plan": [MODEL], "train": [MODEL]}) / "report.html")
+    assert _cost(page) == ["plan", "1", "0", "-", "-", "-", "-", "train", *train, "total", "2", *train[1:]]
+
+
+def _cost(page: Page) -> list[str]:
+    begin = page.texts.index(("h2", "Cost"))
+    return [text for tag, text in page.texts[begin:] if tag == "td"]
 
 
 def test_a_score_that_does_not_exist_is_a_dash(run: Run, page: Page) -> None:

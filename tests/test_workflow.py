@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class Project:
         folder = self.folder / "results" / step
         return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and ".zarr" in str(p)}
 
+    def cost(self, results: str = "results") -> dict[str, list[str]]:
+        """Rows of the table of costs on the page: step -> jobs, measured, wall, CPU and GPU hours, memory."""
+        page = (self.folder / results / "report" / "report.html").read_text()
+        rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in page[page.index("<h2>Cost") :].splitlines()]
+        return {cells[0]: cells[1:] for cells in rows if cells}
+
     def table(self) -> str:
         return (self.folder / "results" / "report" / "table.csv").read_text()
 
@@ -115,6 +122,39 @@ def test_the_report_has_the_table_and_the_page(finished: Project) -> None:
     assert finished.table().splitlines()[1].startswith("cells,cells,test,2,")
     page = (finished.folder / "results/report/report.html").read_text()
     assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_the_page_shows_what_each_step_cost(finished: Project) -> None:
+    cost = finished.cost()
+    assert list(cost) == [*STEPS[:-1], "total"]
+    assert all(cells[:2] == ["1", "1"] for step, cells in cost.items() if step != "total") and cost["total"][:2] == ["7", "7"]
+    assert cost["total"][2] > "0:00:00" and cost["total"][4] == "0:00:00" and 0 < float(cost["total"][5]) < 100
+
+
+def test_lost_and_damaged_benchmarks_start_no_job_and_are_not_measured(project: Project) -> None:
+    benchmarks = project.folder / "results" / "benchmarks"
+    (benchmarks / "train/cells.jsonl").unlink()
+    (benchmarks / "plan/cells.jsonl").write_bytes(b"\0" * 99)
+    assert "Nothing to be done" in project.run()
+    # What a job may use decides no result either, but its benchmark knows it.
+    output = project.run("--forcerun", "instances", "report", "--set-resources", "instances:gpu=2")
+    assert project.counts(output)["instances"] == "7 samples, 0 made" and "train" not in project.jobs(output)
+    cost = project.cost()
+    assert cost["train"] == cost["plan"] == ["1", "0", "-", "-", "-", "-"] and cost["total"][:2] == ["7", "5"]
+    assert cost["instances"][4] > "0:00:00" and cost["instances"][4] == cost["total"][4]
+
+
+def test_the_report_of_snakemake_holds_page_and_tables_with_their_captions(project: Project) -> None:
+    project.run("--report", "all.zip")
+    project.run("--report", "all.html")
+    with zipfile.ZipFile(project.folder / "all.zip") as archive:
+        held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/" in name}
+        page = archive.read("all/report.html").decode()
+    assert held == {name: (project.folder / "results/report" / name).read_bytes() for name in ("report.html", "table.csv", "table.md")}
+    captions = [line for path in (ROOT / "rules/captions").glob("[!w]*.rst") for line in path.read_text().split("\n") if line]
+    for text in (page, (project.folder / "all.html").read_text()):
+        assert all(caption in text for caption in captions) and len(captions) == 3 and '<h1 class=\\"title\\">U-Net for microscopy' in text
+        assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=.?https?:", text), "it can be read without internet"
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:
@@ -235,6 +275,7 @@ def test_a_model_trained_elsewhere_is_applied_without_training(project: Project)
     project.configure(config)
     output = project.run()
     assert project.jobs(output) == {"groundtruth", "plan", "train", "predict", "instances", "evaluate", "report"}
+    assert project.cost("elsewhere")["total"][:2] == ["6", "6"] and "weights" not in project.cost("elsewhere")
     row = (project.folder / "elsewhere/report/table.csv").read_text().splitlines()[1].split(",")
     assert row[0] == "old" and row[2:] == project.table().splitlines()[1].split(",")[2:]
     # Other weights in the same folder are noticed.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from unet_core import figures
 from unet_core.config import Report
+from unet_core.cost import HOURS, clock, cost_table
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic
 from unet_core.store import Result, open_labels, open_weights
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
 # Longest side of a preview in pixels: about as large as the page shows it, so that outlines stay visible.
 PREVIEW = 640
-TEXTS = {"model", "dataset", "split", "sample"}
+TEXTS = {"step", "model", "dataset", "split", "sample"}
 MEANINGS = {
     "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
@@ -51,7 +52,13 @@ def score_table(evaluations: dict[tuple[str, str], dict[str, Any]]) -> pd.DataFr
 
 
 def make_report(
-    cfg: Report, *, evaluations: dict[tuple[str, str], Path], predictions: list[tuple[str, str]], results: Path, folder: Path
+    cfg: Report,
+    *,
+    evaluations: dict[tuple[str, str], Path],
+    predictions: list[tuple[str, str]],
+    jobs: dict[str, list[str]],
+    results: Path,
+    folder: Path,
 ) -> None:
     """Write tables and page.
 
@@ -63,6 +70,8 @@ def make_report(
         (model, data set) -> stamp of the step evaluate, for annotated data sets.
     predictions : list of (str, str)
         All pairs of model and data set that were segmented.
+    jobs : dict
+        Step -> names of its jobs, whose cost is shown.
     results : Path
         Folder of all results.
     folder : Path
@@ -84,6 +93,7 @@ def make_report(
         meanings=MEANINGS,
         models=[_describe_model(name, [d for m, d in predictions if m == name], cfg, results) for name in names],
         weights=_weight_maps(names, results),
+        cost=_shown_cost(cost_table(jobs, results / "benchmarks")),
         versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "zarr", "dask", "scikit-image")),
     )
     write_atomic(folder / "report.html", page.encode())
@@ -102,6 +112,10 @@ def _shown(value: Any) -> str:
     if value is None or value != value:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _shown_cost(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{name: table[name].map(clock) for name in HOURS}).map(_shown)
 
 
 def _decision(value: Any) -> str:
