@@ -206,6 +206,7 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
                 "--no-dashboard",
             ],
             death_timeout=DEATH_TIMEOUT,
+            local_directory=private,
             interface=cfg.interface,
             protocol="tls://",
             security=Security.temporary(),

@@ -250,7 +250,7 @@ def train_model(
     results: Path,
     folder: Path,
     stamp: Path,
-    processes: Processes,
+    processes: Processes = ALONE,
 ) -> None:
     """Train a model if its data, plan or options have changed.
 
