@@ -4,6 +4,7 @@ A configuration given with --configfile replaces config.yaml; --config changes s
 """
 
 import signal
+from pathlib import Path
 
 # SLURM's warning before the time limit is for training; it would kill the Snakemake around it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -26,6 +27,13 @@ include: "rules/predict.smk"
 include: "rules/instances.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+
+
+onstart:
+    if workflow.non_local_exec:
+        from unet_core.slurm import watch_preempted
+
+        watch_preempted(Path.cwd())
 
 
 rule all:

@@ -13,6 +13,9 @@ from unet_core.blocks import Box
 from unet_core.demo import write_demo
 from unet_core.engine import Engine, local_engine
 
+# These need a SLURM cluster: `make slurm-test` starts one.
+collect_ignore = [] if os.environ.get("UNET_SLURM") else ["slurm"]
+
 
 class ArraySource:
     """An array in memory that is read box by box, like a stored result."""

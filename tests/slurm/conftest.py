@@ -1,0 +1,152 @@
+"""The chain on a real SLURM: `make slurm-test` starts it; without one these tests are not collected."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tifffile
+
+from tests.test_workflow import CONFIG, Project
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
+RECORDS = ROOT / ".slurm" / "jobs.txt"
+PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "8"]
+# The training of the tests; without dropout and normalisation two processes train exactly as one.
+TRAIN = CONFIG["train"] | {"batch": 2}
+
+
+def command(*arguments: str) -> str:
+    """Output of a SLURM command."""
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "") -> Any:
+    """Value of a condition as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"waited {seconds} s in vain for {what or condition}\n{command('squeue', '--states=all')}")
+
+
+def records(folder: Path) -> list[dict[str, str]]:
+    """SLURM's own records of ended jobs that were submitted from a folder."""
+    text = RECORDS.read_text() if RECORDS.exists() else ""
+    rows = [dict(re.findall(r"(\w+)=(.*?) (?=\w+=|$)", line + " ")) for line in text.splitlines()]
+    return [row for row in rows if row.get("WorkDir") == str(folder)]
+
+
+def comment(job: str) -> str:
+    """Rule and wildcards of a job, which the executor writes into its comment."""
+    found = re.search(r"Comment=(\S+)", command("scontrol", "show", "job", job))
+    return found[1] if found else ""
+
+
+def running(folder: Path, rule: str = "", state: str = "RUNNING") -> list[str]:
+    """Numbers of jobs of a folder, of a rule, in a state."""
+    lines = command("squeue", "--noheader", f"--states={state}", "--format=%i|%Z|%k").splitlines()
+    return [number for number, place, note in (line.split("|", 2) for line in lines) if place == str(folder) and f"rule_{rule}" in note]
+
+
+def workers(state: str = "all") -> list[str]:
+    """Worker jobs in the queue."""
+    lines = command("squeue", "--noheader", f"--states={'PENDING,RUNNING,COMPLETING' if state == 'all' else state}", "--format=%i %j")
+    return [line.split()[0] for line in lines.splitlines() if line.split()[1].startswith("unet-")]
+
+
+class ClusterProject(Project):
+    """A project that is run through the profile slurm."""
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a run, in a process group of its own."""
+        call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *PROFILE]
+        return subprocess.Popen(
+            [*call, *arguments], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def finish(self, process: subprocess.Popen[str], fails: bool = False, seconds: float = 400) -> str:
+        """Wait for the end of a run; its output and the logs of its jobs."""
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"still running after {seconds} s\n{process.communicate()[0]}\n{command('squeue')}") from None
+        output += "".join(path.read_text(errors="replace") for path in self.folder.glob("results/logs/**/*.log"))
+        assert (process.returncode != 0) == fails, output
+        return output
+
+    def run(self, *arguments: str, fails: bool = False) -> str:
+        """Run to the end through SLURM."""
+        return self.finish(self.start(*arguments), fails)
+
+    def run_here(self, *arguments: str) -> str:
+        """Run to the end without SLURM."""
+        return super().run(*arguments)
+
+    def forget(self, step: str) -> str:
+        """Remove all that a step made; its output, to be made again."""
+        shutil.rmtree(self.folder / "results" / step)
+        return {
+            "groundtruth": "results/groundtruth/cells.json",
+            "weights": "results/weights/cells.json",
+            "plan": "results/plan/cells.json",
+        }.get(step, "results/train/cells.json" if step == "train" else f"results/{step}/cells/cells.json")
+
+    def shards(self, step: str) -> dict[str, bytes]:
+        """Content of a step's stores, without the metadata."""
+        folder = self.folder / "results" / step
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("c/**/*")) if p.is_file()}
+
+    def weights(self) -> bytes:
+        return (self.folder / "results/train/cells/best.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    """The test cluster must run."""
+    assert shutil.which("sinfo"), "no SLURM; run `make slurm-test`"
+    assert len(command("sinfo", "--noheader", "--Node", "--partition=cpu").splitlines()) == 3
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Each test leaves an empty queue and three nodes."""
+    yield
+    subprocess.run(["scancel", "--user=root"], capture_output=True)
+    wait_for(lambda: not command("squeue", "--noheader"), 60, "an empty queue")
+    wait_for(lambda: len(command("sinfo", "--noheader", "--Node", "--partition=cpu", "--states=idle").splitlines()) == 3, 60, "idle nodes")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> ClusterProject:
+    """A project after its first run, without SLURM; tests work on copies."""
+    folder = tmp_path_factory.mktemp("finished")
+    for number in range(7):
+        for source in (f"01/t{number:03d}.tif", f"01_GT/SEG/man_seg{number:03d}.tif"):
+            target = folder / "data" / "cells" / source
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(target, tifffile.imread(demo / "cells" / source)[:150, :130])
+    project = ClusterProject(folder)
+    project.configure(CONFIG | {"train": TRAIN})
+    project.run_here()
+    return project
+
+
+@pytest.fixture
+def project(finished: ClusterProject, tmp_path: Path) -> ClusterProject:
+    """A copy of the finished project."""
+    shutil.copytree(finished.folder, tmp_path / "project", copy_function=shutil.copy2)
+    return ClusterProject(tmp_path / "project")

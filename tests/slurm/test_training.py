@@ -1,0 +1,90 @@
+"""Training on several nodes, and through the end of its job."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from tests.slurm.conftest import TRAIN, ClusterProject, command, comment, records, running, wait_for
+from tests.test_workflow import CONFIG
+from unet_core.model import load_checkpoint
+
+# Long enough to be interrupted.
+LONG = CONFIG | {"train": TRAIN | {"steps": 900, "validate_every": 300}}
+
+
+def last_step(project: ClusterProject) -> int:
+    path = project.folder / "results/train/cells/last.safetensors"
+    return int(load_checkpoint(path)[1]["step"]) if path.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(finished: ClusterProject, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Best weights of the long training, made without interruption and without SLURM."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("uninterrupted") / "project"
+    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
+    project = ClusterProject(folder)
+    project.configure(LONG)
+    project.run_here("results/train/cells.json")
+    return project.weights()
+
+
+def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> None:
+    expected, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
+    resources = ["train:nodes=2", "train:tasks=2", "train:gpu=2", "train:mpi=srun"]
+    output = project.run("--set-resources", *resources, "--", project.forget("train"))
+    assert "2 process(es)" in output
+    (job,) = [record for record in records(project.folder) if "rule_train" in comment(record["JobId"])]
+    assert job["NodeCnt"] == "2" and job["JobState"] == "COMPLETED"
+    tensors, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_bit(project: ClusterProject, uninterrupted: bytes) -> None:
+    project.configure(LONG)
+    # One minute, and the warning at once: SLURM sends it up to a minute early.
+    extra = "'--signal=USR1@45'"
+    limits = ["train:runtime=1 if attempt == 1 else 60", f"train:slurm_extra={extra}"]
+    output = project.run("--set-resources", *limits, "--", "results/train/cells.json")
+    ended = [record for record in records(project.folder) if "rule_train" in comment(record["JobId"])]
+    assert [job["JobState"] for job in ended] == ["FAILED", "COMPLETED"]
+    assert re.search(r"train: goes on from step \d+", output)
+    assert project.weights() == uninterrupted
+
+
+@pytest.mark.parametrize("partition", ["low", "lowcancel"])
+def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_bit(
+    project: ClusterProject, uninterrupted: bytes, partition: str
+) -> None:
+    project.configure(LONG)
+    process = project.start("--set-resources", f"train:slurm_partition={partition}", "--", "results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    # Another job wants all that the nodes have.
+    hogs = [
+        command("sbatch", "--parsable", "--partition=cpu", "--exclusive", f"--nodelist=node{n}", "--wrap=sleep 600").strip()
+        for n in (1, 2, 3)
+    ]
+    wait_for(lambda: not running(project.folder, "train"), what="the training to give way")
+    wait_for(lambda: running(project.folder, "train", "PENDING"), what="the training to be queued again")
+    for number in hogs:
+        command("scancel", number)
+    output = project.finish(process)
+    assert re.search(r"train: goes on from step \d+", output)
+    assert project.weights() == uninterrupted
+
+
+def test_training_that_is_cancelled_is_tried_again(project: ClusterProject, uninterrupted: bytes) -> None:
+    project.configure(LONG)
+    process = project.start("results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    command("scancel", job)
+    output = project.finish(process)
+    assert re.search(r"train: goes on from step \d+", output)
+    assert project.weights() == uninterrupted
