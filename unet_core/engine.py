@@ -39,7 +39,7 @@ QUIET = {
     "distributed.worker.http.routes": [],
 }
 # A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
-DEATH_TIMEOUT = 60
+DEATH_TIMEOUT = 30
 
 
 class Engine:
@@ -171,7 +171,7 @@ def local_engine(workers: int) -> Iterator[Engine]:
 def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
     """Worker jobs in SLURM: encrypted, as many as the work needs, replaced before their time is over.
 
-    They end with the context (scancel), and by themselves when they have lost its process for a minute.
+    They end with the context (scancel), and by themselves when they have lost its process for half a minute.
     """
     from dask_jobqueue import SLURMCluster  # takes a second, and only this place needs it
 
@@ -209,8 +209,7 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             local_directory=private,
             interface=cfg.interface,
             protocol="tls://",
-            security=Security.temporary(),
-            shared_temp_directory=private,
+            security=_security(Path(private)),
             log_directory=str(logs),
             scheduler_options={"dashboard": False, "dashboard_address": NOWHERE},
             silence_logs=logging.CRITICAL,
@@ -221,6 +220,17 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             with Client(cluster) as client:
                 logger.info("%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s", step, cfg.minimum, cfg.maximum, step, logs)
                 yield Engine(client, cfg.maximum * cfg.cores, _Patience(client, logs, step))
+
+
+def _security(folder: Path) -> Security:
+    """New certificates, for this run alone, as files that worker jobs read."""
+    made = Security.temporary()
+    files = {"ca": made.tls_ca_file, "cert": made.tls_worker_cert, "key": made.tls_worker_key}
+    for name, text in files.items():
+        (folder / f"{name}.pem").write_text(text)
+    ca, cert, key = (str(folder / f"{name}.pem") for name in files)
+    roles = {f"tls_{role}_{part}": path for role in ("scheduler", "worker", "client") for part, path in (("cert", cert), ("key", key))}
+    return Security(tls_ca_file=ca, require_encryption=True, **roles)
 
 
 def _environment(cores: int) -> list[str]:
@@ -240,8 +250,9 @@ def _refuse_early(script: str, step: str) -> None:
     """
     answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if answer.returncode:
+        said = "; ".join(answer.stderr.split("\n")).strip("; ")
         raise UserError(
-            f"{step}: SLURM refuses worker jobs ({answer.stderr.strip()}); change dask.slurm or dask.steps.{step} in the configuration"
+            f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration"
         )
 
 

@@ -24,6 +24,8 @@ RECORDS = ROOT / ".slurm" / "jobs.txt"
 PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "8"]
 # The training of the tests; without dropout and normalisation two processes train exactly as one.
 TRAIN = CONFIG["train"] | {"batch": 2}
+# Long enough to be interrupted.
+LONG = CONFIG | {"train": TRAIN | {"steps": 900, "validate_every": 300}}
 
 
 def command(*arguments: str) -> str:
@@ -143,6 +145,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> ClusterPro
     project.configure(CONFIG | {"train": TRAIN})
     project.run_here()
     return project
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(finished: ClusterProject, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Best weights of the long training, made without interruption and without SLURM."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "project"
+    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
+    project = ClusterProject(folder)
+    project.configure(LONG)
+    project.run_here("results/train/cells.json")
+    return project.weights()
 
 
 @pytest.fixture

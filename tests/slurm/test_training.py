@@ -7,30 +7,13 @@ import re
 import pytest
 import torch
 
-from tests.slurm.conftest import TRAIN, ClusterProject, command, comment, records, running, wait_for
-from tests.test_workflow import CONFIG
+from tests.slurm.conftest import LONG, ClusterProject, command, comment, records, running, wait_for
 from unet_core.model import load_checkpoint
-
-# Long enough to be interrupted.
-LONG = CONFIG | {"train": TRAIN | {"steps": 900, "validate_every": 300}}
 
 
 def last_step(project: ClusterProject) -> int:
     path = project.folder / "results/train/cells/last.safetensors"
     return int(load_checkpoint(path)[1]["step"]) if path.exists() else 0
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(finished: ClusterProject, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Best weights of the long training, made without interruption and without SLURM."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("uninterrupted") / "project"
-    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
-    project = ClusterProject(folder)
-    project.configure(LONG)
-    project.run_here("results/train/cells.json")
-    return project.weights()
 
 
 def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> None:

@@ -1,0 +1,89 @@
+"""What a cluster does to jobs, one by one: each ends in the right result or in a clear error, never in a hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+from tests.slurm.conftest import CLUSTER, LONG, ROOT, ClusterProject, command, comment, records, running, wait_for
+from tests.slurm.test_training import last_step
+
+
+def states(project: ClusterProject, rule: str) -> list[str]:
+    """How the jobs of a rule ended, in their order."""
+    ended = [record for record in records(project.folder) if f"rule_{rule}" in comment(record["JobId"])]
+    return [record["JobState"] for record in sorted(ended, key=lambda record: int(record["JobId"]))]
+
+
+def kill_daemon(name: str) -> None:
+    """Kill a daemon of the cluster, as the machine on which it runs would lose its power."""
+    os.kill(int((ROOT / ".slurm" / f"{name}.pid").read_text()), signal.SIGKILL)
+
+
+def test_a_job_that_needs_more_memory_gets_more(project: ClusterProject) -> None:
+    before = project.shards("weights")
+    stamp = project.forget("weights")
+    project.run("--set-resources", "weights:mem_mb=100 if attempt == 1 else 4000", "--", stamp)
+    assert states(project, "weights") == ["OUT_OF_MEMORY", "COMPLETED"]
+    assert project.shards("weights") == before
+
+
+def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterProject, uninterrupted: bytes) -> None:
+    project.configure(LONG)
+    process = project.start("results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    node = command("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+    kill_daemon(f"slurmd.{node}")
+    # With the node its processes go.
+    subprocess.run(["pkill", "-KILL", "-f", f"slurmstepd: \\[{job}"], check=False)
+    subprocess.run(["pkill", "-KILL", "-f", str(project.folder / ".snakemake/scripts")], check=False)
+    wait_for(lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"), 60, "SLURM to miss the node")
+    output = project.finish(process)
+    subprocess.run([CLUSTER, "node", node.removeprefix("node")], check=True)
+    assert "train: goes on from step" in output and project.weights() == uninterrupted
+
+
+def test_the_run_goes_on_when_slurmctld_was_away(project: ClusterProject) -> None:
+    before = project.shards("weights")
+    process = project.start(project.forget("weights"))
+    wait_for(lambda: running(project.folder, "weights"), what="a job")
+    kill_daemon("slurmctld")
+    time.sleep(15)
+    subprocess.run([CLUSTER, "control"], check=True)
+    project.finish(process)
+    assert project.shards("weights") == before
+
+
+def test_a_second_run_beside_the_jobs_of_a_killed_one_ends_right(project: ClusterProject, uninterrupted: bytes) -> None:
+    project.configure(LONG)
+    process = project.start("results/train/cells.json")
+    wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    refused = project.run("results/train/cells.json", fails=True)
+    assert "--unlock" in refused
+    project.run_here("--unlock")
+    project.run("results/train/cells.json")
+    wait_for(lambda: not running(project.folder, "train"), 120, "the first job to end")
+    assert project.weights() == uninterrupted
+    project.run_here("results/train/cells.json")
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays_valid(project: ClusterProject) -> None:
+    before = project.shards("weights")
+    stamp = project.forget("weights")
+    folder = project.folder / "results/weights"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], check=True)
+    try:
+        output = project.run("--retries", "0", "--", stamp, fails=True)
+        assert "No space left on device" in output
+        subprocess.run(["mount", "-o", "remount,size=100m", str(folder)], check=True)
+        project.run("--", stamp)
+        assert project.shards("weights") == before
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,123 @@
+"""Worker jobs that steps start by Dask: encrypted, renewed, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from distributed.security import Security
+
+from tests.slurm.conftest import ROOT, ClusterProject, command, records, wait_for, workers
+from tests.test_workflow import CONFIG
+from unet_core.config import Dask, Slurm
+from unet_core.engine import DEATH_TIMEOUT, open_engine
+from unet_core.runtime import UserError
+
+SMALL = {"partition": "cpu", "cores": 2, "memory_gb": 2, "maximum": 2}
+# A step that lasts; its worker jobs must not outlive it.
+DRIVER = """
+import logging, sys, time
+from pathlib import Path
+from unet_core.config import Dask
+from unet_core.engine import open_engine
+from unet_core.runtime import job_log
+cfg = Dask.model_validate({"cluster": "slurm", "slurm": {"partition": "cpu", "cores": 2, "memory_gb": 2, "minimum": 2, "maximum": 2}})
+with job_log(Path("driver.log")), open_engine(cfg, "weights", 1, Path("workers")) as engine:
+    for _ in engine.run(time.sleep, [2] * 300, 300, "sleeping"):
+        print("one", flush=True)
+"""
+
+
+def dask(**slurm: object) -> Dask:
+    return Dask.model_validate({"cluster": "slurm", "slurm": SMALL | slurm})
+
+
+def pid(_: int) -> int:
+    time.sleep(1)
+    return os.getpid()
+
+
+def test_steps_on_worker_jobs_give_the_same_results(project: ClusterProject) -> None:
+    before = {step: project.shards(step) for step in ("groundtruth", "weights", "predict", "instances")}
+    table = project.table()
+    for step in ("groundtruth", "weights", "predict", "instances", "evaluate"):
+        project.forget(step)
+    shutil.rmtree(project.folder / "results/report")
+    project.configure(CONFIG | {"dask": {"cluster": "slurm", "slurm": SMALL}})
+    output = project.run()
+    assert {step: project.shards(step) for step in before} == before and project.table() == table
+    assert len(re.findall(r"1 to 2 worker jobs in SLURM", output)) == 5
+    names = {record["Name"] for record in records(project.folder)}
+    assert {f"unet-{step}" for step in ("groundtruth", "weights", "predict", "instances", "evaluate")} <= names
+    wait_for(lambda: not workers(), 20, "worker jobs to end")
+    assert not list(project.folder.glob("results/logs/**/tls.*"))  # keys are not left behind
+
+
+def test_only_those_who_have_the_certificate_are_let_in(tmp_path: Path) -> None:
+    with open_engine(dask(), "weights", 1, tmp_path) as engine:
+        assert sorted(engine.run(abs, [-1, -2], 2, "test")) == [(-2, 2), (-1, 1)]
+        address = engine._client.scheduler.address
+        assert address.startswith("tls://")
+        (keys,) = tmp_path.glob("tls.*")
+        assert keys.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(OSError):
+            Client(address.replace("tls://", "tcp://"), timeout=5)
+        with pytest.raises(OSError):
+            Client(address, security=Security.temporary(), timeout=5)
+        worker = next(iter(engine._client.scheduler_info()["workers"]))
+        with pytest.raises(OSError):
+            Client(worker, security=Security.temporary(), timeout=5)
+
+
+def test_workers_are_renewed_before_their_time_is_over(tmp_path: Path) -> None:
+    short = Slurm.model_construct(**(Slurm().model_dump() | SMALL | {"minutes": 1, "minimum": 1, "maximum": 1}))
+    cfg = Dask.model_construct(cluster="slurm", steps={}, slurm=short)
+    with open_engine(cfg, "weights", 1, tmp_path) as engine:
+        found = dict(engine.run(pid, range(140), 140, "test"))
+    assert len(found) == 140 and len(set(found.values())) >= 2
+    states = {record["JobState"] for record in records(Path.cwd()) if record["Name"] == "unet-weights"}
+    assert "TIMEOUT" not in states
+
+
+def test_slurm_refusing_worker_jobs_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+    message = r"weights: SLURM refuses worker jobs \(.*invalid partition.*\); change dask.slurm or dask.steps.weights"
+    with pytest.raises(UserError, match=message), open_engine(dask(partition="nowhere"), "weights", 1, tmp_path):
+        pass
+
+
+def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unet_core.engine._environment", lambda _: ["exit 1"])
+    with open_engine(dask(), "weights", 1, tmp_path) as engine, pytest.raises(UserError, match="ten worker jobs began and none"):
+        list(engine.run(abs, [1], 1, "test"))
+
+
+@pytest.mark.parametrize("how", ["success", "SIGKILL", "SIGTERM", "scancel"])
+def test_no_worker_job_outlives_its_step(tmp_path: Path, how: str) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER.replace("[2] * 300, 300", "[0] * 9, 9") if how == "success" else DRIVER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "driver.py"]
+    if how == "scancel":
+        wrapped = f"--wrap=srun {sys.executable} -u driver.py"
+        job = subprocess.check_output(["sbatch", "--parsable", "-n1", wrapped], cwd=tmp_path, env=environment, text=True).strip()
+    else:
+        process = subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    if how == "success":
+        assert process.wait(timeout=60) == 0
+        wait_for(lambda: not workers(), 20, "worker jobs to end")
+        return
+    wait_for(lambda: len(workers("RUNNING")) == 2, what="two worker jobs")
+    time.sleep(3)
+    if how == "scancel":
+        command("scancel", job)
+    else:
+        process.send_signal(getattr(signal, how))
+        process.wait(timeout=30)
+    wait_for(lambda: not workers(), DEATH_TIMEOUT + 45 if how == "SIGKILL" else 30, "worker jobs to end")
