@@ -139,7 +139,7 @@ def convert_groundtruth(cfg: Dataset, policy: Groundtruth, samples: list[Sample]
     hashes = FileHashes(stamp.with_suffix(".files.json"))
     items = [(sample, hashes.of(sample.image), tuple(_hash_all(hashes, files) for files in sample.annotations)) for sample in samples]
     hashes.save()
-    entries = {item[0].name: entry for item in items if (entry := _entry_if_done(item, cfg, policy, store))}
+    entries = {item[0].name: entry for item in items if (entry := entry_if_done(item, cfg, policy, store))}
     waiting = [item for item in items if item[0].name not in entries]
     convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
     converted, problems = [], []
@@ -164,7 +164,7 @@ def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
     return digest([hashes.of(split_internal(str(file))[0]) for file in files])
 
 
-def _entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
+def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
     """Entry of a sample for the stamp if all of it is done for the same content: a look at small files, without Dask."""
     sample, image_content, annotation_content = item
     path, image_digest = store / sample.name, _image_digest(sample, image_content, cfg)
