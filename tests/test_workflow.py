@@ -19,7 +19,10 @@ import tifffile
 import yaml
 
 from unet_core import estimate
+from unet_core.parse import parse_config
 from unet_core.rehearsal import allocated
+from unet_core.samples import check_data
+from unet_core.workload import Workload, pending, sizes
 
 ROOT = Path(__file__).parent.parent
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "--cores", "2"]
@@ -275,8 +278,16 @@ def test_the_estimate_counts_what_a_change_leaves_to_do(
     samples = {step: rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "instances")}
     assert samples == {"groundtruth": 1, "weights": 1, "train": 0, "predict": 0, "instances": 0}
     edit_annotation(project, 0)
-    rows = {row.step: row for row in estimate.run(Path("config.yaml"))}
-    assert rows["groundtruth"].samples == 2 and rows["train"].samples == 4 and rows["predict"].samples == 7
+    cfg = parse_config(CONFIG)
+    jobs = Workload(cfg, sizes(cfg, check_data(cfg)), pending(Path("config.yaml"))).jobs
+    assert {step: len(job.items) for (step, _), job in jobs.items() if job.items} == {
+        "groundtruth": 2,
+        "weights": 2,
+        "train": 4,
+        "predict": 7,
+        "instances": 7,
+        "evaluate": 2,
+    }
 
 
 @pytest.mark.parametrize(

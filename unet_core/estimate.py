@@ -91,16 +91,16 @@ def _inodes(job: Job, shape_CZYX: tuple[int, int, int, int], annotated: bool) ->
 def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     """Run the chain on a few samples of each data set that something is to be done for."""
     cfg = work.cfg
-    models = [name for name in cfg.models if any(job.key == name or name in job.key for job in work.jobs.values() if job.step in MODELLED)]
+    keys = [job.key for job in work.jobs.values() if job.step in MODELLED]
+    touched = {key[0] if isinstance(key, tuple) else key for key in keys}
+    models = [name for name in cfg.models if name in touched]
     names = [job.key for job in work.jobs.values() if job.step in ("groundtruth", "weights")]
-    names = list(
-        dict.fromkeys([*names, *(name for model in models for name in (*cfg.models[model].train_on, *cfg.models[model].predict_on))])
-    )
+    names = list(dict.fromkeys([*names, *(name for model in models for name in work.datasets(model))]))
     stage = Stage(cfg, folder, {name: work.sized[name] for name in names})
     workers = {step: min(threads, cores) if cfg.dask.workers == "auto" else cfg.dask.workers for step, threads in THREADS.items()}
     for name in names:
         stage.groundtruth(name, workers["groundtruth"])
-        if cfg.datasets[name].annotations:
+        if ("weights", name) in work.jobs or any(name in cfg.models[model].train_on for model in models):
             stage.weights(name, workers["weights"])
     for model in models:
         path = cfg.models[model].path

@@ -167,7 +167,7 @@ def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
     """Entry of a sample for the stamp if all of it is done for the same content: a look at small files, without Dask."""
     sample, image_content, annotation_content = item
-    path, image_digest = store / sample.name, _image_digest(sample, image_content, cfg)
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
     details = details_if_done(path, image_digest)
     if details is None:
         return None
@@ -182,7 +182,7 @@ def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) ->
 
 
 def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], list[str], str]:
-    """Entry of a sample for the stamp and what was converted, or the problem with it."""
+    """Entry of a sample for the stamp, or the problem with it."""
     converted: list[str] = []
     try:
         return _convert(item, cfg, policy, store, converted), converted, ""
@@ -192,7 +192,7 @@ def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
 
 def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, converted: list[str]) -> dict[str, Any]:
     sample, image_content, annotation_content = item
-    path, image_digest = store / sample.name, _image_digest(sample, image_content, cfg)
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
     details = details_if_done(path, image_digest)
     if details is None:
         details = _convert_image(sample, cfg, path, image_digest)
@@ -216,7 +216,8 @@ def _entry(
     return entry if counts is None else entry | {"objects": counts["objects"]}
 
 
-def _image_digest(sample: Sample, content: str, cfg: Dataset) -> str:
+def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
+    """Digest of the image of a sample in the store, from that of its file."""
     return digest(content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), code_digest("groundtruth"))
 
 

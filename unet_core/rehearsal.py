@@ -34,7 +34,8 @@ from unet_core.stand_in import LARGEST, PIECE, Sized, choose, piece_of, pretend
 from unet_core.train import adopt_model, train_model
 from unet_core.weights import make_weights
 
-TRAINING_S, PREDICTION_S = 8.0, 5.0
+# Training steps are timed over that long, or that many; prediction of more than one sample is not timed beyond.
+TRAINING_S, MOST_STEPS, PREDICTION_S = 4.0, 256, 5.0
 WITH_ENGINE = ("groundtruth", "weights", "predict", "instances", "evaluate")
 
 
@@ -183,34 +184,40 @@ class Stage:
         )
 
     def train(self, model: str) -> None:
-        """A few steps, once more with a validation alone, so that their costs can be told apart."""
+        """Short trainings without validation, for the time of a step; and one with a validation."""
         cfg, cost, names = self.cfg.train_of(model), Cost(), self.cfg.models[model].train_on
-        first = self._train(model, 1, 0, cost)
-        once = self._train(model, 1, 1, cost)
-        more = int(min(max(TRAINING_S / once, 4), 40))
-        cost.per_voxel = max(self._train(model, 1 + more, 2, cost) - once, 0.0) / more
-        cost.start = max(first - once, 0.0)
-        seen = sum(
-            self.voxels(name, {item.sample.name for item in self.picks[name] if item.sample.split == "validation"}) for name in names
-        )
-        cost.validation = max(once - cost.per_voxel, 0.0) / max(seen, 1)
+        first = self._train(model, 1, True, cost)
+        once, more = self._train(model, 1, False, cost), 4
+        longer = self._train(model, 1 + more, False, cost)
+        while more < MOST_STEPS and longer - once < TRAINING_S:
+            more *= 2
+            longer = self._train(model, 1 + more, False, cost)
+        validated = self._train(model, 2, True, cost)
+        cost.per_voxel = max(longer - once, 0.0) / more
+        cost.start = max(first + cost.per_voxel - validated, 0.0)
+        seen = sum(item.voxels for name in names for item in self.picks[name] if item.sample.split == "validation")
+        cost.validation = max(validated - 2 * cost.per_voxel, 0.0) / max(seen, 1)
         cost.bytes_per_voxel = allocated(self.folder / "train" / model)
         self.found.costs["train", model] = cost
         tile = read_json(self.folder / "plan" / f"{model}.json")["train_tile"]["value"]
-        self.found.measured.append(f"train {model}: {more + 3} steps of {cfg.batch} x {tile} px, and a validation")
+        self.found.measured.append(f"train {model}: {more} steps of {cfg.batch} x {tile} px, and a validation")
 
-    def _train(self, model: str, steps: int, seed: int, cost: Cost) -> float:
+    def _train(self, model: str, steps: int, validate: bool, cost: Cost) -> float:
+        """Seconds of a training that has not been done with as many steps and samples."""
         plan_path, stamp = self.folder / "plan" / f"{model}.json", self.folder / "train" / f"{model}.json"
         plan = read_json(plan_path)
         plan["steps"]["value"] = steps
         write_stamp(plan_path, plan)
-        names = self.cfg.models[model].train_on
+        splits, weights = {"train", "validation"} if validate else {"train"}, {}
+        for name in self.cfg.models[model].train_on:
+            whole = self.folder / "weights" / f"{name}.json"
+            weights[name] = self._only(whole, [key for key, entry in read_json(whole)["samples"].items() if entry["split"] in splits])
         with _clock(cost) as seconds:
             train_model(
-                self.cfg.train_of(model).model_copy(update={"seed": seed, "validate_every": 10**9}),
+                self.cfg.train_of(model).model_copy(update={"validate_every": 10**9, "seed": steps}),
                 plan=plan_path,
-                weights={name: self.folder / "weights" / f"{name}.json" for name in names},
-                groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in names},
+                weights=weights,
+                groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in weights},
                 results=self.folder,
                 folder=stamp.with_suffix(""),
                 stamp=stamp,

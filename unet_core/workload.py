@@ -15,7 +15,7 @@ from unet_core import plan, unet
 from unet_core.blocks import ZYX
 from unet_core.config import Config, Network
 from unet_core.digest import FileHashes, digest
-from unet_core.groundtruth import entry_if_done
+from unet_core.groundtruth import entry_if_done, image_digest_of
 from unet_core.instances import wanted_digest as objects_digest
 from unet_core.predict import wanted_digest as probabilities_digest
 from unet_core.readers import image_shape, split_internal
@@ -115,7 +115,9 @@ class Workload:
         self.cfg, self.sized, self.started = cfg, sized, started
         self.results = Path(expand(cfg.results))
         self.jobs: dict[tuple[str, Any], Job] = {}
-        self.entries: dict[str, dict[str, Any]] = {}
+        # Of samples that are done: their digests; of images, also where the annotation is not done.
+        self.labels: dict[str, dict[str, str]] = {}
+        self.images: dict[str, dict[str, str]] = {}
         for name in sized:
             self._add("groundtruth", name, self._images_left(name))
             self._add("weights", name, self._labels_left(name))
@@ -135,6 +137,10 @@ class Workload:
         """Models, and the data sets that they are applied to."""
         return [(model, name) for model in self.cfg.models for name in self.cfg.models[model].predict_on]
 
+    def datasets(self, model: str) -> list[str]:
+        """Data sets that a model is trained on or applied to."""
+        return list(dict.fromkeys([*self.cfg.models[model].train_on, *self.cfg.models[model].predict_on]))
+
     def training(self, model: str) -> list[Sized]:
         """Training and validation samples of a model."""
         return [item for _, item in self._training(model)]
@@ -150,8 +156,7 @@ class Workload:
 
     def predict_tile(self, model: str) -> int:
         """Side of the tile that the plan would choose for prediction."""
-        cfg = self.cfg.models[model]
-        items = [item for name in dict.fromkeys([*cfg.train_on, *cfg.predict_on]) for item in self.sized[name]]
+        items = [item for name in self.datasets(model) for item in self.sized[name]]
         longest, memory = max(max(item.shape[2:]) for item in items), plan.allowed_memory(self.cfg.plan_of(model))
         return plan.prediction_tile(self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest)[0]
 
@@ -198,29 +203,35 @@ class Workload:
     def _images_left(self, name: str) -> list[Sized]:
         stamp = self.results / "groundtruth" / f"{name}.json"
         if self.why("groundtruth", name) is None:
-            self.entries[name] = read_json(stamp)["samples"]
+            # A data set that no model needs was never converted.
+            entries = read_json(stamp)["samples"] if stamp.is_file() else {}
+            self.images[name] = {sample: entry["image"] for sample, entry in entries.items()}
+            self.labels[name] = {sample: entry["labels"] for sample, entry in entries.items()}
             return []
-        hashes, left = FileHashes(stamp.with_suffix(".files.json")), []
-        self.entries[name] = {}
-        for item in self.sized[name]:
-            sources = [[hashes.known(split_internal(str(file))[0]) for file in files] for files in item.sample.annotations]
-            image = hashes.known(item.sample.image)
-            entry = None
-            if image is not None and not any(None in contents for contents in sources):
-                contents = (item.sample, image, tuple(digest(source) for source in sources))
-                entry = entry_if_done(contents, self.cfg.datasets[name], self.cfg.groundtruth, stamp.with_suffix(".zarr"))
-            if entry is None:
-                left.append(item)
-            else:
-                self.entries[name][item.sample.name] = entry
-        return left
+        self.images[name], self.labels[name] = {}, {}
+        hashes = FileHashes(stamp.with_suffix(".files.json"))
+        return [item for item in self.sized[name] if not self._is_converted(name, item.sample, hashes, stamp.with_suffix(".zarr"))]
+
+    def _is_converted(self, name: str, sample: Sample, hashes: FileHashes, store: Path) -> bool:
+        cfg, image = self.cfg.datasets[name], hashes.known(sample.image)
+        if image is None:
+            return False
+        self.images[name][sample.name] = image_digest_of(sample, image, cfg)
+        sources = [[hashes.known(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
+        if any(None in contents for contents in sources):
+            return False
+        entry = entry_if_done((sample, image, tuple(map(digest, sources))), cfg, self.cfg.groundtruth, store)
+        if entry is None:
+            return False
+        self.labels[name][sample.name] = entry["labels"]
+        return True
 
     def _labels_left(self, name: str) -> list[Sized]:
         cfg, store = self.cfg.weights_of(name), self.results / "weights" / f"{name}.zarr"
 
         def is_done(sample: Sample) -> bool:
-            entry = self.entries[name].get(sample.name)
-            wanted = weights_digest(entry["labels"], cfg, self.cfg.datasets[name]) if entry else ""
+            labels = self.labels[name].get(sample.name)
+            wanted = weights_digest(labels, cfg, self.cfg.datasets[name]) if labels else ""
             return all(
                 details_if_done(path, wanted) is not None for path in (store / sample.name, store / sample.name / "labels" / "target")
             )
@@ -241,10 +252,10 @@ class Workload:
             return items
 
         def is_done(sample: Sample) -> bool:
-            entry, norm = self.entries[name].get(sample.name), decided["samples"].get(f"{name}/{sample.name}")
-            if entry is None or norm is None:
+            image, norm = self.images[name].get(sample.name), decided["samples"].get(f"{name}/{sample.name}")
+            if image is None or norm is None:
                 return False
-            wanted = probabilities_digest(entry["image"], weights["weights"], norm, cfg)
+            wanted = probabilities_digest(image, weights["weights"], norm, cfg)
             if step == "instances":
                 wanted = objects_digest(wanted, self.cfg.instances_of(model), decided["classes"])
             return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None
