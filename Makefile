@@ -5,10 +5,12 @@ UNET_DATA ?= ../shared/data
 SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
 
-.PHONY: help demo test real lint config clean
+CONFIG ?= config.yaml
+.PHONY: help demo estimate test real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
+	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
@@ -31,6 +33,9 @@ demo: .venv/.installed
 	@$(SNAKEMAKE) --quiet rules host
 	@echo; cat results/report/table.md
 	@echo "make demo: done; open results/report/report.html"
+
+estimate: .venv/.installed
+	@.venv/bin/python -m unet_core.estimate "$(CONFIG)"
 
 test: .venv/.installed
 	@echo "make test: running the tests"

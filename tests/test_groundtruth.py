@@ -389,6 +389,21 @@ def test_a_changed_mask_converts_one_annotation(tmp_path: Path, cells: Dataset, 
     assert all("/b/labels/" in path for path in before if after.get(path) != before[path])
 
 
+def test_samples_that_are_done_cost_no_task(tmp_path: Path, cells: Dataset, convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(cells)
+    later(tif(tmp_path / "masks" / "b.tif", A))
+    given: list[str] = []
+    run = Engine.run
+
+    def watched(self: Engine, function: Any, items: Any, total: int, what: str) -> Any:
+        given.extend(sample.name for sample, *_ in items)
+        return run(self, function, items, total, what)
+
+    monkeypatch.setattr(Engine, "run", watched)
+    convert(cells)
+    assert given == ["b"]
+
+
 def test_a_changed_image_converts_one_sample(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
     convert(cells)
     later(tif(tmp_path / "images" / "b.tif", GRAY + 9))

@@ -80,6 +80,26 @@ def test_a_lost_shard_is_noticed_when_read_and_when_asked(tmp_path: Path) -> Non
         begin(path, "d", LABELS, {}).read_all()
 
 
+def test_a_look_at_a_finished_result_opens_no_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, IMAGE)
+    monkeypatch.setattr("unet_core.store._open_level", None)
+    assert details_if_done(path, "d") == {"count": 1}
+
+
+@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("keep", [None, 0, 20])
+def test_a_result_with_a_lost_or_cut_description_is_not_done(tmp_path: Path, level: int, keep: int | None) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    description = path / str(level) / "zarr.json"
+    if keep is None:
+        description.unlink()
+    else:
+        description.write_bytes(description.read_bytes()[:keep])
+    assert details_if_done(path, "d") is None
+
+
 @pytest.mark.parametrize("keep", [0, 10, 200, -1])
 def test_a_shard_that_is_cut_short_counts_as_missing(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.zarr" / "s"

@@ -19,6 +19,12 @@ import pytest
 import tifffile
 import yaml
 
+from unet_core import estimate
+from unet_core.parse import parse_config
+from unet_core.rehearsal import allocated
+from unet_core.samples import check_data
+from unet_core.workload import Workload, pending, sizes
+
 ROOT = Path(__file__).parent.parent
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "--cores", "2"]
 STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
@@ -284,6 +290,45 @@ def test_a_model_trained_elsewhere_is_applied_without_training(project: Project)
     description = project.folder / "bought/model.json"
     description.write_text(description.read_text().replace('"trained_on"', '"learnt_from"'))
     assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
+
+
+def test_the_estimate_foresees_jobs_and_sizes_of_the_first_run(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(finished.folder / "data", tmp_path / "data")
+    Project(tmp_path).configure(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    rows = {row.step: row for row in estimate.run(Path("config.yaml"))}
+    assert list(rows) == list(STEPS) and all(row.jobs == 1 and row.seconds > 0 for row in rows.values())
+    assert [rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "evaluate")] == [7, 6, 4, 7, 2]
+    results = finished.folder / "results"
+    for step in ("groundtruth", "weights", "train", "instances"):
+        assert rows[step].bytes == pytest.approx(allocated(results / step), rel=0.25), step
+    for step in ("groundtruth", "weights", "predict", "instances"):
+        found = sum(1 for path in (results / step).rglob("*") if any(part.startswith("t0") for part in path.relative_to(results).parts))
+        assert rows[step].inodes == found, step
+    left = {path.name for path in (tmp_path / "results").iterdir()} if (tmp_path / "results").exists() else set()
+    assert left <= {"groundtruth"}, "nothing but hashes of files is left behind"
+
+
+def test_the_estimate_counts_what_a_change_leaves_to_do(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.folder)
+    assert estimate.run(Path("config.yaml")) == [] and "nothing to be done" in capsys.readouterr().out
+    edit_annotation(project, 1)
+    rows = {row.step: row for row in estimate.run(Path("config.yaml"))}
+    samples = {step: rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "instances")}
+    assert samples == {"groundtruth": 1, "weights": 1, "train": 0, "predict": 0, "instances": 0}
+    edit_annotation(project, 0)
+    cfg = parse_config(CONFIG)
+    jobs = Workload(cfg, sizes(cfg, check_data(cfg)), pending(Path("config.yaml"))).jobs
+    assert {step: len(job.items) for (step, _), job in jobs.items() if job.items} == {
+        "groundtruth": 2,
+        "weights": 2,
+        "train": 4,
+        "predict": 7,
+        "instances": 7,
+        "evaluate": 2,
+    }
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ class FileHashes:
         self._known[str(path)] = [*seen, content]
         return content
 
+    def known(self, path: Path) -> str | None:
+        """Hash of a file or folder as far as it is remembered; None where it would have to be read."""
+        if path.is_dir():
+            members = sorted(member for member in path.rglob("*") if member.is_file())
+            contents = [self.known(member) for member in members]
+            listed = [[str(member.relative_to(path)), content] for member, content in zip(members, contents, strict=True)]
+            return None if None in contents else digest(listed)
+        status, known = path.stat(), self._known.get(str(path))
+        return known[2] if known and known[:2] == [status.st_size, status.st_mtime_ns] else None
+
     def _of_folder(self, folder: Path, limit: int | None) -> str:
         members = sorted(path for path in folder.rglob("*") if path.is_file())
         if limit is not None and sum(path.stat().st_size for path in members) > limit:

@@ -219,7 +219,7 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
             with Client(cluster) as client:
                 logger.info("%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s", step, cfg.minimum, cfg.maximum, step, logs)
-                yield Engine(client, cfg.maximum * cfg.cores, _Patience(client, logs, step))
+                yield Engine(client, cfg.maximum * cfg.cores, _Patience(client, cluster, logs, step))
 
 
 def _security(folder: Path) -> Security:
@@ -251,28 +251,29 @@ def _refuse_early(script: str, step: str) -> None:
     answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if answer.returncode:
         said = "; ".join(answer.stderr.split("\n")).strip("; ")
-        raise UserError(
-            f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration"
-        )
+        raise UserError(f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration")
 
 
 class _Patience:
-    """Ends waiting when worker jobs end as soon as they begin, ten in a row without a worker."""
+    """Ends waiting where all worker jobs have ended and none has reached this job: Dask would wait for ever."""
 
-    def __init__(self, client: Client, logs: Path, step: str) -> None:
+    def __init__(self, client: Client, cluster: Any, logs: Path, step: str) -> None:
         self._client = client
+        self._cluster = cluster
         self._logs = logs
         self._step = step
-        self._before = self._ended()
-
-    def _ended(self) -> set[Path]:
-        return set(self._logs.glob("*.err"))
+        self._before: set[str] = set()
 
     def __call__(self) -> None:
-        if self._client.scheduler_info()["workers"]:
-            self._before = self._ended()
-        elif len(self._ended() - self._before) >= 10:
-            raise UserError(f"{self._step}: ten worker jobs began and none of them reached this job; their logs in {self._logs} say why")
+        submitted = {str(job.job_id) for job in list(self._cluster.workers.values())}
+        waiting = subprocess.run(["squeue", "--me", "--noheader", "--format=%i"], capture_output=True, text=True)
+        gone = submitted - set(waiting.stdout.split())
+        if waiting.returncode or self._client.scheduler_info()["workers"] or gone != submitted:
+            self._before = set()
+        elif submitted and submitted <= self._before:  # twice, since new ones may just be on their way
+            raise UserError(f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why")
+        else:
+            self._before = gone
 
 
 @contextmanager

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
 
+# A sample with the hashes of its image and of the annotation files of each source.
+Item = tuple[Sample, str, tuple[str, ...]]
+
 
 class Canvas:
     """Label arrays of one sample while its annotations are painted, with a policy for overlaps.
@@ -136,14 +139,17 @@ def convert_groundtruth(cfg: Dataset, policy: Groundtruth, samples: list[Sample]
     hashes = FileHashes(stamp.with_suffix(".files.json"))
     items = [(sample, hashes.of(sample.image), tuple(_hash_all(hashes, files) for files in sample.annotations)) for sample in samples]
     hashes.save()
+    entries = {item[0].name: entry for item in items if (entry := entry_if_done(item, cfg, policy, store))}
+    waiting = [item for item in items if item[0].name not in entries]
     convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
-    done = {item[0]: value for item, value in engine.run(convert, items, len(items), "groundtruth")}
-    problems = [problem for _, problem in done.values() if problem]
+    converted, problems = [], []
+    for item, (entry, parts, problem) in engine.run(convert, waiting, len(waiting), "groundtruth"):
+        entries[item[0].name] = entry
+        converted += parts
+        problems += [problem] if problem else []
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in sorted(problems))
         raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted:\n{listed}")
-    entries = {sample.name: done[sample][0] for sample in sorted(done, key=lambda sample: sample.name)}
-    converted = [part for entry in entries.values() for part in entry.pop("converted")]
     logger.info(
         "groundtruth: %d samples, %d images and %d annotations converted, %d removed",
         len(samples),
@@ -151,51 +157,84 @@ def convert_groundtruth(cfg: Dataset, policy: Groundtruth, samples: list[Sample]
         converted.count("labels"),
         len(redone),
     )
-    write_stamp(stamp, {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": entries})
+    write_stamp(stamp, {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": dict(sorted(entries.items()))})
 
 
 def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
     return digest([hashes.of(split_internal(str(file))[0]) for file in files])
 
 
-def _convert_or_tell(
-    item: tuple[Sample, str, tuple[str, ...]], cfg: Dataset, policy: Groundtruth, store: Path
-) -> tuple[dict[str, Any], str]:
-    """Entry of a sample for the stamp, or the problem with it."""
+def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
+    """Entry of a sample for the stamp if all of it is done for the same content: a look at small files, without Dask."""
     sample, image_content, annotation_content = item
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
+    details = details_if_done(path, image_digest)
+    if details is None:
+        return None
+    if sample.split == "unannotated":
+        return None if (path / "labels").exists() else _entry(sample, image_digest, details["shape"])
     try:
-        return _convert(sample, image_content, annotation_content, cfg, policy, store / sample.name), ""
+        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+    except (ValueError, OSError):  # told by the conversion
+        return None
+    counts = _labels_if_done(path, labels_digest)
+    return None if counts is None else _entry(sample, image_digest, details["shape"], labels_digest, counts)
+
+
+def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], list[str], str]:
+    """Entry of a sample for the stamp, or the problem with it."""
+    converted: list[str] = []
+    try:
+        return _convert(item, cfg, policy, store, converted), converted, ""
     except (ValueError, OSError) as error:
-        return {}, f"{sample.name}: {error}"
+        return {}, converted, f"{item[0].name}: {error}"
 
 
-def _convert(
-    sample: Sample, image_content: str, annotation_content: tuple[str, ...], cfg: Dataset, policy: Groundtruth, path: Path
-) -> dict[str, Any]:
-    converted = []
-    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
-    image_digest = digest(image_content, sample.internal, sample.page, cfg.axes, cfg.channels, pixel_size, code)
+def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, converted: list[str]) -> dict[str, Any]:
+    sample, image_content, annotation_content = item
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
     details = details_if_done(path, image_digest)
     if details is None:
         details = _convert_image(sample, cfg, path, image_digest)
         converted.append("image")
-    entry = {"split": sample.split, "image": image_digest, "labels": None, "shape": details["shape"]}
     if sample.split == "unannotated":
         # The annotation of this sample was taken away.
         remove(path / "labels")
-        return entry | {"converted": converted}
+        return _entry(sample, image_digest, details["shape"])
+    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+    counts = _labels_if_done(path, labels_digest)
+    if counts is None:
+        counts = _convert_labels(sample, cfg, policy, path, labels_digest, tuple(details["shape"][-3:]))
+        converted.append("labels")
+    return _entry(sample, image_digest, details["shape"], labels_digest, counts)
+
+
+def _entry(
+    sample: Sample, image_digest: str, shape: list[int], labels_digest: str | None = None, counts: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    entry = {"split": sample.split, "image": image_digest, "labels": labels_digest, "shape": shape}
+    return entry if counts is None else entry | {"objects": counts["objects"]}
+
+
+def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
+    """Digest of the image of a sample in the store, from that of its file."""
+    return digest(content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), code_digest("groundtruth"))
+
+
+def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, shape: list[int]) -> str:
     parts = [
         [source.format, source.class_, source.ignore, source.ignore_label, _part_of(sample, source, files, content)]
-        for source, files, content in zip(cfg.annotations, sample.annotations, annotation_content, strict=True)
+        for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
-    labels_digest = digest(details["shape"], parts, cfg.classes, sample.page, pixel_size, policy.model_dump(), code)
+    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
+    return digest(shape, parts, cfg.classes, sample.page, pixel_size, policy.model_dump(), code)
+
+
+def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
+    """What was counted in the labels of a sample; None unless all of them are done."""
     counts = [details_if_done(path / "labels" / name, labels_digest) for name in LABELS]
-    if None in counts:
-        counts = [_convert_labels(sample, cfg, policy, path, labels_digest, tuple(details["shape"][-3:]))]
-        converted.append("labels")
-    assert counts[0] is not None
-    return entry | {"labels": labels_digest, "objects": counts[0]["objects"], "converted": converted}
+    return None if None in counts else counts[0]
 
 
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:

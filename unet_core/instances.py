@@ -119,7 +119,7 @@ def make_instances(
     remove_other_files(tables, ".csv", set(samples))
     entries = {}
     for name, entry in samples.items():
-        wanted = digest(entry["digest"], cfg.model_dump(), classes, code_digest("instances"))
+        wanted = wanted_digest(entry["digest"], cfg, classes)
         details = details_if_done(store / name, wanted)
         if details is None or not (tables / f"{name}.csv").is_file():
             details = _make_sample(name, wanted, cfg, dataset, classes, probabilities, store, tables, engine)
@@ -127,6 +127,11 @@ def make_instances(
         entries[name] = {"split": entry["split"], "digest": wanted, "objects": details["objects"]}
     logger.info("instances: %d samples, %d made", len(samples), redone)
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
+
+
+def wanted_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
+    """Digest of the objects of a sample from that of its probabilities."""
+    return digest(probabilities, cfg.model_dump(), classes, code_digest("instances"))
 
 
 def _make_sample(

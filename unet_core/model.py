@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ import torch
 from unet_core.config import Network
 from unet_core.runtime import UserError, read_json, write_atomic
 from unet_core.unet import UNet
+
+
+def device() -> torch.device:
+    """The accelerator of this process if there is one, else the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def build(network: Network, channels: int, classes: int) -> UNet:
@@ -113,4 +119,4 @@ def load_network(folder: Path, digest: str) -> UNet:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{folder}/best.safetensors does not fit model.json: {error}") from None
-    return net.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return net.eval().to(device())

@@ -96,6 +96,16 @@ def training_tile(cfg: Train, longest_side: int) -> tuple[int, str]:
     return min(whole, paper), "the smaller of the paper's tile and what covers the largest training image"
 
 
+def training_steps(cfg: Train, pixels: int, output: int) -> tuple[int, str]:
+    """Number of training steps, for a number of annotated training pixels and a side of the network's output, and the reason for it."""
+    if cfg.steps != "auto":
+        return cfg.steps, "set in the configuration"
+    steps = math.ceil(PASSES * pixels / (output**2 * cfg.batch))
+    bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
+    reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES} times, {bounds}"
+    return min(max(steps, FEWEST_STEPS), MOST_STEPS), reason
+
+
 def tile_memory(tile: int, network: Network, channels: int) -> int:
     """Bytes of the largest set of arrays alive while the network is applied to one tile, in float32.
 
@@ -104,6 +114,11 @@ def tile_memory(tile: int, network: Network, channels: int) -> int:
     """
     pixels = tile * tile
     return 2 * 4 * pixels * (channels + 4 * network.width)
+
+
+def allowed_memory(cfg: Plan) -> int:
+    """Bytes that prediction may take."""
+    return psutil.virtual_memory().total // 2 if cfg.memory_gb == "auto" else int(cfg.memory_gb * 2**30)
 
 
 def prediction_tile(cfg: Predict, network: Network, channels: int, memory: int, longest_side: int) -> tuple[int, str]:
@@ -176,7 +191,7 @@ def make_plan(
             raise UserError(
                 f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; see `channels` of the data sets"
             )
-    memory = psutil.virtual_memory().total // 2 if cfg.memory_gb == "auto" else int(cfg.memory_gb * 2**30)
+    memory = allowed_memory(cfg)
     sides = [max(entry["shape"][2:]) for truth in truths.values() for entry in truth["samples"].values()]
     tile, why = prediction_tile(predict, network, channels, memory, max(sides))
     plan: dict[str, Any] = {
@@ -186,7 +201,7 @@ def make_plan(
         "network": network.model_dump(),
         "normalisation": {"normalisation": cfg.normalisation, "percentiles": list(cfg.percentiles)},
         "predict_tile": {"value": tile, "why": why},
-        "predict_block": {"value": _block(tile, network), "why": "the chunks next above the output of one tile; one shard each"},
+        "predict_block": {"value": prediction_block(tile, network), "why": "the chunks next above the output of one tile; one shard each"},
         "predict_memory_gb": {
             "value": float(f"{tile_memory(tile, network, channels) / 2**30:.3g}"),
             "why": f"of {memory / 2**30:.3g} allowed",
@@ -220,13 +235,7 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
     tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries))
     output = unet.output_size(tile, train.network.depth)
-    if train.steps == "auto":
-        steps = math.ceil(PASSES * sum(pixels) / (output**2 * train.batch))
-        steps = min(max(steps, FEWEST_STEPS), MOST_STEPS)
-        bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
-        reason = f"each of {sum(pixels):,} annotated training pixels is seen about {PASSES} times, {bounds}"
-    else:
-        steps, reason = train.steps, "set in the configuration"
+    steps, reason = training_steps(train, sum(pixels), output)
     return {
         "class_pixels": {"value": pixels, "why": f"over {len(entries)} training samples; background first"},
         "class_weights": {"value": class_weights(pixels, cfg.class_weights), "why": f"w_c, rule: {cfg.class_weights}"},
@@ -250,7 +259,7 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
     return attributes["details"]
 
 
-def _block(tile: int, network: Network) -> list[int]:
+def prediction_block(tile: int, network: Network) -> list[int]:
     """Shard of the probabilities: whole chunks around the output of one tile."""
     output = unet.output_size(tile, network.depth)
     side = CHUNK * math.ceil(output / CHUNK)

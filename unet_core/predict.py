@@ -74,14 +74,19 @@ def predict_samples(
     entries = {}
     for name, entry in samples.items():
         norm = decided["samples"][f"{name_of_set}/{name}"]
-        # The tile is no part of the digest: the result does not depend on it.
-        wanted = digest(entry["image"], trained["weights"], norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
+        wanted = wanted_digest(entry["image"], trained["weights"], norm, cfg)
         if details_if_done(store / name, wanted) is None:
             _predict_sample(name, wanted, cfg, dataset, trained, decided, norm, images, store, engine)
             redone += 1
         entries[name] = {"split": entry["split"], "digest": wanted}
     logger.info("predict: %d samples, %d segmented", len(samples), redone)
     write_stamp(stamp, {"step": "predict", "store": store.name, "classes": decided["classes"], "samples": entries})
+
+
+def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: Predict) -> str:
+    """Digest of the probabilities of a sample from those of its image and of the model's weights."""
+    # The tile is no part of the digest: the result does not depend on it.
+    return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
 
 
 def _predict_sample(

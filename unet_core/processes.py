@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from unet_core.model import device
 from unet_core.runtime import UserError
 
 # SLURM's warning before the time limit (by --signal=USR1@60), preemption and scancel.
@@ -46,16 +47,15 @@ ALONE = Processes()
 @contextmanager
 def join_processes() -> Iterator[Processes]:
     """Join the processes that `launch` started, if any, with the GPU of this one."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    where = device()
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Processes(device=device)
+        yield Processes(device=where)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        yield Processes(dist.get_rank(), dist.get_world_size(), where)
     finally:
         dist.destroy_process_group()
 

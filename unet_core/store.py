@@ -9,13 +9,14 @@ is a block that is done. Blocks without any object have shards too (``write_empt
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,17 +72,21 @@ class Result:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._levels = [_open_level(path, level) for level in range(len(_multiscale(path)["datasets"]))]
-        except (FileNotFoundError, KeyError) as error:
+            finest = [_description(path, level) for level in range(len(_multiscale(path)["datasets"]))][0]
+            shards, chunks = _chunk_shape(finest["chunk_grid"]), _chunk_shape(finest["codecs"][0])
+        except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
-        finest = self._levels[0]
-        self.has_channels = finest.ndim == 4
-        shards = finest.shards or finest.chunks
-        self.grid = Grid(_last3(finest.shape), _last3(shards))
+        self.has_channels = len(finest["shape"]) == 4
+        self.grid = Grid(_last3(finest["shape"]), _last3(shards))
         self.shape: ZYX = self.grid.shape
-        self._chunks_per_shard = math.prod(n // c for n, c in zip(shards, finest.chunks, strict=True))
-        self.dtype = finest.dtype
-        self.channels: int | None = finest.shape[0] if self.has_channels else None
+        self._chunks_per_shard = math.prod(n // c for n, c in zip(shards, chunks, strict=True))
+        self.dtype = np.dtype(finest["data_type"])
+        self.channels: int | None = finest["shape"][0] if self.has_channels else None
+
+    @functools.cached_property
+    def _levels(self) -> list[zarr.Array]:
+        """The arrays, opened when voxels are asked for: a look at thousands of results that are done needs none of them."""
+        return [_open_level(self.path, level) for level in range(len(_multiscale(self.path)["datasets"]))]
 
     def read(self, box: Box) -> np.ndarray:
         """Voxels of a box inside the array, shape ([c,] z, y, x).
@@ -331,6 +336,15 @@ def _open_level(path: Path, level: int) -> zarr.Array:
     return zarr.open_array(path / str(level), mode="r+").with_config({"write_empty_chunks": True})
 
 
+def _description(path: Path, level: int) -> dict[str, Any]:
+    """What stands in the ``zarr.json`` of an array."""
+    return json.loads((path / str(level) / "zarr.json").read_text(encoding="utf-8"))
+
+
+def _chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(part["configuration"]["chunk_shape"])
+
+
 def _ome(path: Path, spec: Spec) -> dict[str, Any]:
     """OME-NGFF 0.5 metadata of a multiscale image."""
     lead = [1.0] if spec.channels is not None else []
@@ -366,6 +380,6 @@ def _halve(data: np.ndarray, kind: str) -> np.ndarray:
     return (mean if np.issubdtype(data.dtype, np.floating) else np.rint(mean)).astype(data.dtype)
 
 
-def _last3(values: tuple[int, ...]) -> ZYX:
+def _last3(values: Sequence[int]) -> ZYX:
     z, y, x = values[-3:]
     return (z, y, x)

@@ -122,7 +122,7 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
     redone = len(remove_others(store, set(samples)))
     entries = {}
     for name, entry in samples.items():
-        wanted = digest(entry["labels"], cfg.model_dump(), dataset.pixel_size.model_dump(), code_digest("weights"))
+        wanted = wanted_digest(entry["labels"], cfg, dataset)
         counts = _counts_if_done(store / name, wanted)
         if counts is None:
             counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
@@ -130,6 +130,11 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
         entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
     logger.info("weights: %d samples, %d made", len(samples), redone)
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
+
+
+def wanted_digest(labels: str, cfg: Weights, dataset: Dataset) -> str:
+    """Digest of the weights of a sample from that of its labels."""
+    return digest(labels, cfg.model_dump(), dataset.pixel_size.model_dump(), code_digest("weights"))
 
 
 def _counts_if_done(path: Path, wanted: str) -> list[int] | None:

@@ -1,0 +1,263 @@
+"""Which jobs Snakemake would start, and which samples they would find not done: from digests and headers, without work."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_core import plan, unet
+from unet_core.blocks import ZYX
+from unet_core.config import Config, Network
+from unet_core.digest import FileHashes, digest
+from unet_core.groundtruth import entry_if_done, image_digest_of
+from unet_core.instances import wanted_digest as objects_digest
+from unet_core.predict import wanted_digest as probabilities_digest
+from unet_core.readers import image_shape, split_internal
+from unet_core.runtime import UserError, read_json
+from unet_core.samples import Sample, expand
+from unet_core.stand_in import Sized
+from unet_core.store import BLOCK, Spec, details_if_done
+from unet_core.weights import wanted_digest as weights_digest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Job:
+    """A job that Snakemake would start.
+
+    Attributes
+    ----------
+    step : str
+        Its rule.
+    key : str or (str, str)
+        Data set, model, or (model, data set); empty for the report.
+    items : list of Sized
+        Samples that it would find not done; for training all samples, or none if the model stays as it is.
+    block : tuple of int
+        Block of its results.
+    """
+
+    step: str
+    key: Any
+    items: list[Sized]
+    block: ZYX = BLOCK
+
+    @property
+    def blocks(self) -> int:
+        """Blocks to be written."""
+        return sum(len(Spec(item.shape[1:], "uint8", "labels", block=self.block).grid) for item in self.items)
+
+
+def pending(configfile: Path) -> dict[tuple[str, str], str]:
+    """Jobs that Snakemake would start, from its summary: (rule, output file) -> why, as Snakemake names it.
+
+    Raises
+    ------
+    UserError
+        With Snakemake's message if it finds a mistake.
+    """
+    command = [sys.executable, "-m", "snakemake", "--summary", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(configfile)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip())
+    table = itertools.dropwhile(lambda line: not line.startswith("output_file\t"), done.stdout.splitlines())
+    return {(row["rule"], row["output_file"]): row["status"] for row in csv.DictReader(table, delimiter="\t") if row["plan"] != "no update"}
+
+
+def sizes(cfg: Config, samples: dict[str, list[Sample]]) -> dict[str, list[Sized]]:
+    """Shapes of all samples, from the headers of their files.
+
+    Raises
+    ------
+    UserError
+        One message for all files that cannot be read.
+    """
+    problems: dict[str, None] = {}
+    found: dict[str, list[Sized]] = {}
+    for name, dataset in cfg.datasets.items():
+        known: dict[tuple[Path, str], tuple[int, ...]] = {}
+        for sample in samples[name]:
+            try:
+                shape = known.setdefault((sample.image, sample.internal), ()) or image_shape(sample.image, sample.internal)
+                known[sample.image, sample.internal] = shape
+                size = dict(zip(dataset.axes, shape, strict=True))
+            except (ValueError, OSError) as error:
+                problems[f"  - {name}: {sample.image}: {error}"] = None
+                continue
+            channels = len(dataset.channels) if dataset.channels else size.get("c", 1)
+            found.setdefault(name, []).append(Sized(sample, (channels, size.get("z", 1), size["y"], size["x"])))
+    if problems:
+        raise UserError("these images cannot be read:\n" + "\n".join(problems))
+    return found
+
+
+class Workload:
+    """Which samples each job would find not done.
+
+    Parameters
+    ----------
+    cfg : Config
+        The whole configuration.
+    sized : dict
+        Data set -> its samples.
+    started : dict
+        From `pending`.
+    """
+
+    def __init__(self, cfg: Config, sized: dict[str, list[Sized]], started: dict[tuple[str, str], str]) -> None:
+        self.cfg, self.sized, self.started = cfg, sized, started
+        self.results = Path(expand(cfg.results))
+        self.jobs: dict[tuple[str, Any], Job] = {}
+        # Of samples that are done: their digests; of images, also where the annotation is not done.
+        self.labels: dict[str, dict[str, str]] = {}
+        self.images: dict[str, dict[str, str]] = {}
+        for name in sized:
+            self._add("groundtruth", name, self._images_left(name))
+            self._add("weights", name, self._labels_left(name))
+        for name in cfg.models:
+            self._add("plan", name, [])
+            self._add("train", name, [] if cfg.models[name].path or self.is_kept(name) else self.training(name))
+        for pair in self.pairs:
+            model, name = pair
+            block = self.block(model)
+            self._add("predict", pair, self._left("predict", pair), block)
+            self._add("instances", pair, self._left("instances", pair), block)
+            self._add("evaluate", pair, [item for item in sized[name] if item.sample.split in cfg.evaluate.splits], block)
+        self._add("report", "", [])
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Models, and the data sets that they are applied to."""
+        return [(model, name) for model in self.cfg.models for name in self.cfg.models[model].predict_on]
+
+    def datasets(self, model: str) -> list[str]:
+        """Data sets that a model is trained on or applied to."""
+        return list(dict.fromkeys([*self.cfg.models[model].train_on, *self.cfg.models[model].predict_on]))
+
+    def training(self, model: str) -> list[Sized]:
+        """Training and validation samples of a model."""
+        return [item for _, item in self._training(model)]
+
+    def _training(self, model: str) -> Iterator[tuple[str, Sized]]:
+        for name in self.cfg.models[model].train_on:
+            yield from ((name, item) for item in self.sized[name] if item.sample.split in ("train", "validation"))
+
+    def network(self, model: str) -> Network:
+        """The network of a model that is trained here, or was elsewhere."""
+        path = self.cfg.models[model].path
+        return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"]) if path else self.cfg.train_of(model).network
+
+    def predict_tile(self, model: str) -> int:
+        """Side of the tile that the plan would choose for prediction."""
+        items = [item for name in self.datasets(model) for item in self.sized[name]]
+        longest, memory = max(max(item.shape[2:]) for item in items), plan.allowed_memory(self.cfg.plan_of(model))
+        return plan.prediction_tile(self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest)[0]
+
+    def train_tile(self, model: str) -> int:
+        """Side of the tile that the plan would choose for training."""
+        longest = max(max(item.shape[2:]) for item in self.training(model) if item.sample.split == "train")
+        return plan.training_tile(self.cfg.train_of(model), longest)[0]
+
+    def steps(self, model: str) -> int:
+        """Steps of training; without the areas to ignore, which are not known before the conversion."""
+        cfg = self.cfg.train_of(model)
+        pixels = sum(item.voxels for item in self.training(model) if item.sample.split == "train")
+        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), cfg.network.depth))[0]
+
+    def block(self, model: str) -> ZYX:
+        """Block of the probabilities."""
+        _, y, x = plan.prediction_block(self.predict_tile(model), self.network(model))
+        return 1, y, x
+
+    def is_kept(self, model: str) -> bool:
+        """Whether a trained model has the options and the data that it would be trained with again."""
+        try:
+            description = read_json(self.results / "train" / model / "model.json")
+        except UserError:
+            return False
+        names = {f"{name}/{item.sample.name}" for name, item in self._training(model)}
+        left = {
+            f"{job.key}/{item.sample.name}" for job in self.jobs.values() if job.step in ("groundtruth", "weights") for item in job.items
+        }
+        changed = {self.why("train", model), self.why("plan", model)} & {"params changed", "rule implementation changed"}
+        same = description.get("config") == self.cfg.train_of(model).model_dump(mode="json")
+        return same and not changed and description.get("trained_on") == sorted(names) and not names & left
+
+    def why(self, step: str, key: Any) -> str | None:
+        """Why Snakemake would start a job; None if it would not."""
+        place = key if isinstance(key, tuple) else (key,)
+        file = "report/report.html" if step == "report" else f"{step}/{'/'.join(place)}.json"
+        return self.started.get((step, (self.results / file).as_posix()))
+
+    def _add(self, step: str, key: Any, items: list[Sized], block: ZYX = BLOCK) -> None:
+        if self.why(step, key) is not None:
+            self.jobs[step, key] = Job(step, key, items, block)
+
+    def _images_left(self, name: str) -> list[Sized]:
+        stamp = self.results / "groundtruth" / f"{name}.json"
+        if self.why("groundtruth", name) is None:
+            # A data set that no model needs was never converted.
+            entries = read_json(stamp)["samples"] if stamp.is_file() else {}
+            self.images[name] = {sample: entry["image"] for sample, entry in entries.items()}
+            self.labels[name] = {sample: entry["labels"] for sample, entry in entries.items()}
+            return []
+        self.images[name], self.labels[name] = {}, {}
+        hashes = FileHashes(stamp.with_suffix(".files.json"))
+        return [item for item in self.sized[name] if not self._is_converted(name, item.sample, hashes, stamp.with_suffix(".zarr"))]
+
+    def _is_converted(self, name: str, sample: Sample, hashes: FileHashes, store: Path) -> bool:
+        cfg, image = self.cfg.datasets[name], hashes.known(sample.image)
+        if image is None:
+            return False
+        self.images[name][sample.name] = image_digest_of(sample, image, cfg)
+        sources = [[hashes.known(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
+        if any(None in contents for contents in sources):
+            return False
+        entry = entry_if_done((sample, image, tuple(map(digest, sources))), cfg, self.cfg.groundtruth, store)
+        if entry is None:
+            return False
+        self.labels[name][sample.name] = entry["labels"]
+        return True
+
+    def _labels_left(self, name: str) -> list[Sized]:
+        cfg, store = self.cfg.weights_of(name), self.results / "weights" / f"{name}.zarr"
+
+        def is_done(sample: Sample) -> bool:
+            labels = self.labels[name].get(sample.name)
+            wanted = weights_digest(labels, cfg, self.cfg.datasets[name]) if labels else ""
+            return all(
+                details_if_done(path, wanted) is not None for path in (store / sample.name, store / sample.name / "labels" / "target")
+            )
+
+        return [item for item in self.sized[name] if item.sample.split != "unannotated" and not is_done(item.sample)]
+
+    def _left(self, step: str, pair: tuple[str, str]) -> list[Sized]:
+        """Samples without the probabilities, or the objects, of what is known of image and model now."""
+        model, name = pair
+        cfg = self.cfg.predict_of(model)
+        items = [item for item in self.sized[name] if item.sample.split in cfg.splits]
+        training = self.jobs.get(("train", model))
+        if (training and training.items) or self.why("plan", model) == "params changed":
+            return items
+        try:
+            decided, weights = (read_json(self.results / part / f"{model}.json") for part in ("plan", "train"))
+        except UserError:
+            return items
+
+        def is_done(sample: Sample) -> bool:
+            image, norm = self.images[name].get(sample.name), decided["samples"].get(f"{name}/{sample.name}")
+            if image is None or norm is None:
+                return False
+            wanted = probabilities_digest(image, weights["weights"], norm, cfg)
+            if step == "instances":
+                wanted = objects_digest(wanted, self.cfg.instances_of(model), decided["classes"])
+            return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None
+
+        return [item for item in items if not is_done(item.sample)]
