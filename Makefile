@@ -6,12 +6,14 @@ SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
 
 CONFIG ?= config.yaml
-.PHONY: help demo estimate test real lint config clean
+.PHONY: help demo estimate test slurm-test install-profile real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
+	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine, run the chain and its failures on it, stop it"
+	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
 	@echo "make config  write the option sections of config.yaml anew from unet_core/config.py"
@@ -41,6 +43,20 @@ test: .venv/.installed
 	@echo "make test: running the tests"
 	@.venv/bin/python -m pytest -n 2
 	@echo "make test: done"
+
+# First what only uses the cluster, side by side; then what disturbs it, one by one.
+slurm-test: .venv/.installed
+	@tests/slurm/cluster.sh start
+	@trap 'tests/slurm/cluster.sh stop' EXIT; export UNET_SLURM=1; \
+	    .venv/bin/python -m pytest -n 4 -m "not alone" tests/slurm && .venv/bin/python -m pytest -m alone tests/slurm
+	@echo "make slurm-test: done"
+
+install-profile:
+	@mkdir -p "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"
+	@test ! -e "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm" -o -L "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm" || \
+	    { echo "make install-profile: there is a profile slurm already: $${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm; move it away"; exit 1; }
+	@ln -sfn "$(CURDIR)/profiles/slurm" "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm"
+	@echo "make install-profile: now 'snakemake --profile slurm' works, with what profiles/slurm/config.yaml says"
 
 real: .venv/.installed
 	@test -d "$(UNET_DATA)" || { echo "make real: no folder $(UNET_DATA); set UNET_DATA to the folder with dsb2018, u373 and isbi2012"; exit 1; }

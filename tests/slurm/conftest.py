@@ -63,21 +63,27 @@ def running(folder: Path, rule: str = "", state: str = "RUNNING") -> list[str]:
     return [number for number, place, note in (line.split("|", 2) for line in lines) if place == str(folder) and f"rule_{rule}" in note]
 
 
-def workers(state: str = "all") -> list[str]:
-    """Worker jobs in the queue."""
-    lines = command("squeue", "--noheader", f"--states={'PENDING,RUNNING,COMPLETING' if state == 'all' else state}", "--format=%i %j")
-    return [line.split()[0] for line in lines.splitlines() if line.split()[1].startswith("unet-")]
+def workers(folder: Path, state: str = "PENDING,RUNNING,COMPLETING") -> list[str]:
+    """Worker jobs of a folder in the queue."""
+    lines = command("squeue", "--noheader", f"--states={state}", "--format=%i|%j|%Z").splitlines()
+    return [number for number, name, place in (line.split("|", 2) for line in lines) if name.startswith("unet-") and place == str(folder)]
 
 
 class ClusterProject(Project):
     """A project that is run through the profile slurm."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.processes: list[subprocess.Popen[str]] = []
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Begin a run, in a process group of its own."""
         call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *PROFILE]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*call, *arguments], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
+        self.processes.append(process)
+        return process
 
     def finish(self, process: subprocess.Popen[str], fails: bool = False, seconds: float = 400) -> str:
         """Wait for the end of a run; its output and the logs of its jobs."""
@@ -124,12 +130,14 @@ def cluster() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Each test leaves an empty queue and three nodes."""
+def undisturbed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that disturbs the cluster leaves it as it was."""
     yield
-    subprocess.run(["scancel", "--user=root"], capture_output=True)
-    wait_for(lambda: not command("squeue", "--noheader"), 60, "an empty queue")
-    wait_for(lambda: len(command("sinfo", "--noheader", "--Node", "--partition=cpu", "--states=idle").splitlines()) == 3, 60, "idle nodes")
+    if request.node.get_closest_marker("alone"):
+        subprocess.run(["scancel", "--user=root"], capture_output=True)
+        wait_for(lambda: not command("squeue", "--noheader"), 60, "an empty queue")
+        nodes = ["sinfo", "--noheader", "--Node", "--partition=cpu", "--states=idle"]
+        wait_for(lambda: len(command(*nodes).splitlines()) == 3, 60, "idle nodes")
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +167,15 @@ def uninterrupted(finished: ClusterProject, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def project(finished: ClusterProject, tmp_path: Path) -> ClusterProject:
-    """A copy of the finished project."""
+def project(finished: ClusterProject, tmp_path: Path) -> Iterator[ClusterProject]:
+    """A copy of the finished project; nothing of it runs when the test is over."""
     shutil.copytree(finished.folder, tmp_path / "project", copy_function=shutil.copy2)
-    return ClusterProject(tmp_path / "project")
+    project = ClusterProject(tmp_path / "project")
+    yield project
+    for process in project.processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    left = [*running(project.folder, state="PENDING,RUNNING"), *workers(project.folder)]
+    if left:
+        command("scancel", *left)

@@ -40,6 +40,7 @@ def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_
     assert project.weights() == uninterrupted
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("partition", ["low", "lowcancel"])
 def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_bit(
     project: ClusterProject, uninterrupted: bytes, partition: str

@@ -57,7 +57,7 @@ def test_steps_on_worker_jobs_give_the_same_results(project: ClusterProject) -> 
     assert len(re.findall(r"1 to 2 worker jobs in SLURM", output)) == 5
     names = {record["Name"] for record in records(project.folder)}
     assert {f"unet-{step}" for step in ("groundtruth", "weights", "predict", "instances", "evaluate")} <= names
-    wait_for(lambda: not workers(), 20, "worker jobs to end")
+    wait_for(lambda: not workers(project.folder), 20, "worker jobs to end")
     assert not list(project.folder.glob("results/logs/**/tls.*"))  # keys are not left behind
 
 
@@ -114,13 +114,13 @@ def test_no_worker_job_outlives_its_step(tmp_path: Path, how: str) -> None:
         process = subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     if how == "success":
         assert process.wait(timeout=60) == 0
-        wait_for(lambda: not workers(), 20, "worker jobs to end")
+        wait_for(lambda: not workers(tmp_path), 20, "worker jobs to end")
         return
-    wait_for(lambda: len(workers("RUNNING")) == 2, what="two worker jobs")
+    wait_for(lambda: len(workers(tmp_path, "RUNNING")) == 2, what="two worker jobs")
     time.sleep(3)
     if how == "scancel":
         command("scancel", job)
     else:
         process.send_signal(getattr(signal, how))
         process.wait(timeout=30)
-    wait_for(lambda: not workers(), DEATH_TIMEOUT + 45 if how == "SIGKILL" else 30, "worker jobs to end")
+    wait_for(lambda: not workers(tmp_path), DEATH_TIMEOUT + 45 if how == "SIGKILL" else 30, "worker jobs to end")
