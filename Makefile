@@ -25,7 +25,7 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: 'python -m venv' failed; on Debian: apt-get install python3-venv"; exit 1; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,slurm]'
 	@touch $@
 
 demo: .venv/.installed
