@@ -33,7 +33,7 @@ def command(*arguments: str) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 240, what: str = "") -> Any:
     """Value of a condition as soon as it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "") 
         if value:
             return value
         time.sleep(0.3)
-    raise AssertionError(f"waited {seconds} s in vain for {what or condition}\n{command('squeue', '--states=all')}")
+    raise AssertionError(f"waited {seconds} s in vain for {what or condition}\n{command('squeue')}")
 
 
 def records(folder: Path) -> list[dict[str, str]]:
@@ -85,7 +85,7 @@ class ClusterProject(Project):
         self.processes.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[str], fails: bool = False, seconds: float = 400) -> str:
+    def finish(self, process: subprocess.Popen[str], fails: bool = False, seconds: float = 900) -> str:
         """Wait for the end of a run; its output and the logs of its jobs."""
         try:
             output, _ = process.communicate(timeout=seconds)

@@ -42,12 +42,14 @@ def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterPr
     wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
     node = command("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
     end_daemon(f"slurmd.{node}", signal.SIGKILL)
-    # With the node its processes go.
-    subprocess.run(["pkill", "-KILL", "-f", f"slurmstepd: \\[{job}"], check=False)
-    subprocess.run(["pkill", "-KILL", "-f", str(project.folder / ".snakemake/scripts")], check=False)
-    wait_for(lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"), 60, "SLURM to miss the node")
-    output = project.finish(process)
-    subprocess.run([CLUSTER, "node", node.removeprefix("node")], check=True)
+    try:
+        # With the node its processes go.
+        subprocess.run(["pkill", "-KILL", "-f", f"slurmstepd: \\[{job}"], check=False)
+        subprocess.run(["pkill", "-KILL", "-f", str(project.folder / ".snakemake/scripts")], check=False)
+        wait_for(lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"), 60, "SLURM to miss the node")
+        output = project.finish(process)
+    finally:
+        subprocess.run([CLUSTER, "node", node.removeprefix("node")], check=True)
     assert "train: goes on from step" in output and project.weights() == uninterrupted
 
 
