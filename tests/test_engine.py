@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import dask
 import psutil
 import pytest
+from distributed import LocalCluster
+from distributed.security import Security
+from pydantic import ValidationError
 
-from unet_core.engine import Engine, local_engine
+from unet_core.config import Dask, Tls
+from unet_core.engine import Engine, local_engine, open_engine
 from unet_core.runtime import UserError
 
 WORKERS = 2  # of the shared engine
@@ -123,3 +129,61 @@ def test_no_more_workers_work_than_were_asked_for() -> None:
 def test_no_other_machine_can_reach_the_engine() -> None:
     with local_engine(1):
         assert {connection.laddr.ip for connection in psutil.Process().net_connections() if connection.status == "LISTEN"} <= {"127.0.0.1"}
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, Tls]]:
+    """A scheduler with TLS and one worker, as somebody else may have started it, and its certificates."""
+    made = Security.temporary()
+    for name, text in {"ca": made.tls_ca_file, "certificate": made.tls_client_cert, "key": made.tls_client_key}.items():
+        (tmp_path / name).write_text(text)
+    quiet = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    with (
+        dask.config.set(quiet),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tls://",
+            security=made,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address, Tls(**{name: str(tmp_path / name) for name in ("ca", "certificate", "key")})
+
+
+def test_a_scheduler_that_runs_already_is_joined_with_its_certificates(scheduler: tuple[str, Tls], tmp_path: Path) -> None:
+    address, tls = scheduler
+    with open_engine(Dask(cluster=address, tls=tls), "weights", 1, tmp_path) as joined:
+        assert sorted(joined.run(str, range(9), 9, "test")) == [(n, str(n)) for n in range(9)]
+
+
+def test_foreign_certificates_do_not_get_in(scheduler: tuple[str, Tls], tmp_path: Path) -> None:
+    address, _ = scheduler
+    made, folder = Security.temporary(), tmp_path / "foreign"
+    folder.mkdir()
+    for name, text in {"ca": made.tls_ca_file, "certificate": made.tls_client_cert, "key": made.tls_client_key}.items():
+        (folder / name).write_text(text)
+    tls = Tls(**{name: str(folder / name) for name in ("ca", "certificate", "key")})
+    with (
+        pytest.raises(UserError, match=f"no Dask scheduler at {address}"),
+        open_engine(Dask(cluster=address, tls=tls), "weights", 1, tmp_path),
+    ):
+        pass
+
+
+def test_a_scheduler_without_certificates_is_refused_in_the_configuration() -> None:
+    with pytest.raises(ValidationError, match="tls needs ca, certificate and key"):
+        Dask(cluster="tls://head:8786")
+    with pytest.raises(ValidationError, match="should match pattern"):
+        Dask(cluster="tcp://head:8786")
+
+
+def test_a_step_may_have_worker_jobs_of_its_own_kind() -> None:
+    cfg = Dask.model_validate({"slurm": {"partition": "cpu"}, "steps": {"predict": {"partition": "gpu", "gpus": 1}}})
+    assert cfg.slurm_of("weights").gpus == 0 and cfg.slurm_of("weights").partition == "cpu"
+    assert cfg.slurm_of("predict").gpus == 1 and cfg.slurm_of("predict").partition == "gpu"
+    for wrong in ({"predict": {"gpu": 1}}, {"report": {}}, {"predict": {"minimum": 20}}):
+        with pytest.raises(ValidationError):
+            Dask.model_validate({"steps": wrong})

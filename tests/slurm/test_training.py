@@ -59,6 +59,7 @@ def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_
     for number in hogs:
         command("scancel", number)
     output = project.finish(process)
+    assert (f"SLURM job {job} was cancelled to make room for others; it is queued again" in output) == (partition == "lowcancel")
     assert re.search(r"train: goes on from step \d+", output)
     assert project.weights() == uninterrupted
 
