@@ -40,6 +40,7 @@ QUIET = {
 }
 # A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
 DEATH_TIMEOUT = 30
+FAILURES = 5
 
 
 class Engine:
@@ -110,9 +111,11 @@ class Engine:
 def _value(future: Future) -> Any:
     try:
         return future.result()
-    except KilledWorker as error:
-        raise UserError(f"{error.last_worker.name}: worker jobs that work on one block are killed again and again; see their logs. "
-                        "Mostly they need more memory: raise dask.slurm.memory_gb, or lower dask.slurm.cores") from None  # fmt: skip
+    except KilledWorker:
+        raise UserError(
+            f"a block was given up after {FAILURES} workers that worked on it were killed; see their logs. "
+            "Mostly they need more memory: raise dask.slurm.memory_gb, or lower dask.slurm.cores"
+        ) from None
 
 
 @contextmanager
@@ -182,7 +185,7 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
         "distributed.scheduler.unknown-task-duration": "60s",
         "distributed.adaptive.target-duration": "30s",
         # A worker may go for reasons that are not the block's: time limit, preemption, a lost node.
-        "distributed.scheduler.allowed-failures": 10,
+        "distributed.scheduler.allowed-failures": FAILURES - 1,
     }
     # For the certificates: readable by this user alone, on the file system that the nodes share, gone with the context.
     with tempfile.TemporaryDirectory(prefix="tls.", dir=logs) as private, dask.config.set(settings):

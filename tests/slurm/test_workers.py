@@ -87,6 +87,18 @@ def test_workers_are_renewed_before_their_time_is_over(tmp_path: Path) -> None:
     assert "TIMEOUT" not in states
 
 
+def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_block_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    with (
+        open_engine(dask(), "weights", 1, tmp_path) as engine,
+        pytest.raises(UserError, match="given up after 5 workers"),
+    ):
+        list(engine.run(die, [1], 1, "test"))
+
+
 def test_slurm_refusing_worker_jobs_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     message = r"weights: SLURM refuses worker jobs \(.*invalid partition.*\); change dask.slurm or dask.steps.weights"
     with pytest.raises(UserError, match=message), open_engine(dask(partition="nowhere"), "weights", 1, tmp_path):
