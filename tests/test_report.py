@@ -204,6 +204,9 @@ def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
     columns = [column for column in pd.read_csv(folder / "table.csv").columns if column not in TEXTS | {"n_images", "n_objects"}]
     named = {name for names in MEANINGS for name in names.split(", ")}
     assert {re.sub(r"\d\d$", "NN", column) for column in columns} == named
+    guide = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    described = {name for names in re.findall(r"^- \*\*(.+?)\*\*", guide, re.M) for name in names.split(", ")}
+    assert named == described
     assert {"voi_split", "aji", "det", "v_rand", "v_info", "ap", "recall75"} <= set(columns) and all(n in page.text() for n in MEANINGS)
 
 

@@ -67,7 +67,8 @@ def detection_score(counts: Detection) -> float | None:
 
     References
     ----------
-    Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS ONE 2015.
+    Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS ONE 2015 (AOGM).
+    Maska et al.: The Cell Tracking Challenge: 10 years of objective benchmarking, Nature Methods 2023 (DET).
     """
     empty = FALSE_NEGATIVE * counts.objects
     cost = SPLIT * counts.splits + FALSE_NEGATIVE * counts.false_negatives + FALSE_POSITIVE * counts.false_positives
