@@ -120,8 +120,26 @@ def test_scores_of_a_data_set_pool_the_pixels_and_objects_of_its_images(two_imag
             "f1_75": 4 / 6,
             "pq50": (1 + 3 / 4) / 3,
             "pq75": (1 + 3 / 4) / 3,
+            "precision50": 2 / 3,
+            "precision75": 2 / 3,
+            "recall50": 2 / 3,
+            "recall75": 2 / 3,
+            "sq50": (1 + 3 / 4) / 2,
+            "sq75": (1 + 3 / 4) / 2,
+            "rq50": 4 / 6,
+            "rq75": 4 / 6,
             "pixel_error": 7 / 48,
             "rand_error": pytest.approx((0 + 1 / 3) / 2),
+            # In b, one and three quarters of an object lie apart.
+            "voi_split": pytest.approx((0 + 1 / 4 * 2 + 3 / 4 * np.log2(4 / 3)) / 2),
+            "voi_merge": 0,
+            "aji": (4 / 8 + 3 / 6) / 2,
+            # In a, four of eight voxels were found, the others count alone; in b, three of four.
+            "v_rand": pytest.approx((2 * 20 / (32 + 20) + 2 * 10 / (16 + 10)) / 2),
+            "v_info": pytest.approx((2 * 1 / (1 + 2) + 0) / 2),
+            # Two of four match up to an IoU of 0.75, above it one of five.
+            "ap": pytest.approx((6 * 2 / 4 + 4 * 1 / 5) / 10),
+            "det": 1 - (10 + 1) / 30,
         }
     }
 
@@ -142,7 +160,9 @@ def test_pixels_under_the_ignore_mask_do_not_count(project: Project) -> None:
     ignore = [[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 1, 1]]
     project.add("b", TRUTH_B, FOUND_B, ignore)
     scores = project.evaluate()["scores"]["test"]
-    assert (scores["ap50"], scores["seg"], scores["iou"], scores["pixel_error"], scores["rand_error"]) == (1, 1, 1, 0, 0)
+    assert (scores.pop("n_images"), scores.pop("n_objects")) == (1, 1)
+    distances = ("pixel_error", "rand_error", "voi_split", "voi_merge")
+    assert scores == {name: 0 if name in distances else 1 for name in scores}
 
 
 def test_samples_of_other_splits_are_left_out(two_images: Project) -> None:
@@ -189,7 +209,7 @@ def test_other_thresholds_score_all_samples_anew(two_images: Project, caplog: py
     two_images.evaluate()
     scores = two_images.evaluate(Evaluate(thresholds=[0.5, 0.75, 0.755, 0.8]))["scores"]["test"]
     assert scored(caplog) == "evaluate: 2 samples, 2 scored"
-    assert {name: value for name, value in scores.items() if name.startswith("ap")} == {
+    assert {name: value for name, value in scores.items() if name.startswith("ap") and name != "ap"} == {
         "ap50": 0.5,
         "ap75": 0.5,
         "ap75.5": 0.2,
@@ -216,10 +236,10 @@ def test_damaged_counts_are_made_again(two_images: Project, caplog: pytest.LogCa
     assert two_images.evaluate() == expected and scored(caplog) == "evaluate: 2 samples, 1 scored"
 
 
-def test_images_without_true_objects_have_no_seg(project: Project) -> None:
+def test_images_without_true_objects_have_neither_seg_nor_det(project: Project) -> None:
     project.add("empty", NOTHING, FOUND_A)
     stamp = project.evaluate()
-    assert stamp["scores"]["test"]["seg"] is None and stamp["scores"]["test"]["ap50"] == 0
+    assert stamp["scores"]["test"]["seg"] is stamp["scores"]["test"]["det"] is None and stamp["scores"]["test"]["ap50"] == 0
     assert project.table("images.csv")["seg"].isna().all() and project.table("objects.csv").empty
     project.add("b", TRUTH_B, FOUND_B)
     assert project.evaluate()["scores"]["test"]["seg"] == 0.75

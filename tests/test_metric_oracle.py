@@ -12,7 +12,8 @@ import pytest
 import tifffile
 
 from unet_core.metrics.contingency import Contingency, contingency
-from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality
+from unet_core.metrics.det import Detection, count_operations, detection_score
+from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality, precision, recall, segmentation_quality
 from unet_core.metrics.seg import seg_scores
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
@@ -60,6 +61,17 @@ def test_seg_of_a_relabelled_sequence_is_one(oracle: Path) -> None:
     assert seg == 1 and objects > 0
 
 
+@pytest.mark.parametrize("truth", ["SEG", "TRA"])
+def test_det_of_a_relabelled_sequence_is_one(truth: str, oracle: Path) -> None:
+    folder = oracle / "java_test_data"
+    counts = [
+        count_operations(contingency(tifffile.imread(path), tifffile.imread(folder / "res" / f"mask{path.stem[-3:]}.tif")))
+        for path in sorted((folder / "GT" / truth).glob("man_*.tif"))
+    ]
+    total = functools.reduce(Detection.__add__, counts)
+    assert detection_score(total) == 1 and total.objects > 0
+
+
 def test_seg_of_real_nuclei(pairs: list[Contingency], expected: dict[str, Any]) -> None:
     scores = np.concatenate([seg_scores(table) for table in pairs])
     assert (scores.mean(), scores.size) == (pytest.approx(expected["dsb_pairs"]["SEG"], abs=1e-12), expected["dsb_pairs"]["objects"])
@@ -73,12 +85,12 @@ def test_matching_of_real_nuclei(threshold: float, pairs: list[Contingency], exp
         "tp": result.tp,
         "fp": result.fp,
         "fn": result.fn,
-        "precision": result.tp / (result.tp + result.fp),
-        "recall": result.tp / (result.tp + result.fn),
+        "precision": precision(result),
+        "recall": recall(result),
         "accuracy": average_precision(result),
         "f1": f1(result),
         "panoptic_quality": panoptic_quality(result),
-        "mean_matched_score": result.iou_sum / result.tp,
+        "mean_matched_score": segmentation_quality(result),
     }
     # The known values are rounded to six digits.
     assert scores == pytest.approx(known, abs=5.1e-7)

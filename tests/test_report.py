@@ -24,7 +24,7 @@ from unet_core.groundtruth import convert_groundtruth
 from unet_core.instances import make_instances
 from unet_core.plan import make_plan
 from unet_core.predict import predict_samples
-from unet_core.report import FIRST, make_report, markdown, score_table
+from unet_core.report import FIRST, MEANINGS, TEXTS, make_report, markdown, score_table
 from unet_core.samples import find_samples
 from unet_core.train import train_model
 from unet_core.weights import make_weights
@@ -198,6 +198,16 @@ def test_table_csv_holds_all_scores_and_begins_with_the_usual_columns(folder: Pa
     assert list(table.columns[: len(FIRST)]) == FIRST
     assert {"ap60", "f1_50", "pq90"} <= set(table.columns)
     assert table[["model", "dataset", "split", "n_images"]].values.tolist() == [[MODEL, "cells", "test", 2]]
+
+
+def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
+    columns = [column for column in pd.read_csv(folder / "table.csv").columns if column not in TEXTS | {"n_images", "n_objects"}]
+    named = {name for names in MEANINGS for name in names.split(", ")}
+    assert {re.sub(r"\d\d$", "NN", column) for column in columns} == named
+    guide = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    described = {name for names in re.findall(r"^- \*\*(.+?)\*\*", guide, re.M) for name in names.split(", ")}
+    assert named == described
+    assert {"voi_split", "aji", "det", "v_rand", "v_info", "ap", "recall75"} <= set(columns) and all(n in page.text() for n in MEANINGS)
 
 
 def test_table_md_holds_the_first_columns_aligned(folder: Path) -> None:

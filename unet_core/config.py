@@ -243,7 +243,7 @@ class Evaluate(_Section):
     splits: list[Literal["train", "validation", "test"]] = Field(default=["test"], min_length=1, description="which samples are scored")
     thresholds: list[Annotated[float, Field(ge=0.5, lt=1)]] = Field(
         default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.9],
-        description="IoU thresholds of AP, F1 and PQ, each at least 0.5, 0.5 and 0.75 among them",
+        description="IoU thresholds of AP, F1, PQ and the like, each at least 0.5, 0.5 and 0.75 among them",
     )
 
     @field_validator("thresholds")

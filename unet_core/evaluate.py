@@ -16,15 +16,31 @@ import pandas as pd
 from unet_core.config import Evaluate
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
+from unet_core.metrics import matching as m
+from unet_core.metrics.aji import aggregated_jaccard_index
 from unet_core.metrics.contingency import Contingency, add, contingency
-from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality
+from unet_core.metrics.det import Detection, count_operations, detection_score
+from unet_core.metrics.isbi import v_info, v_rand
+from unet_core.metrics.mean_ap import THRESHOLDS, mean_average_precision
 from unet_core.metrics.pixels import PixelCounts, count_pixels, dice, foreground_iou, pixel_error
 from unet_core.metrics.rand import adapted_rand_error
 from unet_core.metrics.seg import seg_scores
+from unet_core.metrics.voi import variation_of_information
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 from unet_core.store import Result, open_labels, remove_other_files
 
 logger = logging.getLogger(__name__)
+
+# Measures at each threshold, by the prefix of their columns.
+AT_THRESHOLDS = {
+    "ap": m.average_precision,
+    "f1_": m.f1,
+    "pq": m.panoptic_quality,
+    "precision": m.precision,
+    "recall": m.recall,
+    "sq": m.segmentation_quality,
+    "rq": m.recognition_quality,
+}
 
 
 def score_image(table: Contingency, thresholds: Sequence[float]) -> dict[str, Any]:
@@ -40,17 +56,26 @@ def score_image(table: Contingency, thresholds: Sequence[float]) -> dict[str, An
     Returns
     -------
     dict
-        `pixels`, `matching` (by threshold), `rand_error`, and `objects`: label, voxels, SEG score and best IoU of each
-        true object.
+        `pixels`, `matching` (by threshold), `detection`, `means` (scores of which a data set has the mean), and `objects`:
+        label, voxels, SEG score and best IoU of each true object.
     """
     labels, sizes = table.truth_sizes()
     i, _, _, iou = table.pairs()
     best = np.zeros(labels.size)
     np.maximum.at(best, i, iou)
+    wanted, voi = sorted({*thresholds, *THRESHOLDS}), variation_of_information(table)
     return {
         "pixels": list(count_pixels(table)),
-        "matching": {str(threshold): list(match(table, threshold)) for threshold in thresholds},
-        "rand_error": adapted_rand_error(table),
+        "matching": {str(t): list(counts) for t, counts in zip(wanted, m.matchings(table, wanted), strict=True)},
+        "detection": list(count_operations(table)),
+        "means": {
+            "rand_error": adapted_rand_error(table),
+            "voi_split": voi.split,
+            "voi_merge": voi.merge,
+            "aji": aggregated_jaccard_index(table),
+            "v_rand": v_rand(table),
+            "v_info": v_info(table),
+        },
         "objects": {"label": labels.tolist(), "voxels": sizes.tolist(), "seg": seg_scores(table).tolist(), "best_iou": best.tolist()},
     }
 
@@ -58,7 +83,7 @@ def score_image(table: Contingency, thresholds: Sequence[float]) -> dict[str, An
 def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float | None]:
     """Scores of one image, or of a data set.
 
-    Pixels and objects of all images are pooled; the adapted Rand error is the mean over images.
+    Pixels, objects and operations of all images are pooled; AJI and the measures of pairs and entropies are means over images.
 
     Parameters
     ----------
@@ -70,15 +95,22 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
     Returns
     -------
     dict
-        iou, dice, seg, ap50 ..., f1_50 ..., pq50 ..., pixel_error, rand_error; None for seg without true objects.
+        iou, dice, seg, ap50 ... and the others at each threshold, pixel_error, rand_error, voi_split, voi_merge, aji, v_rand,
+        v_info, ap, det; None for seg and det without true objects.
     """
     pixels = PixelCounts(*(sum(counts) for counts in zip(*(image["pixels"] for image in images), strict=True)))
     seg = [score for image in images for score in image["objects"]["seg"]]
     scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else None}
-    matchings = {t: functools.reduce(Matching.__add__, (Matching(*image["matching"][str(t)]) for image in images)) for t in thresholds}
-    for prefix, measure in (("ap", average_precision), ("f1_", f1), ("pq", panoptic_quality)):
-        scores |= {f"{prefix}{100 * t:g}": measure(matching) for t, matching in matchings.items()}
-    return scores | {"pixel_error": pixel_error(pixels), "rand_error": float(np.mean([image["rand_error"] for image in images]))}
+    matchings = {
+        t: functools.reduce(m.Matching.__add__, (m.Matching(*image["matching"][str(t)]) for image in images))
+        for t in {*thresholds, *THRESHOLDS}
+    }
+    for prefix, measure in AT_THRESHOLDS.items():
+        scores |= {f"{prefix}{100 * t:g}": measure(matchings[t]) for t in thresholds}
+    means = {name: float(np.mean([image["means"][name] for image in images])) for name in images[0]["means"]}
+    ap = mean_average_precision([matchings[t] for t in THRESHOLDS])
+    det = detection_score(functools.reduce(Detection.__add__, (Detection(*image["detection"]) for image in images)))
+    return scores | {"pixel_error": pixel_error(pixels)} | means | {"ap": ap, "det": det}
 
 
 def evaluate_samples(

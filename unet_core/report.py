@@ -28,9 +28,15 @@ MEANINGS = {
     "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
-    "f1_NN, pqNN": "F1 score and panoptic quality at the same matching",
+    "precisionNN, recallNN, f1_NN": "share of found objects that match, share of annotated ones that do, and F1, at the same matching",
+    "pqNN, sqNN, rqNN": "panoptic quality and its factors: mean IoU of the matches, and recognition quality (which equals F1)",
+    "ap": "mean of AP over the IoU thresholds 0.50, 0.55 ... 0.95",
     "pixel_error": "share of pixels whose foreground is wrong (ISBI 2012)",
     "rand_error": "adapted Rand error over annotated objects, mean of images",
+    "voi_split, voi_merge": "variation of information over annotated objects, in bits (0 is best): splits and merges, mean of images",
+    "aji": "aggregated Jaccard index, mean of images",
+    "v_rand, v_info": "F scores of ISBI 2012 over annotated objects, mean of images, without its thinning of borders",
+    "det": "Cell Tracking Challenge: 1 - cost of mending the result / cost of drawing it all, with annotated masks as markers",
 }
 
 
