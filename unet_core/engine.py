@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -41,6 +42,8 @@ QUIET = {
 # A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
 DEATH_TIMEOUT = 30
 FAILURES = 5
+# Seconds; Dask replaces a worker that it has lost after 15.
+PATIENCE = 45
 
 
 class Engine:
@@ -265,18 +268,17 @@ class _Patience:
         self._cluster = cluster
         self._logs = logs
         self._step = step
-        self._before: set[str] = set()
+        self._submitted: set[str] = set()
+        self._since = time.monotonic()
 
     def __call__(self) -> None:
         submitted = {str(job.job_id) for job in list(self._cluster.workers.values())}
         waiting = subprocess.run(["squeue", "--me", "--noheader", "--format=%i"], capture_output=True, text=True)
-        gone = submitted - set(waiting.stdout.split())
-        if waiting.returncode or self._client.scheduler_info()["workers"] or gone != submitted:
-            self._before = set()
-        elif submitted and submitted <= self._before:  # twice, since new ones may just be on their way
+        hopeless = submitted and not waiting.returncode and not submitted & set(waiting.stdout.split())
+        if self._client.scheduler_info()["workers"] or not hopeless or submitted != self._submitted:
+            self._submitted, self._since = submitted, time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE:
             raise UserError(f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why")
-        else:
-            self._before = gone
 
 
 @contextmanager
