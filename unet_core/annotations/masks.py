@@ -14,11 +14,11 @@ from unet_core.blocks import ZYX
 from unet_core.config import Annotation
 
 
-def find(path: str, images: Images) -> Found:
+def find(path: str, images: Images, name: str = "masks") -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     if "{stem}" not in path:
         raise ValueError(f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png")
-    one_image_each("masks", images)
+    one_image_each(name, images)
     before, _, after = path.partition("{stem}")
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[str, str] = {}
