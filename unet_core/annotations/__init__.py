@@ -12,6 +12,15 @@ Formats with the annotations of many images in one file have a third:
     What of the files concerns one image, as values for its digest, so that other images' annotations do not touch it.
 """
 
-from unet_core.annotations import boundaries, coco, ctc, imagej, labels, masks, rle
+from unet_core.annotations import boundaries, coco, ctc, geojson, imagej, labels, masks, rle
 
-FORMATS = {"labels": labels, "ctc": ctc, "rle": rle, "masks": masks, "boundaries": boundaries, "coco": coco, "imagej": imagej}
+FORMATS = {
+    "labels": labels,
+    "ctc": ctc,
+    "rle": rle,
+    "masks": masks,
+    "boundaries": boundaries,
+    "coco": coco,
+    "imagej": imagej,
+    "geojson": geojson,
+}

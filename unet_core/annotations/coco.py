@@ -118,7 +118,7 @@ def _pixels(segmentation: list[list[float]] | _Runs, size: tuple[int, int], wher
         raise ValueError(f"{where}: has no segmentation (a bounding box alone says nothing about pixels)")
     if any(len(ring) % 2 for ring in segmentation):
         raise ValueError(f"{where}: a polygon must be a list x, y, x, y, ...")
-    return np.unique(np.concatenate([raster.polygon([np.reshape(ring, (-1, 2))], size, where) for ring in segmentation]))
+    return raster.polygons([[np.reshape(ring, (-1, 2))] for ring in segmentation], size, where)
 
 
 def _time(file: Path) -> int:

@@ -43,11 +43,21 @@ def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np
     >>> polygon([[(0, 0), (2, 0), (2, 2), (0, 2)]], (3, 3), "example")
     array([0, 1, 3, 4])
     """
-    height, width = size
-    closed = [_ring(points, where) for points in rings]
-    if not closed:
+    return polygons([rings], size, where)
+
+
+def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], where: str) -> np.ndarray:
+    """Flat positions of the union of polygons, each of rings as in `polygon`; some of them may lie outside of the image."""
+    closed = [[_ring(points, where) for points in rings] for rings in several]
+    if not closed or not all(closed):
         raise ValueError(f"{where}: a shape without points")
-    _check_inside(np.concatenate(closed), size, where)
+    _check_inside(np.concatenate([ring for rings in closed for ring in rings]), size, where)
+    return np.unique(np.concatenate([_inside(rings, size) for rings in closed]))
+
+
+def _inside(closed: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Positions inside of rings, by the even-odd rule."""
+    height, width = size
     crossings = [_crossings(ring, height) for ring in closed]
     rows, columns = (np.concatenate(parts) for parts in zip(*crossings, strict=True))
     order = np.lexsort((columns, rows))
