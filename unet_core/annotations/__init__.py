@@ -12,7 +12,7 @@ Formats with the annotations of many images in one file have a third:
     What of the files concerns one image, as values for its digest, so that other images' annotations do not touch it.
 """
 
-from unet_core.annotations import boundaries, coco, ctc, geojson, imagej, labels, masks, rle
+from unet_core.annotations import boundaries, coco, ctc, geojson, imagej, labelme, labels, masks, rle
 
 FORMATS = {
     "labels": labels,
@@ -23,4 +23,5 @@ FORMATS = {
     "coco": coco,
     "imagej": imagej,
     "geojson": geojson,
+    "labelme": labelme,
 }
