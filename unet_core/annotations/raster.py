@@ -105,6 +105,16 @@ def box(low: Sequence[float], high: Sequence[float]) -> np.ndarray:
     return np.array([(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])], np.float64)
 
 
+def turned(ring: ArrayLike, angle: float) -> np.ndarray:
+    """Ring turned around the middle of its points by degrees, clockwise as seen on the screen."""
+    points = np.asarray(ring, np.float64)
+    if angle == 0:
+        return points
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    middle = points.mean(axis=0)
+    return (points - middle) @ np.array([[cosine, sine], [-sine, cosine]]) + middle
+
+
 def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """All positions of runs: ``starts[i], starts[i] + 1, ...``, as many as `lengths` says."""
     lengths = lengths.astype(np.int64)
