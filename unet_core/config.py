@@ -40,11 +40,11 @@ class PixelSize(_Section):
 class Annotation(_Section):
     """One source of annotations of a data set."""
 
-    format: Literal["labels", "ctc", "rle", "masks", "boundaries", "coco", "imagej", "geojson", "labelme", "cvat"] = Field(
+    format: Literal["labels", "ctc", "rle", "masks", "boundaries", "coco", "imagej", "geojson", "labelme", "cvat", "aperio"] = Field(
         description="labels: one label image per image; ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
         "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
         "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
-        "labelme: LabelMe JSON; cvat: XML of CVAT for images"
+        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML"
     )
     path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
     class_: str | None = Field(

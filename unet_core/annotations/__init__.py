@@ -12,7 +12,7 @@ Formats with the annotations of many images in one file have a third:
     What of the files concerns one image, as values for its digest, so that other images' annotations do not touch it.
 """
 
-from unet_core.annotations import boundaries, coco, ctc, cvat, geojson, imagej, labelme, labels, masks, rle
+from unet_core.annotations import aperio, boundaries, coco, ctc, cvat, geojson, imagej, labelme, labels, masks, rle
 
 FORMATS = {
     "labels": labels,
@@ -25,4 +25,5 @@ FORMATS = {
     "geojson": geojson,
     "labelme": labelme,
     "cvat": cvat,
+    "aperio": aperio,
 }
