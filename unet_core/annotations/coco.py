@@ -79,7 +79,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
     """What of the files concerns one image: what its digest is made of."""
     parts = [_images(file, _time(file))[image[0]] for file in files]
-    return [[known.height, known.width, [(drawn.model_dump(mode="json"), name) for drawn, name in objects]] for known, objects in parts]
+    return [[known.height, known.width, [(drawn.model_dump_json(), name) for drawn, name in objects]] for known, objects in parts]
 
 
 def counts_of(text: str, where: str) -> list[int]:

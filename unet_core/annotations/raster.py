@@ -52,7 +52,8 @@ def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], wher
     if not closed or not all(closed):
         raise ValueError(f"{where}: a shape without points")
     _check_inside(np.concatenate([ring for rings in closed for ring in rings]), size, where)
-    return np.unique(np.concatenate([_inside(rings, size) for rings in closed]))
+    parts = [_inside(rings, size) for rings in closed]
+    return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
 
 
 def _inside(closed: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
