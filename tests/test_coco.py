@@ -95,6 +95,7 @@ def test_only_what_concerns_an_image_is_its_content(tmp_path: Path) -> None:
     ("drawn", "text"),
     [
         ({"segmentation": []}, "annotation 0: has no segmentation"),
+        ({"segmentation": None, "bbox": [1, 1, 2, 2]}, "annotation 0: has no segmentation"),
         ({"segmentation": [[1, 1, 2, 2, 3]]}, "annotation 0: a polygon must be a list x, y, x, y"),
         ({"segmentation": [[1, 1, 2, 2]]}, "annotation 0: a polygon needs at least 3 points"),
         ({"segmentation": [[101, 1, 102, 1, 102, 3]]}, "annotation 0: lies outside of the image of 4 x 5 pixels"),

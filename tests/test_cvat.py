@@ -130,6 +130,8 @@ def test_files_that_are_wrong_are_told(tmp_path: Path) -> None:
         cvat.find(str(tmp_path / "nothing.xml"), [("a", None)])
     with pytest.raises(ValueError, match="two images have the name 'a'"):
         cvat.find(str(written(tmp_path / "d.xml", images='<image name="x/a.png"/><image name="y/a.png"/>')), [("a", None)])
+    with pytest.raises(ValueError, match="an image has no name"):
+        cvat.find(str(written(tmp_path / "g.xml", images='<image id="0"/>')), [("a", None)])
     with pytest.raises(ValueError, match="holds tracks of a video; export it from CVAT as 'CVAT for images 1.1'"):
         cvat.find(str(written(tmp_path / "e.xml", images='<track id="0" label="cell"/>')), [("a", None)])
     (tmp_path / "f.xml").write_text("<other/>", encoding="utf-8")

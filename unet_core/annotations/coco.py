@@ -28,7 +28,7 @@ class _Object(Record):
     id: int | str = ""
     image_id: int | str
     category_id: int | str | None = None
-    segmentation: list[list[float]] | _Runs = []
+    segmentation: list[list[float]] | _Runs | None = None
     iscrowd: int = 0
 
 
@@ -107,7 +107,7 @@ def counts_of(text: str, where: str) -> list[int]:
     return counts
 
 
-def _pixels(segmentation: list[list[float]] | _Runs, size: tuple[int, int], where: str) -> np.ndarray:
+def _pixels(segmentation: list[list[float]] | _Runs | None, size: tuple[int, int], where: str) -> np.ndarray:
     """Positions of an object: the union of its polygons, or its run-lengths, which go down the columns."""
     if isinstance(segmentation, _Runs):
         if segmentation.size != size:

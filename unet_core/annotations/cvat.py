@@ -106,7 +106,9 @@ def _images(file: Path, mtime_ns: int) -> dict[str, Element]:
     found: dict[str, Element] = {}
     for element in root.iter("image"):
         stem = stem_of(element.get("name", ""))
-        if not stem or stem in found:
+        if not stem:
+            raise ValueError(f"{file}: an image has no name")
+        if stem in found:
             raise ValueError(f"{file}: two images have the name {stem!r}; make each folder a data set of its own")
         found[stem] = element
     return found
