@@ -107,8 +107,9 @@ def test_rois_of_a_film_of_volumes_have_slice_and_time_point(tmp_path: Path) -> 
     assert [len(read(path, (3, 6, 8), page)) for page in range(3)] == [0, 0, 1]
     ((first, second, third),) = read(path, (3, 6, 8), 2)
     assert second.any() and not first.any() and not third.any()
-    with pytest.raises(ValueError, match="has no position in the stack"):
-        read(zipped(tmp_path / "b.zip", drawn(ROI_TYPE.RECT, position=2)), (3, 6, 8), 0)
+    for half in (drawn(ROI_TYPE.RECT, position=2), ImagejRoi.frompoints(TRIANGLE, z=1, position=2), ImagejRoi.frompoints(TRIANGLE, t=1)):
+        with pytest.raises(ValueError, match="has no position in the stack"):
+            read(zipped(tmp_path / "b.zip", half), (3, 6, 8), 0)
 
 
 @pytest.mark.parametrize(
