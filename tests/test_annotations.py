@@ -87,6 +87,14 @@ def test_labels_in_one_file_for_all_time_points(tmp_path: Path) -> None:
     assert_layers(read("labels", (path,), image=("film", 1)), TWO * 3)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_labels_in_npy_files(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", TWO.astype(dtype))
+    found, strangers = labels.find(f"{tmp_path}/{{stem}}.npy", [("a", None)])
+    assert (found, strangers) == ({0: (tmp_path / "a.npy",)}, [])
+    assert_layers(read("labels", found[0]), TWO)
+
+
 def test_labels_in_one_file_for_many_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path 'all.tif' is one file for many images; write \{stem\} where the image's name stands"):
         labels.find("all.tif", [("a", None), ("b", None)])

@@ -167,7 +167,8 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [{"format": "lables", "path": "x"}]}}},
-            "datasets.a.annotations.0.format: must be 'labels', 'ctc', 'rle', 'masks' or 'boundaries' (is: 'lables')",
+            "datasets.a.annotations.0.format: must be 'labels', 'ctc', 'rle', 'masks', 'boundaries', "
+            "'coco', 'imagej', 'geojson', 'labelme', 'cvat' or 'aperio' (is: 'lables')",
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [LABELS | {"class": "nucleus"}]}}},

@@ -170,9 +170,10 @@ def test_docstrings_of_functions_and_classes_do_not_count(package: Path) -> None
     [
         ("groundtruth.py", '"instances": "uint32"', '"instances": "uint64"'),
         ("readers.py", '"czyx"', '"zcyx"'),
-        ("annotations/__init__.py", '"labels": labels, ', ""),
+        ("annotations/__init__.py", '"labels": labels,', ""),
         ("annotations/boundaries.py", "connectivity=6", "connectivity=26"),
-        ("annotations/rle.py", "// height", "/ height"),
+        ("annotations/rle.py", "- 1, numbers", "- 2, numbers"),
+        ("annotations/raster.py", "<= 1", "< 1"),
         ("blocks.py", "2 * size - 2 - index", "2 * size - index"),
     ],
 )

@@ -600,3 +600,51 @@ def test_a_run_length_that_leaves_its_image_is_told_with_table_line_and_sample(t
     path = table(tmp_path / "t.csv", ("a", "1 2"), ("b", "3 9"), ("c", ""))
     (line,) = told(convert, dataset(tmp_path, {"format": "rle", "path": str(path)}))[1:]
     assert line == f"  - b: {path}, line 3: the run '3 9' leaves the image of 2 x 3 pixels (runs count from 1, down the columns)"
+
+
+# ---- classes that the annotation names ----
+
+
+def coco(path: Path, *categories: str) -> dict[str, Any]:
+    """COCO file: in each of the images a, b, c one object of each category, side by side in the first row."""
+    images = [{"id": number, "file_name": f"{name}.tif"} for number, name in enumerate("abc")]
+    objects = [
+        {"image_id": image["id"], "category_id": x, "segmentation": [[x, 0, x + 1, 0, x + 1, 1, x, 1]]}
+        for image in images
+        for x in range(len(categories))
+    ]
+    named = [{"id": number, "name": name} for number, name in enumerate(categories)]
+    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": named}), encoding="utf-8")
+    return {"format": "coco", "path": str(path)}
+
+
+def test_classes_of_the_annotation_are_matched_by_name(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
+    source = coco(tmp_path / "c.json", "dead", "cell")
+    convert(dataset(tmp_path, source, classes=["cell", "dead"]))
+    assert_labels(tmp_path, "b", [[1, 2, 0], [0, 0, 0]], [[2, 1, 0], [0, 0, 0]], NONE)
+    convert(dataset(tmp_path, source | {"class": "dead"}, classes=["cell", "dead"]))
+    assert_labels(tmp_path, "b", [[1, 2, 0], [0, 0, 0]], [[2, 2, 0], [0, 0, 0]], NONE)
+
+
+def test_unknown_classes_are_told_once_for_all_samples(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
+    (line,) = told(convert, dataset(tmp_path, coco(tmp_path / "c.json", "dead", "cell", "other"), classes=["cell", "alive"]))[1:]
+    assert line == (
+        "  - annotations of a, b, c name the classes 'dead', 'other', but classes says cell, alive; "
+        "add them there, or give the source a class for all its objects"
+    )
+
+
+def test_objects_of_the_annotation_that_overlap_follow_the_policy(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
+    source = coco(tmp_path / "c.json", "cell")
+    text = Path(source["path"]).read_text(encoding="utf-8")
+    document = json.loads(text)
+    document["annotations"] += [{"image_id": 0, "category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}]
+    Path(source["path"]).write_text(json.dumps(document), encoding="utf-8")
+    assert "1 voxels belong to several objects" in told(convert, dataset(tmp_path, source))[1]
+    convert(dataset(tmp_path, source), overlaps="smaller")
+    assert_labels(tmp_path, "a", [[1, 2, 0], [2, 2, 0]], [[1, 1, 0], [1, 1, 0]], NONE)
+    # The others stay as they are: only what concerns an image counts.
+    document["annotations"][-1]["segmentation"][0][2] = 3
+    Path(source["path"]).write_text(json.dumps(document), encoding="utf-8")
+    later(Path(source["path"]))
+    assert convert(dataset(tmp_path, source), overlaps="smaller")["work"] == "3 samples, 0 images and 1 annotations converted, 0 removed"

@@ -227,14 +227,14 @@ def test_axes_must_be_as_many_as_the_file_has(axes: str) -> None:
         to_czyx(STACK, axes, None)
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.h5", "a.zarr"])
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy", "a.h5", "a.zarr"])
 def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
     assert failure(tmp_path / name) == "no such file"
 
 
 def test_an_unknown_kind_of_file_is_told_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.czi").touch()
-    assert failure(tmp_path / "a.czi") == "unknown kind of image '.czi'; known are .tif, .tiff, .png, .h5, .hdf5, .zarr"
+    assert failure(tmp_path / "a.czi") == "unknown kind of image '.czi'; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.7, 0.95])
@@ -280,3 +280,34 @@ def test_a_truncated_chunk_of_a_zarr_array_is_an_error_that_names_the_array(tmp_
     cut(next(path for path in (tmp_path / "a.zarr" / "c").rglob("*") if path.is_file()), 0.5)
     text = failure(tmp_path / "a.zarr")
     assert text.startswith("cannot be read as Zarr (") and text.endswith("is it complete?")
+
+
+# ---- NPY ----
+
+
+@pytest.mark.parametrize("array", [STACK, STACK[0].astype(">i4"), np.asfortranarray(STACK[0]), STACK[0] > 3, NOISE / 3])
+def test_npy_files_are_read_without_loading_them(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "größe 1.npy", array)
+    np.testing.assert_array_equal(read(tmp_path / "größe 1.npy"), array)
+
+
+def test_npy_files_are_never_unpickled(tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "was run",))
+
+    np.save(tmp_path / "a.npy", np.array([Harmful()], object), allow_pickle=True)
+    assert failure(tmp_path / "a.npy").startswith("cannot be read as NPY (")
+    assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_npy_files_that_are_cut_short_are_told(tmp_path: Path, share: float) -> None:
+    np.save(tmp_path / "a.npy", NOISE)
+    assert failure(cut(tmp_path / "a.npy", share)).startswith("cannot be read as NPY (")
+
+
+def test_an_archive_of_arrays_is_no_npy_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=STACK)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    assert failure(tmp_path / "a.npy").startswith("cannot be read as NPY (")

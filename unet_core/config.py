@@ -40,12 +40,16 @@ class PixelSize(_Section):
 class Annotation(_Section):
     """One source of annotations of a data set."""
 
-    format: Literal["labels", "ctc", "rle", "masks", "boundaries"] = Field(
+    format: Literal["labels", "ctc", "rle", "masks", "boundaries", "coco", "imagej", "geojson", "labelme", "cvat", "aperio"] = Field(
         description="labels: one label image per image; ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
-        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255"
+        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
+        "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
+        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML"
     )
     path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
-    class_: str | None = Field(None, alias="class", description="class of these objects; default: the first of `classes`")
+    class_: str | None = Field(
+        None, alias="class", description="class of these objects; default: what the annotation calls them, or the first of `classes`"
+    )
     ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
     ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
 

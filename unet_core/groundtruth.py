@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.annotations import FORMATS, rle
+from unet_core.annotations import FORMATS
+from unet_core.annotations.classes import UnknownClasses, told
 from unet_core.annotations.layer import Layer
 from unet_core.blocks import ZYX, Grid
 from unet_core.config import Annotation, Dataset, Groundtruth
@@ -142,13 +143,14 @@ def convert_groundtruth(cfg: Dataset, policy: Groundtruth, samples: list[Sample]
     entries = {item[0].name: entry for item in items if (entry := entry_if_done(item, cfg, policy, store))}
     waiting = [item for item in items if item[0].name not in entries]
     convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
-    converted, problems = [], []
+    converted, problems = [], {}
     for item, (entry, parts, problem) in engine.run(convert, waiting, len(waiting), "groundtruth"):
         entries[item[0].name] = entry
         converted += parts
-        problems += [problem] if problem else []
+        if problem is not None:
+            problems[item[0].name] = problem
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in sorted(problems))
+        listed = "\n".join(f"  - {line}" for line in told(problems, cfg.classes))
         raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted:\n{listed}")
     logger.info(
         "groundtruth: %d samples, %d images and %d annotations converted, %d removed",
@@ -181,13 +183,16 @@ def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) ->
     return None if counts is None else _entry(sample, image_digest, details["shape"], labels_digest, counts)
 
 
-def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], list[str], str]:
+def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> tuple[dict[str, Any], list[str], Exception | None]:
     """Entry of a sample for the stamp, or the problem with it."""
     converted: list[str] = []
     try:
-        return _convert(item, cfg, policy, store, converted), converted, ""
+        return _convert(item, cfg, policy, store, converted), converted, None
+    except UnknownClasses as error:
+        return {}, converted, error
     except (ValueError, OSError) as error:
-        return {}, converted, f"{item[0].name}: {error}"
+        # Errors of libraries may not travel between processes; their text does.
+        return {}, converted, ValueError(str(error))
 
 
 def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, converted: list[str]) -> dict[str, Any]:
@@ -239,8 +244,8 @@ def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
 
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
-    if source.format == "rle":
-        return rle.content(files, (sample.stem, sample.page))
+    if part_of := getattr(FORMATS[source.format], "content", None):
+        return part_of(files, (sample.stem, sample.page))
     return [content, [split_internal(str(file))[1] for file in files]]
 
 
@@ -366,16 +371,23 @@ def read_annotation(sample: Sample, cfg: Dataset, policy: Groundtruth, shape: ZY
     Raises
     ------
     ValueError
-        If an annotation cannot be read, does not fit its image, or objects overlap and may not.
+        If an annotation cannot be read, does not fit its image, or objects overlap and may not; `UnknownClasses` if it
+        names classes that the data set does not have.
     """
     canvas = Canvas(shape, policy.overlaps)
+    unknown: dict[str, None] = {}
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
-        number = cfg.classes.index(source.class_) + 1 if source.class_ else 1
         for layer in _layers(sample, source.format, files, shape, source):
             if source.ignore:
                 canvas.add_ignored(layer)
-            else:
-                canvas.add(layer, number)
+                continue
+            name = source.class_ or layer.class_name or cfg.classes[0]
+            if name not in cfg.classes:
+                unknown[name] = None
+            elif not unknown:
+                canvas.add(layer, cfg.classes.index(name) + 1)
+    if unknown:
+        raise UnknownClasses(list(unknown))
     canvas.clear_ignored()
     return canvas
 

@@ -1,4 +1,4 @@
-"""Image files as arrays: TIFF, PNG, HDF5 and OME-Zarr, brought to the axes c z y x."""
+"""Image files as arrays: TIFF, PNG, NPY, HDF5 and OME-Zarr, brought to the axes c z y x."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import tifffile
 
-KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".npy": "NPY", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
 SUFFIXES = tuple(KINDS)
 
 
@@ -43,7 +43,7 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     Parameters
     ----------
     path : Path
-        TIFF, PNG, HDF5 file or OME-Zarr folder.
+        TIFF, PNG, NPY, HDF5 file or OME-Zarr folder.
     internal : str
         Path of the array inside an HDF5 file or a Zarr group; needed where there are several.
 
@@ -58,7 +58,7 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
-    opened = {".png": _open_png, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
+    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
     with opened(path, internal) as array:
         yield _Image(path, array)
 
@@ -192,6 +192,14 @@ def _open_png(path: Path, internal: str) -> Iterator[np.ndarray]:
 
     with _reading(path):
         array = imagecodecs.png_decode(path.read_bytes())
+    yield array
+
+
+@contextmanager
+def _open_npy(path: Path, internal: str) -> Iterator[np.ndarray]:
+    """Memory map, which never unpickles: arrays of Python objects are errors."""
+    with _reading(path):
+        array = np.lib.format.open_memmap(path, mode="r")
     yield array
 
 

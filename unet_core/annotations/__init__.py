@@ -5,8 +5,25 @@
     in that list, and the names of annotations that belong to no image.
 ``read(files, image, shape, source)``
     The annotation of one image, as an iterator of `Layer`.
+
+Formats with the annotations of many images in one file have a third:
+
+``content(files, image)``
+    What of the files concerns one image, as values for its digest, so that other images' annotations do not touch it.
 """
 
-from unet_core.annotations import boundaries, ctc, labels, masks, rle
+from unet_core.annotations import aperio, boundaries, coco, ctc, cvat, geojson, imagej, labelme, labels, masks, rle
 
-FORMATS = {"labels": labels, "ctc": ctc, "rle": rle, "masks": masks, "boundaries": boundaries}
+FORMATS = {
+    "labels": labels,
+    "ctc": ctc,
+    "rle": rle,
+    "masks": masks,
+    "boundaries": boundaries,
+    "coco": coco,
+    "imagej": imagej,
+    "geojson": geojson,
+    "labelme": labelme,
+    "cvat": cvat,
+    "aperio": aperio,
+}

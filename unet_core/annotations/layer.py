@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.readers import open_image, split_internal
+from unet_core.readers import SUFFIXES, open_image, split_internal
 
 Images = list[tuple[str, int | None]]
 Found = tuple[dict[int, tuple[Path, ...]], list[str]]
@@ -25,14 +25,54 @@ class Layer(NamedTuple):
         Object of each of these voxels, from 1.
     ignore : ndarray of int64
         Flat positions of voxels that are neither learnt nor scored.
+    class_name : str or None
+        What the annotation calls the class of these objects; None where it does not say.
     """
 
     position: np.ndarray
     label: np.ndarray
     ignore: np.ndarray
+    class_name: str | None = None
 
 
 NOTHING = np.empty(0, np.int64)
+ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
+
+
+def object_of(position: np.ndarray, class_name: str | None = None) -> Layer:
+    """Layer of one object."""
+    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name)
+
+
+def as_ignored(position: np.ndarray) -> Layer:
+    """Layer of an area to ignore."""
+    return Layer(NOTHING, np.empty(0, np.uint32), position)
+
+
+def stem_of(name: str) -> str:
+    """Name of an image without folder and without the ending of an image file; other points belong to the name.
+
+    Examples
+    --------
+    >>> stem_of("train/cell 1.5x.PNG"), stem_of("cell 1.5x")
+    ('cell 1.5x', 'cell 1.5x')
+    """
+    name = name.replace("\\", "/").rpartition("/")[2]
+    head, point, ending = name.rpartition(".")
+    return head if point and f".{ending.lower()}" in ENDINGS else name
+
+
+def matched(file: Path, images: Images, annotated: set[str]) -> Found:
+    """What `find` gives for one file with the annotations of many images."""
+    found: dict[int, tuple[Path, ...]] = {position: (file,) for position, (stem, _) in enumerate(images) if stem in annotated}
+    return found, sorted(annotated - {stem for stem, _ in images})
+
+
+def one_plane(name: str, file: Path, shape: ZYX) -> tuple[int, int]:
+    """Height and width of an image; ValueError for a volume, which a format does not know."""
+    if shape[0] != 1:
+        raise ValueError(f"{file}: format {name} is for 2D images, but the image has {shape[0]} planes")
+    return shape[1:]
 
 
 def one_image_each(name: str, images: Images) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.labels import strangers
-from unet_core.annotations.layer import NOTHING, Found, Images, Layer, one_image_each, read_plane
+from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_plane
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
 
 
-def find(path: str, images: Images) -> Found:
+def find(path: str, images: Images, name: str = "masks") -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     if "{stem}" not in path:
         raise ValueError(f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png")
-    one_image_each("masks", images)
+    one_image_each(name, images)
     before, _, after = path.partition("{stem}")
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[str, str] = {}
@@ -38,5 +38,4 @@ def find(path: str, images: Images) -> Found:
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
-        position = np.flatnonzero(read_plane(file, None, shape))
-        yield Layer(position, np.ones(position.size, np.uint32), NOTHING)
+        yield object_of(np.flatnonzero(read_plane(file, None, shape)))

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.layer import NOTHING, Found, Images, Layer, one_image_each
+from unet_core.annotations import raster
+from unet_core.annotations.layer import Found, Images, Layer, matched, object_of, one_image_each, stem_of
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
-from unet_core.readers import SUFFIXES
 
 COLUMNS = ("ImageId", "EncodedPixels")
-ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def find(path: str, images: Images) -> Found:
@@ -24,18 +23,14 @@ def find(path: str, images: Images) -> Found:
     if not table.is_file():
         raise ValueError(f"no table {table}")
     one_image_each("rle", images)
-    rows = _rows(table, table.stat().st_mtime_ns)
-    stems = {stem for stem, _ in images}
-    found: dict[int, tuple[Path, ...]] = {position: (table,) for position, (stem, _) in enumerate(images) if stem in rows}
-    return found, sorted(set(rows) - stems)
+    return matched(table, images, set(_rows(table, table.stat().st_mtime_ns)))
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for table in files:
         for line, runs in _rows(table, table.stat().st_mtime_ns)[image[0]]:
-            position = decode(runs, shape, f"{table}, line {line}")
-            yield Layer(position, np.ones(position.size, np.uint32), NOTHING)
+            yield object_of(decode(runs, shape, f"{table}, line {line}"))
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:
@@ -72,8 +67,7 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
         raise ValueError(
             f"{where}: the run '{start} {length}' leaves the image of {height} x {width} pixels (runs count from 1, down the columns)"
         )
-    down = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
-    return np.unique(down % height * width + down // height)
+    return raster.transposed(raster.spread(starts, lengths), (height, width))
 
 
 @functools.lru_cache(maxsize=4)
@@ -87,7 +81,7 @@ def _rows(table: Path, mtime_ns: int) -> dict[str, list[tuple[int, str]]]:
             columns = list(reader.fieldnames or [])
             if set(COLUMNS) <= set(columns):
                 for row in reader:
-                    objects = rows.setdefault(_stem((row["ImageId"] or "").strip()), [])
+                    objects = rows.setdefault(stem_of((row["ImageId"] or "").strip()), [])
                     if (row["EncodedPixels"] or "").strip():
                         objects.append((reader.line_num, row["EncodedPixels"]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -95,9 +89,3 @@ def _rows(table: Path, mtime_ns: int) -> dict[str, list[tuple[int, str]]]:
     if not set(COLUMNS) <= set(columns):
         raise ValueError(f"{table}: needs the columns {', '.join(COLUMNS)}; it has {', '.join(columns) or 'none'}")
     return rows
-
-
-def _stem(name: str) -> str:
-    """Name without the ending of an image file; other points belong to the name."""
-    head, point, ending = name.rpartition(".")
-    return head if point and f".{ending.lower()}" in ENDINGS else name

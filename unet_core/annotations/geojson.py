@@ -1,0 +1,105 @@
+"""GeoJSON as QuPath exports it: one file per image, coordinates in pixels of the full image.
+
+``classification.name`` is the class. As in QuPath, classes whose names end with ``*`` (``Ignore*``) are areas to ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import model_validator
+
+from unet_core.annotations import labels, raster
+from unet_core.annotations.layer import Found, Images, Layer, as_ignored, object_of, one_image_each, one_plane
+from unet_core.annotations.parsed import Record, read_json
+from unet_core.blocks import ZYX
+from unet_core.config import Annotation
+
+_Rings = list[list[list[float]]]
+
+
+class _Plane(Record):
+    z: int = 0
+    t: int = 0
+
+
+class _Geometry(Record):
+    type: str
+    coordinates: Any = None
+    plane: _Plane = _Plane()
+
+
+class _Polygon(Record):
+    coordinates: _Rings
+
+
+class _MultiPolygon(Record):
+    coordinates: list[_Rings]
+
+
+class _Classification(Record):
+    name: str | None = None
+    names: list[str] = []
+
+
+class _Properties(Record):
+    classification: _Classification | None = None
+
+
+class _Feature(Record):
+    type: Literal["Feature"]
+    geometry: _Geometry
+    properties: _Properties | None = None
+
+
+class _Document(Record):
+    features: list[_Feature]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, content: Any) -> Any:
+        """QuPath writes a collection, a list, or, of a single object, this object."""
+        if isinstance(content, list):
+            return {"features": content}
+        return {"features": [content]} if isinstance(content, dict) and content.get("type") == "Feature" else content
+
+
+def find(path: str, images: Images) -> Found:
+    """Files by the position of their image; see `unet_core.annotations`."""
+    one_image_each("geojson", images)
+    return labels.find(path, images)
+
+
+def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+    """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    for file in files:
+        size = one_plane("geojson", file, shape)
+        for number, feature in enumerate(read_json(file, _Document, "GeoJSON").features, start=1):
+            position = _pixels(feature.geometry, size, f"{file}: object {number}")
+            name = _class_of(feature)
+            yield as_ignored(position) if name and name.endswith("*") else object_of(position, name)
+
+
+def _class_of(feature: _Feature) -> str | None:
+    classification = feature.properties.classification if feature.properties else None
+    # A class with parts, as in "Tumor: Positive", is written as a list since QuPath 0.4.
+    return (classification.name or ": ".join(classification.names) or None) if classification else None
+
+
+def _pixels(geometry: _Geometry, size: tuple[int, int], where: str) -> np.ndarray:
+    """Positions of a polygon or of the union of several, each with its holes."""
+    if geometry.plane.z > 0 or geometry.plane.t > 0:
+        raise ValueError(f"{where}: lies in plane z {geometry.plane.z}, t {geometry.plane.t}, but the image is 2D")
+    if geometry.type not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"{where}: is a {geometry.type}, and no area; only Polygon and MultiPolygon are")
+    try:
+        if geometry.type == "Polygon":
+            polygons = [_Polygon(coordinates=geometry.coordinates).coordinates]
+        else:
+            polygons = _MultiPolygon(coordinates=geometry.coordinates).coordinates
+    except ValueError:
+        raise ValueError(f"{where}: coordinates are none of a {geometry.type}") from None
+    return raster.polygons(polygons, size, where)

@@ -1,0 +1,105 @@
+"""ImageJ ROIs: ``RoiSet.zip`` as the ROI manager saves it, or single ``.roi`` files.
+
+Polygons, freehand and traced outlines, ovals, ellipses, rectangles and composites. In volumes and time series a ROI
+belongs to the slice at which it was drawn.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
+
+from unet_core.annotations import labels, masks, raster
+from unet_core.annotations.layer import Found, Images, Layer, object_of
+from unet_core.annotations.parsed import read_bytes
+from unet_core.blocks import ZYX
+from unet_core.config import Annotation
+
+# A ROI is some kilobytes; more than these is no set of ROIs, or one that was made to fill the memory.
+LARGEST, ALL = 2**27, 2**30
+
+
+def find(path: str, images: Images) -> Found:
+    """Files by the position of their image; see `unet_core.annotations`."""
+    return masks.find(path, images, "imagej with several files for an image") if "*" in path else labels.find(path, images)
+
+
+def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+    """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    for file in files:
+        for name, data in _members(file):
+            where = f"{file}: ROI {name}"
+            try:
+                roi = ImagejRoi.frombytes(data)
+            except Exception as error:  # of many kinds, where the file is damaged
+                raise ValueError(f"{where}: cannot be read as ImageJ ROI ({error}); is it complete?") from None
+            plane, page = _slice_of(roi, shape, image[1], where)
+            if page == image[1]:
+                yield object_of(_pixels(roi, shape[1:], where) + plane * shape[1] * shape[2])
+
+
+def _members(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the ROIs of a file. Nothing is unpacked onto the disk."""
+    if file.suffix.lower() == ".roi":
+        yield file.name, read_bytes(file)
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+            rois = [info for info in members if info.filename.lower().endswith(".roi")]
+            if members and not rois:
+                raise ValueError(f"no .roi in it, but {members[0].filename}")
+            if sum(info.file_size for info in rois) > ALL or any(info.file_size > LARGEST for info in rois):
+                raise ValueError(f"its ROIs take more than {ALL} bytes, or one of them more than {LARGEST}")
+            for info in rois:
+                with archive.open(info) as member:
+                    # Never more than was announced.
+                    yield info.filename, member.read(info.file_size)
+    except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(str(file)) else f"{file}: cannot be read as ZIP of ROIs ({text})") from None
+
+
+def _slice_of(roi: ImagejRoi, shape: ZYX, page: int | None, where: str) -> tuple[int, int | None]:
+    """Plane and time point of a ROI, from 0. ImageJ counts from 1; 0 means that it has none."""
+    volume, film = shape[0] > 1, page is not None
+    if not volume and not film:
+        return 0, None
+    # Where only one axis has slices, the position counts along it.
+    plane = roi.z_position or (roi.position if not film else 0)
+    time = roi.t_position or (roi.position if not volume else 0)
+    if (volume and plane < 1) or (film and time < 1):
+        raise ValueError(f"{where}: has no position in the stack; draw ROIs with 'associate with slice'")
+    if volume and plane > shape[0]:
+        raise ValueError(f"{where}: is in slice {plane}, but the image has {shape[0]}")
+    return plane - 1 if volume else 0, time - 1 if film else None
+
+
+def _pixels(roi: ImagejRoi, size: tuple[int, int], where: str) -> np.ndarray:
+    """Flat positions of a ROI in its plane."""
+    if roi.subpixelrect:
+        low, high = (roi.xd, roi.yd), (roi.xd + roi.widthd, roi.yd + roi.heightd)
+    else:
+        low, high = (roi.left, roi.top), (roi.right, roi.bottom)
+    if roi.subtype in (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.IMAGE):
+        raise ValueError(f"{where}: is a text or an image, and no area")
+    if roi.roitype == ROI_TYPE.OVAL:
+        radii = [(end - start) / 2 for start, end in zip(low, high, strict=True)]
+        return raster.ellipse([start + radius for start, radius in zip(low, radii, strict=True)], radii, 0, size, where)
+    if roi.multi_coordinates is not None:
+        try:
+            rings = ImagejRoi.path2coords(roi.multi_coordinates)
+        except (NotImplementedError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{where}: its composite outline cannot be read ({error})") from None
+        return raster.polygon([ring for ring in rings if len(ring) > 2], size, where)
+    if roi.roitype == ROI_TYPE.RECT:
+        if roi.rounded_rect_arc_size:
+            raise ValueError(f"{where}: rectangles with round corners are not supported; make it a polygon")
+        return raster.polygon([raster.box(low, high)], size, where)
+    if roi.roitype in (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED):
+        return raster.polygon([np.asarray(roi.coordinates())], size, where)
+    raise ValueError(f"{where}: is a {roi.roitype.name.lower()}, and no area")

@@ -1,0 +1,69 @@
+"""LabelMe: one JSON file per image with polygons, rectangles and circles; labels are the classes.
+
+Shapes of one label with the same ``group_id`` are parts of one object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unet_core.annotations import labels, raster
+from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, one_plane
+from unet_core.annotations.parsed import Record, read_json
+from unet_core.blocks import ZYX
+from unet_core.config import Annotation
+
+
+class _Shape(Record):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str = "polygon"
+    group_id: int | None = None
+
+
+class _Document(Record):
+    shapes: list[_Shape]
+    imageHeight: int | None = None  # noqa: N815
+    imageWidth: int | None = None  # noqa: N815
+
+
+def find(path: str, images: Images) -> Found:
+    """Files by the position of their image; see `unet_core.annotations`."""
+    one_image_each("labelme", images)
+    return labels.find(path, images)
+
+
+def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+    """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    for file in files:
+        size = one_plane("labelme", file, shape)
+        document = read_json(file, _Document, "LabelMe")
+        said = (document.imageHeight or size[0], document.imageWidth or size[1])
+        if said != size:
+            raise ValueError(f"{file}: annotates an image of {said[0]} x {said[1]} pixels, but the image has {size[0]} x {size[1]}")
+        objects: dict[tuple[str, int], list[np.ndarray]] = {}
+        for number, drawn in enumerate(document.shapes, start=1):
+            # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
+            key = (drawn.label, -number if drawn.group_id is None else abs(drawn.group_id))
+            objects.setdefault(key, []).append(_pixels(drawn, size, f"{file}: shape {number} ({drawn.label})"))
+        for (label, _), parts in objects.items():
+            yield object_of(np.unique(np.concatenate(parts)), label)
+
+
+def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
+    points = np.array(drawn.points, np.float64).reshape(-1, 2)
+    if drawn.shape_type == "polygon":
+        return raster.polygon([points], size, where)
+    if drawn.shape_type not in ("rectangle", "circle"):
+        raise ValueError(f"{where}: is a {drawn.shape_type}; supported are polygon, rectangle and circle")
+    if drawn.shape_type == "circle":
+        if len(points) != 2:
+            raise ValueError(f"{where}: a circle has 2 points, its centre and one on its edge; this has {len(points)}")
+        radius = float(np.hypot(*(points[1] - points[0])))
+        return raster.ellipse(points[0].tolist(), (radius, radius), 0, size, where)
+    if len(points) not in (2, 4):
+        raise ValueError(f"{where}: a rectangle has 2 or 4 corners; this has {len(points)}")
+    return raster.polygon([raster.box(points[0], points[1]) if len(points) == 2 else points], size, where)

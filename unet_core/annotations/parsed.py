@@ -1,0 +1,94 @@
+"""Text files of annotations, checked while they are read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TypeVar
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+# Tables for all images of a data set are read at once.
+LIMIT = 2**31
+
+
+class Record(BaseModel):
+    """Part of a file; keys that are not asked for are passed over."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+Document = TypeVar("Document", bound=Record)
+
+
+def read_json(file: Path, model: type[Document], name: str) -> Document:
+    """Content of a JSON file.
+
+    Parameters
+    ----------
+    file : Path
+        The file, in UTF-8.
+    model : type
+        What it must hold.
+    name : str
+        The format, for errors.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, too large, truncated or something else.
+    """
+    try:
+        return model.model_validate_json(read_bytes(file).removeprefix(b"\xef\xbb\xbf"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{file}: is no {name} file ({place + ': ' if place else ''}{first['msg']}); is it complete?") from None
+
+
+def read_xml(file: Path, name: str) -> Element:
+    """Root element of an XML file; document types and entities, with which a small file can fill the memory, are refused.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, too large, truncated or something else.
+    """
+    try:
+        root: Element = fromstring(read_bytes(file), forbid_dtd=True)
+    except DefusedXmlException:
+        raise ValueError(f"{file}: has a document type or entities, which are refused; {name} files have none") from None
+    except (ParseError, LookupError, UnicodeError) as error:
+        raise ValueError(f"{file}: is no {name} file ({error}); is it complete?") from None
+    return root
+
+
+def number(element: Element, attribute: str, where: str, default: float | None = None) -> float:
+    """Attribute of an element as a finite number.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or missing without a default.
+    """
+    text = element.get(attribute, default)
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {attribute} must be a number (is: {element.get(attribute)!r})")
+    return value
+
+
+def read_bytes(file: Path) -> bytes:
+    """Content of a file of at most `LIMIT` bytes."""
+    try:
+        if file.stat().st_size > LIMIT:
+            raise ValueError(f"{file}: has more than {LIMIT} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
