@@ -287,8 +287,8 @@ def train_model(
     if _description(folder).get("digest") != wanted or not is_of(folder / "best.safetensors", wanted):
         # A description must not outlive the weights that it describes.
         (folder / "model.json").unlink(missing_ok=True)
-        logger.info("train: %d training and %d validation samples", len(splits["train"]), len(splits["validation"]))
-        logger.info("train: %d process(es), this one on %s", processes.size, processes.device)
+        here = f"{processes.size} process(es), this one on {processes.device}"
+        logger.info("train: %d training and %d validation samples, %s", len(splits["train"]), len(splits["validation"]), here)
         sampler = Sampler(splits["train"], decided["train_tile"]["value"], decided["network"]["depth"], cfg.batch, cfg.seed, cfg.augment)
         history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted, processes=processes)
         description = settings | {
