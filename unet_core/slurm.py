@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 def preempted_jobs(folder: Path, since: str) -> list[str]:
@@ -42,7 +40,8 @@ def watch_preempted(folder: Path, interval: float = 20) -> None:
         while True:
             time.sleep(interval)
             for number in preempted_jobs(folder, since):
-                logger.warning("SLURM job %s was cancelled to make room for others; it is queued again", number)
+                # Snakemake's logging shows only messages of its own.
+                print(f"SLURM job {number} was cancelled to make room for others; it is queued again", file=sys.stderr, flush=True)
                 subprocess.run(["scontrol", "requeue", number], capture_output=True)
 
     threading.Thread(target=watch, daemon=True).start()

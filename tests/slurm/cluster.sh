@@ -73,7 +73,7 @@ NodeName=node3 NodeHostname=$host NodeAddr=127.0.0.1 Port=16823 CPUs=32 RealMemo
 PartitionName=cpu Nodes=node[1-3] Default=YES PriorityTier=2 PreemptMode=OFF
 PartitionName=gpu Nodes=node[1-3] PriorityTier=2 PreemptMode=OFF
 PartitionName=low Nodes=node[1-3] PriorityTier=1 PreemptMode=REQUEUE
-PartitionName=lowcancel Nodes=node[1-3] PriorityTier=1 PreemptMode=CANCEL GraceTime=10
+PartitionName=lowcancel Nodes=node[1-3] PriorityTier=1 PreemptMode=CANCEL
 END
     cat >/etc/slurm/gres.conf <<END
 $mark
