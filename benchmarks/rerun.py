@@ -165,8 +165,8 @@ def _memory(pid: int) -> int:
 
 
 def _seconds_of_steps(folder: Path) -> float:
-    files = [folder / "results" / "benchmarks" / step / "cells.tsv" for step in ("groundtruth", "weights")]
-    return sum(float(next(csv.DictReader(path.open(), delimiter="\t"))["s"]) for path in files)
+    files = [folder / "results" / "benchmarks" / step / "cells.jsonl" for step in ("groundtruth", "weights")]
+    return sum(float(json.loads(path.read_text().splitlines()[0])["s"]) for path in files)
 
 
 def _check(text: str, expected: str) -> None:
