@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unet_core import unet
 from unet_core.config import Network, Plan, Predict, Train
-from unet_core.groundtruth import Intensities
+from unet_core.images import Intensities
 from unet_core.plan import class_weights, make_plan, normalisation, prediction_tile, tile_memory, training_tile
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store import Spec, begin, finish
@@ -178,7 +178,7 @@ def test_a_plan_holds_all_decisions_with_their_reasons(stamps: Stamps) -> None:
     values = {key: entry["value"] for key, entry in plan.items() if isinstance(entry, dict) and "value" in entry}
     assert values == {
         "predict_tile": 132,
-        "predict_block": [1, 256, 256],
+        "predict_block": [64, 256, 256],
         "predict_memory_gb": 0.00221,
         "class_pixels": [600, 200],
         "class_weights": [4 / 6, 2.0],

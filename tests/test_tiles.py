@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import ArraySource
 from unet_core.blocks import Box, Grid
 from unet_core.model import network_function
-from unet_core.tiles import averaged, predict_box, read_mirrored, tiling
+from unet_core.tiles import predict_box, read_mirrored, tiling
 from unet_core.unet import UNet, halo, input_size
 
 
@@ -60,7 +60,7 @@ def test_stitched_equals_whole_for_any_size_and_tile(depth: int, shape: tuple[in
     function = network_function(net, [0.0], [1.0], "float32")
     expected = in_one_piece(net, image)
     for largest in (input_size(2**depth, depth), input_size(20, depth), input_size(300, depth)):
-        result = predict_box(ArraySource(image), Box((0, 0, 0), (1, *shape)), function, depth=depth, largest=largest)
+        result = predict_box(ArraySource(image), Box((0, 0, 0), (1, *shape)), function, depth=depth, largest=largest, batch=3)
         assert result.shape == expected.shape
         assert np.abs(result - expected).max() <= 1e-5
 
@@ -75,10 +75,12 @@ def test_blocks_of_a_volume_equal_the_whole_with_two_channels_and_normalisation(
     ]
     expected = in_one_piece(net, normalised)
     function = network_function(net, offset, scale, "float32")
-    for block in [(1, 16, 16), (2, 24, 48), (3, 64, 64)]:
+    for block, batch in [((1, 16, 16), 1), ((2, 24, 48), 2), ((3, 64, 64), 5)]:
         stitched = np.zeros_like(expected)
         for box in Grid((3, 50, 41), block):
-            stitched[(slice(None), *box.slices)] = predict_box(ArraySource(image), box, function, depth=2, largest=input_size(12, 2))
+            stitched[(slice(None), *box.slices)] = predict_box(
+                ArraySource(image), box, function, depth=2, largest=input_size(12, 2), batch=batch
+            )
         assert np.abs(stitched - expected).max() <= 1e-5
 
 
@@ -86,7 +88,7 @@ def test_blocks_of_a_volume_equal_the_whole_with_two_channels_and_normalisation(
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (61, 50)])
 def test_the_mean_over_copies_does_not_depend_on_tiles(copies: str, shape: tuple[int, int]) -> None:
     net, image = random_net(2), np.random.default_rng(0).normal(size=(1, 1, *shape)).astype(np.float32)
-    function = averaged(network_function(net, [0.0], [1.0], "float32"), copies)
+    function = network_function(net, [0.0], [1.0], "float32", copies)
     # An independent mean: the whole image, padded to a square that suits the network, turned and turned back by torch.
     side = input_size(max(shape), 2)
     padded = np.pad(image, [(0, 0), (0, 0), *((halo(2), side - n - halo(2)) for n in shape)], mode="reflect")[:, 0]

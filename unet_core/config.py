@@ -222,8 +222,8 @@ class Train(_Section):
 class Predict(_Section):
     """Overlap-tile inference."""
 
-    tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by the plan")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by plan and measurement")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="arithmetic of the network")
     average: Literal["none", "flips", "dihedral"] = Field(
         "none", description="mean over mirrored copies of each tile; flips: 4 copies; dihedral: 8, rotated by 90 degrees too"
     )

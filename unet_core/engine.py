@@ -139,7 +139,8 @@ def open_engine(cfg: Dask, step: str, threads: int, logs: Path) -> Iterator[Engi
     if cfg.cluster == "slurm":
         opened = _slurm(cfg.slurm_of(step), step, logs)
     elif cfg.cluster == "local":
-        opened = local_engine(threads if cfg.workers == "auto" else cfg.workers)
+        # While the network computes one block, another is read and a third written.
+        opened = local_engine(max(3, threads) if cfg.workers == "auto" else cfg.workers)
     else:
         opened = _joined(cfg.cluster, cfg.tls)
     with opened as engine:

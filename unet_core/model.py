@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,12 @@ from unet_core.unet import UNet
 def device() -> torch.device:
     """The accelerator of this process if there is one, else the CPU."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_name() -> str:
+    """Kind of the device: cpu, or what the GPU is called."""
+    where = device()
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
 
 def build(network: Network, channels: int, classes: int) -> UNet:
@@ -68,8 +77,16 @@ def weights_digest(folder: Path) -> str:
     return hasher.hexdigest()
 
 
-def network_function(net: UNet, offset: list[float], scale: list[float], precision: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Class probabilities of a tile as a function from arrays to arrays: normalise, network, softmax.
+class TooLarge(MemoryError):
+    """The tiles do not fit the memory of the device."""
+
+
+def network_function(
+    net: UNet, offset: list[float], scale: list[float], precision: str, average: str = "none", dtype: str = "float32"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Class probabilities of tiles as a function from arrays to arrays: normalise, network, softmax, mean, type.
+
+    All of it is done on the device of the network, so that gray values go there, and what is stored comes back.
 
     Parameters
     ----------
@@ -77,32 +94,70 @@ def network_function(net: UNet, offset: list[float], scale: list[float], precisi
         Network in evaluation mode, on its device.
     offset, scale : list of float
         Normalisation of the sample's channels.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the network; the softmax is in float32.
+    precision : {"float32", "bfloat16", "float16"}
+        Arithmetic of the network; softmax and mean are in float32.
+    average : {"none", "flips", "dihedral"}
+        Mean over the tile alone; its 4 mirror images along y and x; the 8 symmetries of the square: the tile and 7 rotated or
+        mirrored copies (paper, table 1). Tiles pair the same pixels in poolings from either end, so that the mean does not
+        depend on them either.
+    dtype : {"uint8", "float16", "float32"}
+        How probabilities are stored; uint8: 0..255.
 
     Returns
     -------
     callable
-        Tile (c, y, x) of gray values -> probabilities (k, y, x), float32.
+        Tiles (n, c, y, x) of gray values -> probabilities (n, k, y, x); raises `TooLarge`.
     """
-    where = next(net.parameters()).device
-    shift = np.array(offset, np.float32)[:, None, None]
-    factor = np.array(scale, np.float32)[:, None, None]
+    parameter = next(net.parameters())
+    where, half = parameter.device, getattr(torch, precision)
+    shift, factor = (torch.tensor(values, dtype=torch.float32, device=where)[:, None, None] for values in (offset, scale))
 
-    def apply(tile_CYX: np.ndarray) -> np.ndarray:
-        normalised = torch.from_numpy((tile_CYX.astype(np.float32) - shift) * factor).to(where)
+    def probabilities(image_NCYX: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(where.type, half, enabled=half != parameter.dtype):
+            scores = net(image_NCYX.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
+        return scores.float().softmax(dim=1)
+
+    def apply(tiles_NCYX: np.ndarray) -> np.ndarray:
         try:
-            with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                scores = net(normalised[None].contiguous(memory_format=torch.channels_last))
+            with torch.inference_mode(), _own_stream(where):
+                image = (torch.from_numpy(tiles_NCYX).to(where).float() - shift) * factor
+                mean = probabilities(image) if average == "none" else _mean_over_copies(probabilities, image, average)
+                return (mean.mul_(255).round_().to(torch.uint8) if dtype == "uint8" else mean.to(getattr(torch, dtype))).cpu().numpy()
         except torch.OutOfMemoryError:
-            raise UserError(f"a tile of {max(tile_CYX.shape)} px does not fit the GPU; lower plan.memory_gb or predict.tile") from None
-        return scores.float().softmax(dim=1)[0].cpu().numpy()
+            raise TooLarge(f"{len(tiles_NCYX)} tiles of {max(tiles_NCYX.shape[2:])} px") from None
 
     return apply
 
 
+def _mean_over_copies(function: Callable[[torch.Tensor], torch.Tensor], image_NCYX: torch.Tensor, average: str) -> torch.Tensor:
+    """Mean of a function's values over mirrored and rotated copies, each turned back."""
+    total: torch.Tensor | None = None
+    symmetries = list(itertools.product((False, True) if average == "dihedral" else (False,), ((), (2,), (3,), (2, 3))))
+    for swap, axes in symmetries:
+        values = function((image_NCYX.transpose(2, 3) if swap else image_NCYX).flip(axes)).flip(axes)
+        values = values.transpose(2, 3) if swap else values
+        total = values.clone() if total is None else total.add_(values)
+    assert total is not None
+    return total.div_(len(symmetries))
+
+
+_streams = threading.local()
+
+
+@contextmanager
+def _own_stream(where: torch.device) -> Iterator[None]:
+    """A stream of work for each thread, so that a GPU copies for one while it computes for another."""
+    if where.type != "cuda":
+        yield
+        return
+    if not hasattr(_streams, "own"):
+        _streams.own = torch.cuda.Stream(where)
+    with torch.cuda.stream(_streams.own):
+        yield
+
+
 @functools.lru_cache(maxsize=2)
-def load_network(folder: Path, digest: str) -> UNet:
+def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     """Network of a model folder with its best weights, ready to be applied; kept for the next block.
 
     Parameters
@@ -111,6 +166,8 @@ def load_network(folder: Path, digest: str) -> UNet:
         With ``model.json`` and ``best.safetensors``.
     digest : str
         The weights' digest: other weights in the same folder are loaded anew.
+    precision : {"float32", "bfloat16", "float16"}
+        Type of its weights.
     """
     description = read_json(folder / "model.json")
     net = build(Network.model_validate(description["network"]), description["channels"], len(description["classes"]) + 1)
@@ -119,4 +176,4 @@ def load_network(folder: Path, digest: str) -> UNet:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{folder}/best.safetensors does not fit model.json: {error}") from None
-    return net.eval().to(device())
+    return net.eval().to(device(), getattr(torch, precision))

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 # Each training pixel is to be seen this often, with bounds, where steps is auto.
 PASSES, FEWEST_STEPS, MOST_STEPS = 200, 1_000, 200_000
 PAPER_TILE = 572
+# A block of probabilities: few enough voxels to be held a few times over, enough that files are few.
+BLOCK_VOXELS, MOST_PLANES = 2**25, 64
 # A larger output of one tile in prediction saves little.
 LARGEST_OUTPUT = 2048
 
@@ -201,7 +203,10 @@ def make_plan(
         "network": network.model_dump(),
         "normalisation": {"normalisation": cfg.normalisation, "percentiles": list(cfg.percentiles)},
         "predict_tile": {"value": tile, "why": why},
-        "predict_block": {"value": prediction_block(tile, network), "why": "the chunks next above the output of one tile; one shard each"},
+        "predict_block": {
+            "value": prediction_block(tile, network),
+            "why": "chunks next above the output of one tile, and planes; one shard each",
+        },
         "predict_memory_gb": {
             "value": float(f"{tile_memory(tile, network, channels) / 2**30:.3g}"),
             "why": f"of {memory / 2**30:.3g} allowed",
@@ -260,10 +265,10 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
 
 
 def prediction_block(tile: int, network: Network) -> list[int]:
-    """Shard of the probabilities: whole chunks around the output of one tile."""
+    """Shard of the probabilities: whole chunks around the output of one tile, and as many planes as make a fair amount of work."""
     output = unet.output_size(tile, network.depth)
     side = CHUNK * math.ceil(output / CHUNK)
-    return [1, side, side]
+    return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2)), side, side]
 
 
 def _percentile(percentiles: dict[str, float], level: float) -> float:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import math
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from unet_core import unet
+from unet_core.blocks import ZYX
+from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest
 from unet_core.config import Dataset, Predict
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
-from unet_core.model import load_network, network_function
-from unet_core.runtime import read_json, write_stamp
-from unet_core.store import Result, Spec, begin, details_if_done, finish, remove_others
-from unet_core.tiles import averaged, predict_box
+from unet_core.model import TooLarge, device_name, load_network, network_function
+from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.seams import Audit, audit_window, windows
+from unet_core.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes, remove_others
+from unet_core.tiles import TileFunction, predict_box
 
 logger = logging.getLogger(__name__)
 
-# One tile at a time goes through the network, which uses all threads; other blocks are read and written meanwhile.
-_NETWORK = threading.Lock()
+# Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are followed.
+LARGEST_BLOCK, MOST_PLANES = 2**26, 128
+# Tiles are measured where that takes a small part of the work: blocks of one plane, and share of the time.
+WORTH_MEASURING, SHARE = 64, 0.02
+
+_LOADING = threading.Lock()
 
 
 def to_stored(probability: np.ndarray, dtype: str) -> np.ndarray:
@@ -32,6 +44,25 @@ def to_stored(probability: np.ndarray, dtype: str) -> np.ndarray:
 def from_stored(stored: np.ndarray) -> np.ndarray:
     """Probabilities in 0..1 (float32) from what is stored."""
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
+
+
+class Job(NamedTuple):
+    """What all blocks of a data set have in common."""
+
+    cfg: Predict
+    folder: Path
+    weights: str
+    images: Path
+    store: Path
+    tiles: Tiles
+
+
+class Todo(NamedTuple):
+    """A sample that is not done."""
+
+    name: str
+    wanted: str
+    norm: dict[str, list[float]]
 
 
 def predict_samples(
@@ -68,18 +99,25 @@ def predict_samples(
         Where blocks are worked on.
     """
     trained, decided = read_json(model), read_json(plan)
-    name_of_set = images.stem
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["split"] in cfg.splits}
-    redone = len(remove_others(store, set(samples)))
-    entries = {}
+    removed = len(remove_others(store, set(samples)))
+    todo, entries = [], {}
     for name, entry in samples.items():
-        norm = decided["samples"][f"{name_of_set}/{name}"]
+        norm = decided["samples"][f"{images.stem}/{name}"]
         wanted = wanted_digest(entry["image"], trained["weights"], norm, cfg)
-        if details_if_done(store / name, wanted) is None:
-            _predict_sample(name, wanted, cfg, dataset, trained, decided, norm, images, store, engine)
-            redone += 1
         entries[name] = {"split": entry["split"], "digest": wanted}
-    logger.info("predict: %d samples, %d segmented", len(samples), redone)
+        if details_if_done(store / name, wanted) is None:
+            todo.append(Todo(name, wanted, norm))
+    job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, Tiles(decided["predict_tile"]["value"], 1))
+    if todo:
+        specs = {sample.name: _spec(sample, job, dataset, decided) for sample in todo}
+        job = job._replace(tiles=_measured(job, todo[0], specs, stamp.with_suffix(".tile.json"), engine))
+        _predict_all(todo, specs, job, engine)
+        _audit_all(todo, job, engine)
+    for name, entry in entries.items():
+        if audit := read_attributes(store / name)["details"].get("audit"):
+            entry["audit"] = audit
+    logger.info("predict: %d samples, %d segmented", len(samples), removed + len(todo))
     write_stamp(stamp, {"step": "predict", "store": store.name, "classes": decided["classes"], "samples": entries})
 
 
@@ -89,70 +127,168 @@ def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: P
     return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
 
 
-def _predict_sample(
-    name: str,
-    wanted: str,
-    cfg: Predict,
-    dataset: Dataset,
-    trained: dict[str, Any],
-    decided: dict[str, Any],
-    norm: dict[str, list[float]],
-    images: Path,
-    store: Path,
-    engine: Engine,
-) -> None:
-    image = Result(images / name)
-    size = dataset.pixel_size
-    spec = Spec(
-        image.shape, cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), tuple(decided["predict_block"]["value"])
-    )
-    provenance = {
-        "step": "predict",
-        "config": cfg.model_dump(mode="json"),
-        "model": trained["model"],
-        "weights": trained["weights"],
-        "normalisation": norm,
-    }
-    result = begin(store / name, wanted, spec, provenance)
-    missing = list(result.missing_blocks())
-    block = functools.partial(
-        _predict_block,
-        name=name,
-        wanted=wanted,
-        cfg=cfg,
-        folder=Path(trained["model"]),
-        weights=trained["weights"],
-        tile=decided["predict_tile"]["value"],
-        norm=norm,
-        images=images,
-        store=store,
-    )
-    for _ in engine.run(block, missing, len(missing), f"predict {name}"):
-        pass
-    finish(store / name, wanted, {"blocks": len(result.grid)})
+def block_of(planned: ZYX, chunk_planes: int) -> ZYX:
+    """Block of an image whose chunks hold several planes: whole chunks, so that none is decoded for each of its planes.
+
+    Examples
+    --------
+    >>> block_of((8, 2048, 2048), 1), block_of((8, 2048, 2048), 64)
+    ((8, 2048, 2048), (64, 1024, 1024))
+    """
+    z, y, x = planned
+    if chunk_planes <= MOST_PLANES:
+        z = math.ceil(z / chunk_planes) * chunk_planes
+    while z * y * x > LARGEST_BLOCK and min(y, x) > CHUNK:
+        y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
+    return z, y, x
 
 
-def _predict_block(
-    index: int,
-    name: str,
-    wanted: str,
-    cfg: Predict,
-    folder: Path,
-    weights: str,
-    tile: int,
-    norm: dict[str, list[float]],
-    images: Path,
-    store: Path,
-) -> None:
-    image, result = Result(images / name), Result(store / name)
-    with _NETWORK:
-        net = load_network(folder, weights)
-    function = network_function(net, norm["offset"], norm["scale"], cfg.precision)
+def _spec(sample: Todo, job: Job, dataset: Dataset, decided: dict[str, Any]) -> Spec:
+    reference = read_attributes(job.images / sample.name).get("reference")
+    shape = open_image_of(job.images, sample.name).shape
+    size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
+    block = block_of(tuple(decided["predict_block"]["value"]), planes)
+    return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), block)
 
-    def one_at_a_time(tile_CYX: np.ndarray) -> np.ndarray:
-        with _NETWORK:
-            return function(tile_CYX)
 
-    network = averaged(one_at_a_time, cfg.average)
-    probability = predict_box(image, result.grid.box(index), network, depth=net.depth, largest=tile)
-    result.write(index, to_stored(probability, cfg.dtype), wanted)
+def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
+    """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
+    # Blocks handed out but not done; a sample that was handed out as a whole is finished with its last one.
+    left, handed_out = Counter[str](), set()
+
+    def items() -> Iterator[tuple[Todo, int]]:
+        for sample in todo:
+            provenance = {
+                "step": "predict",
+                "config": job.cfg.model_dump(mode="json"),
+                "model": str(job.folder),
+                "weights": job.weights,
+                "normalisation": sample.norm,
+            }
+            result = begin(job.store / sample.name, sample.wanted, specs[sample.name], provenance)
+            for index in result.missing_blocks():
+                left[sample.name] += 1
+                yield sample, index
+            handed_out.add(sample.name)
+            done(sample)
+
+    def done(sample: Todo) -> None:
+        if sample.name in handed_out and not left[sample.name]:
+            finish(job.store / sample.name, sample.wanted, {"blocks": len(specs[sample.name].grid)})
+
+    total = sum(len(spec.grid) for spec in specs.values())
+    for (sample, _), _ in engine.run(functools.partial(_predict_block, job=job), items(), total, "predict"):
+        left[sample.name] -= 1
+        done(sample)
+
+
+def _predict_block(item: tuple[Todo, int], job: Job) -> None:
+    sample, index = item
+    result = Result(job.store / sample.name)
+    image = open_image_of(job.images, sample.name)
+    network, depth = _network(job, sample.norm)
+    tiles = _fitting(job.tiles)
+    while True:
+        try:
+            stored = predict_box(image, result.grid.box(index), network, depth=depth, largest=tiles.largest, batch=tiles.batch)
+            break
+        except TooLarge as error:
+            tiles = _smaller(job.tiles, tiles, depth, str(error))
+    result.write(index, stored, sample.wanted)
+
+
+def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, int]:
+    """The network as a function of tiles, and its depth."""
+    with _LOADING:
+        net = load_network(job.folder, job.weights, job.cfg.precision)
+    function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype)
+
+    def in_turn(tiles_NCYX: np.ndarray) -> np.ndarray:
+        with _turns():
+            return function(tiles_NCYX)
+
+    return in_turn, net.depth
+
+
+@functools.cache
+def _turns() -> threading.Semaphore:
+    """On a CPU a tile takes all threads of the job; a GPU computes one while the next is copied."""
+    return threading.Semaphore(1 if device_name() == "cpu" else 2)
+
+
+# Tiles that were too large for this process -> those that were not.
+_fits: dict[Tiles, Tiles] = {}
+
+
+def _fitting(tiles: Tiles) -> Tiles:
+    return _fits.get(tiles, tiles)
+
+
+def _smaller(wanted: Tiles, tiles: Tiles, depth: int, what: str) -> Tiles:
+    """Tiles that need half of the memory, for all further blocks of this process too."""
+    step = 2**depth
+    output = unet.output_size(tiles.largest, depth) if tiles.batch == 1 else 0
+    if tiles.batch == 1 and output < 2 * step:
+        raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); use one with more, or a network of less width")
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else Tiles(unet.input_size(output // 2 // step * step, depth), 1)
+    logger.warning("predict: %s do not fit the memory of the GPU: going on with %d of %d px", what, smaller.batch, smaller.largest)
+    _fits[wanted] = smaller
+    return smaller
+
+
+def _measured(job: Job, sample: Todo, specs: dict[str, Spec], kept: Path, engine: Engine) -> Tiles:
+    """The fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
+    side = max(max(spec.grid.block[1:]) for spec in specs.values())
+    pixels = sum(math.prod(spec.shape) for spec in specs.values())
+    if job.cfg.tile != "auto":
+        return job.tiles
+    ((_, where),) = engine.run(_ask_device, [0], 1, "device")
+    key = digest(where, job.weights, job.cfg.precision, job.cfg.average, side, job.tiles.largest)
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    if known.get("key") != key:
+        if pixels < WORTH_MEASURING * side**2:
+            return job.tiles
+        measure = functools.partial(_calibrate, job=job, side=side, pixels=pixels)
+        ((_, found),) = engine.run(measure, [sample], 1, "tiles")
+        known = {"key": key, "device": where} | found
+        write_atomic(kept, json.dumps(known, indent=1).encode())
+        rates = ", ".join(f"{n} x {tile} px {rate:.3g} Mpx/s" for tile, n, rate in found["rates"])
+        logger.info("predict: tiles of %d px, %d at once (on %s: %s)", known["largest"], known["batch"], where, rates)
+    return Tiles(known["largest"], known["batch"])
+
+
+def _ask_device(_: int) -> str:
+    return device_name()
+
+
+def _calibrate(sample: Todo, job: Job, side: int, pixels: int) -> dict[str, Any]:
+    network, depth = _network(job, sample.norm)
+    batches = (1,) if device_name() == "cpu" else GPU_BATCHES
+    channels = len(sample.norm["offset"])
+    tried = candidates(side, job.tiles.largest, depth, batches)
+    # The time that all the work would take at the rate of the first.
+    (first,) = fastest(network, tried[:1], channels, depth, side, 0.0)["rates"]
+    return fastest(network, tried, channels, depth, side, SHARE * pixels / (first[2] * 1e6))
+
+
+def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
+    """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored."""
+    step = 2 ** load_network(job.folder, job.weights, job.cfg.precision).depth
+    places = [
+        (sample, box, border) for sample in todo for box, border in windows(Result(job.store / sample.name).grid, step, sample.wanted)
+    ]
+    found: dict[str, list[Audit]] = {}
+    for (sample, _, _), audit in engine.run(functools.partial(_audit, job=job), places, len(places), "seams"):
+        found.setdefault(sample.name, []).append(audit)
+    for sample in todo:
+        if audits := found.get(sample.name):
+            merged = {"windows": len(audits), "across": max(a.across for a in audits), "inside": max(a.inside for a in audits)}
+            finish(job.store / sample.name, sample.wanted, {"blocks": len(Result(job.store / sample.name).grid), "audit": merged})
+
+
+def _audit(item: Any, job: Job) -> Audit:
+    sample, box, border = item
+    network, depth = _network(job, sample.norm)
+    result, image = Result(job.store / sample.name), open_image_of(job.images, sample.name)
+    again = predict_box(image, box, network, depth=depth, largest=_fitting(job.tiles).largest)
+    return audit_window(from_stored(result.read(box)), from_stored(again), box, border)

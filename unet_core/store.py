@@ -408,6 +408,11 @@ def _halve(data: np.ndarray, kind: str) -> np.ndarray:
         return data[..., ::2, ::2]
     even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n % 2) for n in data.shape[-2:]], mode="edge")
     *lead, y, x = even.shape
+    if data.dtype.itemsize == 1:
+        # Four times as fast as by floating-point numbers.
+        wide = np.uint16 if data.dtype.kind == "u" else np.int16
+        rows = even[..., ::2, :].astype(wide) + even[..., 1::2, :]
+        return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).astype(data.dtype)
     mean = even.reshape(*lead, y // 2, 2, x // 2, 2).mean(axis=(-3, -1), dtype=np.float32)
     return (mean if np.issubdtype(data.dtype, np.floating) else np.rint(mean)).astype(data.dtype)
 

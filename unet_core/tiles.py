@@ -103,41 +103,7 @@ def tiling(wanted: int, largest: int, depth: int) -> Tiling:
     return Tiling(count, stride, unet.input_size(stride, depth))
 
 
-def averaged(network: TileFunction, copies: str) -> TileFunction:
-    """Mean of a network's values over mirrored and rotated copies of a tile, each turned back.
-
-    Tiles pair the same pixels in poolings from either end, so that the mean does not depend on them either.
-
-    Parameters
-    ----------
-    network : callable
-        Values (k, y, x) of an input tile (c, y, x).
-    copies : {"none", "flips", "dihedral"}
-        The tile alone; its 4 mirror images along y and x; the 8 symmetries of the square: the tile and 7 rotated or
-        mirrored copies.
-
-    References
-    ----------
-    Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, table 1 averages over 7 rotated copies.
-    """
-    if copies == "none":
-        return network
-    symmetries = list(itertools.product((False, True) if copies == "dihedral" else (False,), (1, -1), (1, -1)))
-
-    def mean(tile_CYX: np.ndarray) -> np.ndarray:
-        total: np.ndarray | None = None
-        for swap, y, x in symmetries:
-            copy = (tile_CYX.swapaxes(1, 2) if swap else tile_CYX)[:, ::y, ::x]
-            values = network(np.ascontiguousarray(copy))[:, ::y, ::x]
-            values = values.swapaxes(1, 2) if swap else values
-            total = values.astype(np.float32) if total is None else total + values
-        assert total is not None
-        return total / len(symmetries)
-
-    return mean
-
-
-def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int) -> np.ndarray:
+def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int, batch: int = 1) -> np.ndarray:
     """Apply a 2D network to a box, plane by plane and tile by tile, with mirrored data beyond the array.
 
     Every output pixel has its full receptive field, so that the result does not depend on tiles and boxes, as long as
@@ -150,16 +116,18 @@ def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int
     box : Box
         Wanted voxels, inside the image.
     network : callable
-        Values (k, y, x) of an input tile (c, y, x).
+        Values (n, k, y, x) of input tiles (n, c, y, x).
     depth : int
         Depth of the network.
     largest : int
         Largest side of an input tile.
+    batch : int
+        Tiles that the network is given at once.
 
     Returns
     -------
     ndarray
-        Shape (k, z, y, x) of the box.
+        Shape (k, z, y, x) of the box, of the type that the network returns.
 
     References
     ----------
@@ -167,23 +135,20 @@ def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int
     """
     halo = unet.halo(depth)
     rows, columns = (tiling(n, largest, depth) for n in box.shape[1:])
-    planes = []
-    for z in range(box.start[0], box.stop[0]):
-        start = (z, box.start[1] - halo, box.start[2] - halo)
-        # Beyond the halo the last tiles need more, since poolings reach to the end of their group of pixels.
-        image = read_mirrored(source, Box(start, (z + 1, start[1] + rows.extent, start[2] + columns.extent)))[:, 0]
-        planes.append(_predict_plane(image, rows, columns, network)[:, : box.shape[1], : box.shape[2]])
-    return np.stack(planes, axis=1)
-
-
-def _predict_plane(image_CYX: np.ndarray, rows: Tiling, columns: Tiling, network: TileFunction) -> np.ndarray:
+    (z, y, x), (z_stop, _, _) = box
+    # Read once, since planes may be stored together. Beyond the halo the last tiles need more: poolings reach to the end of
+    # their group of pixels.
+    image = read_mirrored(source, Box((z, y - halo, x - halo), (z_stop, y - halo + rows.extent, x - halo + columns.extent)))
+    places = itertools.product(range(rows.count), range(columns.count), range(box.shape[0]))
     result: np.ndarray | None = None
-    for row in range(rows.count):
-        for column in range(columns.count):
-            y, x = row * rows.stride, column * columns.stride
-            values = network(image_CYX[:, y : y + rows.side, x : x + columns.side])
-            if result is None:
-                result = np.empty((values.shape[0], rows.count * rows.stride, columns.count * columns.stride), values.dtype)
-            result[:, y : y + rows.stride, x : x + columns.stride] = values[:, : rows.stride, : columns.stride]
+    while some := list(itertools.islice(places, batch)):
+        corners = [(row * rows.stride, column * columns.stride, plane) for row, column, plane in some]
+        tiles = np.stack([image[:, plane, y : y + rows.side, x : x + columns.side] for y, x, plane in corners])
+        values = network(tiles)
+        if result is None:
+            result = np.empty((values.shape[1], *box.shape), values.dtype)
+        for (y, x, plane), of_tile in zip(corners, values, strict=True):
+            height, width = min(rows.stride, box.shape[1] - y), min(columns.stride, box.shape[2] - x)
+            result[:, plane, y : y + height, x : x + width] = of_tile[:, :height, :width]
     assert result is not None
     return result

@@ -173,8 +173,8 @@ class Workload:
 
     def block(self, model: str) -> ZYX:
         """Block of the probabilities."""
-        _, y, x = plan.prediction_block(self.predict_tile(model), self.network(model))
-        return 1, y, x
+        z, y, x = plan.prediction_block(self.predict_tile(model), self.network(model))
+        return z, y, x
 
     def is_kept(self, model: str) -> bool:
         """Whether a trained model has the options and the data that it would be trained with again."""
