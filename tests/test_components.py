@@ -15,6 +15,7 @@ from scipy import ndimage
 from unet_core.blocks import Grid
 from unet_core.components import (
     COMPONENT,
+    component_rows,
     contacts,
     faces_in,
     faces_of,
@@ -55,10 +56,7 @@ def by_blocks(foreground: np.ndarray, grid: Grid, connectivity: str, least: int 
         box = grid.box(index)
         runs[index], count = label_runs(foreground[box.slices], connectivity, planes)
         measures = measure(runs[index], count, box.shape, no_channels(box.shape))
-        rows = np.zeros(count, COMPONENT)
-        rows["first"] = np.ravel_multi_index(tuple((measures.first + np.array(box.start)).T), grid.shape)
-        rows["voxels"], rows["low"], rows["high"] = measures.voxels, measures.low + box.start, measures.high + box.start
-        found.append((index, rows))
+        found.append((index, component_rows(measures, box.start, grid.shape)))
     result = np.zeros(foreground.shape, np.int64)
     with tempfile.TemporaryDirectory() as folder:
         forest = plant(iter(found), grid, Path(folder))
@@ -95,10 +93,7 @@ def test_objects_are_put_together_in_the_row_of_their_first_component(shape: tup
     for index, box in enumerate(grid):
         runs, count = label_runs(foreground[box.slices], "faces")
         measures = measure(runs, count, box.shape, no_channels(box.shape))
-        rows = np.zeros(count, COMPONENT)
-        rows["first"] = np.ravel_multi_index(tuple((measures.first + np.array(box.start)).T), shape)
-        rows["voxels"], rows["low"], rows["high"] = measures.voxels, measures.low + box.start, measures.high + box.start
-        found.append((index, runs, rows))
+        found.append((index, runs, component_rows(measures, box.start, shape)))
     with tempfile.TemporaryDirectory() as folder:
         forest = plant(((index, rows) for index, _, rows in found), grid, Path(folder))
         for index in range(len(grid)):

@@ -17,12 +17,21 @@ import numba
 import numpy as np
 
 from unet_core.blocks import ZYX, Grid
-from unet_core.runs import Runs
+from unet_core.runs import Measures, Runs
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before it.
 COMPONENT = np.dtype([("first", "<i8"), ("voxels", "<i8"), ("low", "<i4", 3), ("high", "<i4", 3), ("owner", "<i8")])
 # Labels on the first and on the last plane along z, y and x.
 Faces = tuple[np.ndarray, ...]
+
+
+def component_rows(found: Measures, start: ZYX, shape: ZYX) -> np.ndarray:
+    """Rows of COMPONENT from the measurements of a block that starts at `start`, in a sample of `shape`."""
+    rows = np.zeros(len(found.voxels), COMPONENT)
+    rows["first"] = np.ravel_multi_index(tuple((found.first + np.array(start)).T), shape)
+    rows["low"], rows["high"] = found.low + np.array(start), found.high + np.array(start)
+    rows["voxels"], rows["owner"] = found.voxels, -1
+    return rows
 
 
 def faces_of(runs: Runs, shape: ZYX) -> Faces:

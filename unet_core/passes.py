@@ -13,9 +13,9 @@ import numpy as np
 
 from unet_core.blocks import Box, Grid
 from unet_core.components import (
-    COMPONENT,
     Faces,
     Forest,
+    component_rows,
     contacts,
     faces_in,
     load_arrays,
@@ -76,11 +76,9 @@ def describe(index: int, work: Work, kind: str) -> np.ndarray:
     grid = Result(work.source).grid
     names = [*Measures._fields, *(["owner"] if kind == "holes" else [])]
     arrays = _load(index, work, kind, *names)
-    rows = np.zeros(len(arrays["voxels"]), COMPONENT)
-    start = np.array(grid.box(index).start)
-    rows["first"] = np.ravel_multi_index(tuple((arrays["first"] + start).T), grid.shape)
-    rows["voxels"], rows["owner"] = arrays["voxels"], arrays.get("owner", -1)
-    rows["low"], rows["high"] = arrays["low"] + start, arrays["high"] + start
+    rows = component_rows(Measures(*(arrays[name] for name in Measures._fields)), grid.box(index).start, grid.shape)
+    if kind == "holes":
+        rows["owner"] = arrays["owner"]
     return rows
 
 
