@@ -211,6 +211,12 @@ def mapped(path: Path, kind: np.dtype, size: int | None = None, mode: str = "r")
     return np.memmap(path, kind, mode) if path.stat().st_size else np.empty(0, kind)  # type: ignore[call-overload]
 
 
+def _flush(array: np.ndarray) -> None:
+    """Write what was changed of a mapped file, so that workers on other machines see it."""
+    if isinstance(array, np.memmap):
+        array.flush()
+
+
 def layer_width(grid: Grid) -> int:
     """Number of blocks, one after the other, whose voxels lie between each other in raster order."""
     _, rows, columns = grid.counts
@@ -226,6 +232,8 @@ def settle(forest: Forest) -> None:
     """Put each object together in the row of its first component."""
     rows = forest.components
     _settle(forest.roots, rows["voxels"], rows["low"], rows["high"])
+    _flush(forest.roots)
+    _flush(rows)
 
 
 def objects_by_block(forest: Forest, grid: Grid, wanted: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
@@ -281,6 +289,7 @@ def number(forest: Forest, least: int, split: np.ndarray, pieces: np.ndarray, fo
     rows = forest.components
     ordered, count = _number(forest.roots, rows["first"], rows["voxels"], least, split, pieces[order, 0], labels)
     piece_labels[order] = ordered
+    _flush(labels)
     return labels, piece_labels, count
 
 
