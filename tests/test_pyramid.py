@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,6 +13,7 @@ from unet_core.pyramid import halve_image, halve_labels
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, SHAPES, elements=st.integers(0, 3)))
 def test_each_coarse_label_is_the_most_frequent_and_of_equals_the_largest(labels: np.ndarray) -> None:
     coarse = halve_labels(labels)
@@ -28,6 +29,7 @@ def test_large_labels_stay_what_they_are(dtype: str) -> None:
     np.testing.assert_array_equal(halve_labels(np.array([[largest, 0], [largest, 5]], dtype)), [[largest]])
 
 
+@settings(deadline=None)
 @given(arrays(np.uint16, SHAPES))
 def test_coarse_pixels_are_means_of_those_there_are(image: np.ndarray) -> None:
     coarse = halve_image(image)
