@@ -21,6 +21,7 @@ OWNERS = {
     "distributed": {"engine"},
     "zarr": {"store", "readers"},
     "dask_jobqueue": {"engine"},
+    "pyarrow": {"objects"},
     "snakemake": set(),
 }
 LOWEST = {"config", "blocks"}

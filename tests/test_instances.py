@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from unet_core.blocks import Box, Grid
-from unet_core.components import describe_block, label_block, merge_parts, number_objects, whole_objects
-from unet_core.config import Dataset, Instances
+from unet_core import passes
+from unet_core.config import Dataset, Instances, PixelSize
 from unet_core.engine import Engine
 from unet_core.instances import make_instances
 from unet_core.runtime import read_json, write_stamp
@@ -36,134 +44,313 @@ def in_one_piece(foreground: np.ndarray, connectivity: str) -> np.ndarray:
     return ndimage.label(foreground, ndimage.generate_binary_structure(3, 1 if connectivity == "faces" else 3))[0]
 
 
-def by_blocks(foreground: np.ndarray, block: tuple[int, int, int], connectivity: str, min_size: int = 0) -> np.ndarray:
-    grid = Grid(foreground.shape, block)
-    components, parts = [], []
-    for write in grid:
-        read = Box(write.start, (write.stop[0] + 1, write.stop[1] + 1, write.stop[2] + 1)).clip(foreground.shape)
-        labels = label_block(foreground[read.slices], connectivity)
-        parts.append(describe_block(labels, write, foreground.shape))
-        components.append(labels[tuple(slice(n) for n in write.shape)])
-    offsets, objects = merge_parts(parts, grid)
-    final = number_objects(whole_objects(parts, objects), {}, min_size)[0][objects]
-    result = np.zeros(foreground.shape, np.int64)
-    for index, write in enumerate(grid):
-        result[write.slices] = np.concatenate([[0], final[offsets[index] : offsets[index + 1]]])[components[index]]
+def filled_in_one_piece(labels: np.ndarray, cfg: Instances) -> np.ndarray:
+    """Fill each object alone, by scipy; what lies in several of them belongs to the one whose filled area is the smallest."""
+    result, smallest = labels.copy(), np.full(labels.shape, np.inf)
+    planes = cfg.fill == "planes" or len(labels) == 1
+    own, dual = (ndimage.generate_binary_structure(2 if planes else 3, n) for n in ((1, 3) if cfg.connectivity == "faces" else (3, 1)))
+    for label in range(1, labels.max() + 1):
+        for place in range(len(labels)) if planes else [slice(None)]:
+            parts, count = ndimage.label(labels[place] == label, own)
+            for part in range(1, count + 1):
+                filled = ndimage.binary_fill_holes(parts == part, dual)
+                won = filled & (labels[place] == 0) & (filled.sum() < smallest[place])
+                result[place][won] = label
+                smallest[place][won] = filled.sum()
     return result
 
 
-@given(
-    st.integers(0, 10**6),
-    st.tuples(st.integers(1, 5), st.integers(1, 16), st.integers(1, 16)),
-    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
-    st.sampled_from([0.2, 0.4, 0.6]),
-    st.sampled_from(["faces", "full"]),
-)
-@settings(max_examples=200, deadline=None)
-def test_the_partition_is_that_of_one_piece_for_any_blocks(
-    seed: int, shape: tuple, block: tuple, density: float, connectivity: str
-) -> None:
-    foreground = np.random.default_rng(seed).random(shape) < density
-    expected = in_raster_order(in_one_piece(foreground, connectivity))
-    np.testing.assert_array_equal(by_blocks(foreground, block, connectivity), expected)
+def all_in_one_piece(probability: np.ndarray, cfg: Instances) -> np.ndarray:
+    """Label the whole array, remove small objects, fill holes, split each object, remove small pieces."""
+    foreground = 1 - probability[0]
+    labels = in_one_piece(foreground > cfg.threshold, cfg.connectivity)
+    labels[np.isin(labels, np.flatnonzero(np.bincount(labels.ravel()) < cfg.min_size))] = 0
+    if cfg.fill != "none":
+        labels = filled_in_one_piece(labels, cfg)
+    if cfg.split is not None:
+        result, count = np.zeros(labels.shape, np.int64), 0
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            if box is not None:
+                own = labels[box] == label
+                by = foreground[box] if cfg.split_by == "probability" else None
+                parts = split_object(own, (1.0, 1.0, 1.0), cfg.split, cfg.connectivity, by)
+                result[box][own] = parts[own] + count
+                count += int(parts.max())
+        result[np.isin(result, np.flatnonzero(np.bincount(result.ravel()) < cfg.min_size))] = 0
+        labels = result
+    return in_raster_order(labels)
 
 
-def test_a_spiral_through_many_blocks_is_one_object() -> None:
-    foreground = np.zeros((1, 31, 31), bool)
-    for k in range(0, 15, 2):
-        foreground[0, k, max(k - 2, 0) : 31 - k] = True
-        foreground[0, k : 31 - k, 30 - k] = True
-        foreground[0, 30 - k, k : 31 - k] = True
-        foreground[0, k + 2 : 31 - k, k] = True
-    assert in_one_piece(foreground, "faces").max() == 1
-    assert by_blocks(foreground, (1, 4, 5), "faces").max() == 1
+def smooth_probabilities(shape: tuple[int, int, int], sigma: float, seed: int, background: float = 0.5) -> np.ndarray:
+    """Smooth random probabilities of background and two classes, as uint8."""
+    noise = np.random.default_rng(seed).normal(size=(3, *shape))
+    noise = np.stack([ndimage.gaussian_filter(channel, (min(sigma, 1), sigma, sigma)) for channel in noise])
+    noise /= noise.std()
+    noise[0] += background
+    probability = np.exp(4 * noise)
+    return np.rint(probability / probability.sum(axis=0) * 255).astype(np.uint8)
 
 
-def test_small_objects_are_removed_by_their_whole_size_and_numbers_stay_without_gaps() -> None:
-    foreground = np.zeros((1, 1, 12), bool)
-    foreground[0, 0, [0, 1, 2, 3, 5, 7, 8, 9]] = True
-    assert by_blocks(foreground, (1, 1, 2), "faces", min_size=3).ravel().tolist() == [1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 0, 0]
-
-
-def stored_probabilities(folder: Path, block: tuple[int, int, int], seed: int = 0) -> np.ndarray:
-    """Smooth random probabilities of background and two classes, as the step predict leaves them."""
-    rng = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(rng.normal(size=(3, 2, 600, 520)), (0, 0, 6, 6)) * 40
-    probability = np.exp(noise) / np.exp(noise).sum(axis=0)
-    stored = np.rint(probability * 255).astype(np.uint8)
-    spec = Spec(stored.shape[1:], "uint8", "image", 3, (1.0, 1.0, 1.0), block)
+def store_probabilities(folder: Path, stored: np.ndarray, block: tuple[int, int, int]) -> np.ndarray:
+    """Keep probabilities as the step predict leaves them; gives them as fractions."""
     path = folder / "predict.zarr" / "s 1"
-    result = begin(path, "p", spec, {})
+    result = begin(path, "p", Spec(stored.shape[1:], str(stored.dtype), "image", 3, (1.0, 1.0, 1.0), block), {})
     for index in result.missing_blocks():
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
     finish(path, "p", {})
-    write_stamp(
-        folder / "predict.json", {"step": "predict", "classes": ["cell", "debris"], "samples": {"s 1": {"split": "test", "digest": "p"}}}
-    )
-    return stored.astype(np.float32) / 255
+    samples = {"s 1": {"split": "test", "digest": "p"}}
+    write_stamp(folder / "predict.json", {"step": "predict", "classes": ["cell", "debris"], "samples": samples})
+    return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
-def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.DataFrame]:
+def make(folder: Path, cfg: Instances, engine: Engine, dataset: Dataset = DATASET) -> tuple[np.ndarray, pd.DataFrame]:
     make_instances(
-        cfg, DATASET, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
+        cfg, dataset, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
         tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
     return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
 
 
-def split_in_one_piece(foreground: np.ndarray, cfg: Instances) -> np.ndarray:
-    """Label the whole array, split each object, remove small pieces."""
-    components = in_one_piece(foreground, cfg.connectivity)
-    result, count = np.zeros(foreground.shape, np.int64), 0
-    for label, box in enumerate(ndimage.find_objects(components), start=1):
-        own = components[box] == label
-        if own.sum() >= cfg.min_size:
-            parts = split_object(own, (1.0, 1.0, 1.0), cfg.split or 0.0, cfg.connectivity) if cfg.split is not None else own.astype(int)
-            result[box][own] = parts[own] + count
-            count += int(parts.max())
-    small = np.flatnonzero(np.bincount(result.ravel()) < cfg.min_size)
-    result[np.isin(result, small)] = 0
-    return in_raster_order(result)
+class Shuffled:
+    """An engine that works on items in random order, up to eight after the first that waits."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def run(self, function: Callable[[Any], Any], items: Iterable[Any], total: int, what: str) -> Iterator[tuple[Any, Any]]:
+        waiting, rest = [], iter(items)
+        while True:
+            waiting += islice(rest, 8 - len(waiting))
+            if not waiting:
+                return
+            item = waiting.pop(self._random.randrange(len(waiting)))
+            yield item, function(item)
 
 
-@pytest.mark.parametrize("cfg", [Instances(), Instances(split=0.5, min_size=30, connectivity="full"), Instances(split=1.0)])
+OPTIONS = st.builds(
+    Instances,
+    threshold=st.sampled_from([0.4, 0.6]),
+    min_size=st.sampled_from([0, 4, 15]),
+    fill=st.sampled_from(["none", "planes", "volume"]),
+    split=st.sampled_from([None, None, 0.05]),
+    split_by=st.sampled_from(["distance", "probability"]),
+    connectivity=st.sampled_from(["faces", "full"]),
+)
+
+
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 30), st.integers(1, 30)),
+    st.tuples(st.integers(1, 3), st.sampled_from([8, 16]), st.sampled_from([8, 24])),
+    OPTIONS, st.sampled_from([0, 0.5]), st.integers(0, 10**6),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_objects_are_those_of_one_piece_for_any_options_blocks_and_order(
+    shape: tuple, block: tuple, cfg: Instances, background: float, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("unet_core.store.CHUNK", 8)  # so that small images have many blocks
+        probability = store_probabilities(Path(folder), smooth_probabilities(shape, 0.7, seed, background), block)
+        labels, table = make(Path(folder), cfg, Shuffled(seed))
+        np.testing.assert_array_equal(labels, all_in_one_piece(probability, cfg))
+        assert table["label"].tolist() == list(range(1, int(labels.max()) + 1))
+        assert table["voxels"].tolist() == np.bincount(labels.ravel())[1:].tolist()
+        assert sorted(path.name for path in (Path(folder) / "instances.zarr").iterdir()) == ["s 1", "zarr.json"]
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        Instances(),
+        Instances(split=0.5, min_size=30, connectivity="full", fill="volume"),
+        Instances(split=0.2, split_by="probability", fill="planes"),
+    ],
+)
 def test_stores_of_different_blocks_give_the_same_labels_and_tables(tmp_path: Path, engine: Engine, cfg: Instances) -> None:
     results = []
     for name, block in (("a", (1, 256, 256)), ("b", (2, 512, 256)), ("c", (2, 768, 768))):
-        probability = stored_probabilities(tmp_path / name, block)
+        probability = store_probabilities(tmp_path / name, smooth_probabilities((2, 600, 520), 6, 0), block)
         results.append(make(tmp_path / name, cfg, engine))
-    expected = split_in_one_piece(1 - probability[0] > cfg.threshold, cfg)
+    expected = all_in_one_piece(probability, cfg)
     for labels, table in results:
         np.testing.assert_array_equal(labels, expected)
         pd.testing.assert_frame_equal(table, results[0][1])
 
 
+def test_half_precision_counts_as_what_it_says(tmp_path: Path, engine: Engine) -> None:
+    stored = (smooth_probabilities((2, 300, 300), 6, 0) / 255).astype(np.float16)
+    probability = store_probabilities(tmp_path, stored, (1, 256, 256))
+    labels, table = make(tmp_path, Instances(), engine)
+    np.testing.assert_array_equal(labels, all_in_one_piece(probability, Instances()))
+    own = probability[1:, labels == 3]
+    assert table["probability"][2] == pytest.approx(own.mean(axis=1).max(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "fill"), [((1, 20, 36), "planes"), ((5, 20, 36), "planes"), ((5, 20, 36), "volume")])
+def test_holes_are_filled_wherever_they_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple, fill: str) -> None:
+    monkeypatch.setattr("unet_core.store.CHUNK", 8)
+    foreground = np.ones(shape, bool)
+    for x in range(1, 34):  # also across the borders of blocks, which are at 8, 16, 24 and 32
+        foreground[1 if fill == "volume" else slice(None), 1 + 2 * (x % 9), x : x + 2] = False
+    store_probabilities(tmp_path, np.stack([~foreground, foreground, foreground & False]).astype(np.uint8) * 255, (2, 8, 8))
+    labels, table = make(tmp_path, Instances(fill=fill), Shuffled(0))
+    assert (labels == 1).all() and table["voxels"].tolist() == [labels.size]
+
+
+@pytest.mark.parametrize("connectivity", ["faces", "full"])
+def test_a_ring_is_filled_but_what_lies_in_it_stays_itself(tmp_path: Path, connectivity: str) -> None:
+    """Two rings one in the other with a disk and a speck inside, and an arc that ends at the border."""
+    y, x = np.mgrid[:100, :120]
+    far = np.hypot(y - 50, x - 50)
+    foreground = ((far < 40) & (far > 36)) | ((far < 20) & (far > 17)) | (far < 5) | (np.hypot(y - 28, x - 50) < 1.5)
+    foreground |= abs(np.hypot(y, x - 110) - 15) < 2
+    stored = np.stack([~foreground, foreground, foreground * 0])[:, None].astype(np.uint8) * 255
+    store_probabilities(tmp_path, stored, (1, 256, 256))
+    cfg = Instances(fill="volume", min_size=20, connectivity=connectivity)
+    labels, _ = make(tmp_path, cfg, Shuffled(0))
+    expected = np.select([far < 5, far < 20, far < 40], [4, 3, 2], 0)
+    expected[abs(np.hypot(y, x - 110) - 15) < 2] = 1
+    np.testing.assert_array_equal(labels[0], expected)
+
+
 def test_an_object_that_is_too_large_is_left_whole(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored_probabilities(tmp_path, (2, 768, 768))
+    store_probabilities(tmp_path, smooth_probabilities((2, 300, 300), 6, 0), (2, 768, 768))
     monkeypatch.setattr("unet_core.instances.LARGEST_BOX", 0)
     whole, _ = make(tmp_path, Instances(split=0.5), engine)
     expected, _ = make(tmp_path, Instances(), engine)
     np.testing.assert_array_equal(whole, expected)
 
 
-def test_the_table_describes_each_object(tmp_path: Path, engine: Engine) -> None:
-    probability = stored_probabilities(tmp_path, (1, 256, 256))
-    labels, table = make(tmp_path, Instances(), engine)
-    assert table["label"].tolist() == list(range(1, int(labels.max()) + 1))
-    for row in table.to_dict("records")[::17]:
-        z, y, x = np.nonzero(labels == row["label"])
-        assert row["voxels"] == z.size
-        assert [row["centroid_z"], row["centroid_y"], row["centroid_x"]] == pytest.approx([z.mean(), y.mean(), x.mean()], abs=1e-3)
-        assert [row["start_y"], row["stop_y"], row["start_x"], row["stop_x"]] == [y.min(), y.max() + 1, x.min(), x.max() + 1]
-        mean = probability[1:, z, y, x].mean(axis=1)
-        assert row["class"] == ["cell", "debris"][mean.argmax()] and row["probability"] == pytest.approx(mean.max(), abs=1e-3)
+@pytest.mark.parametrize("shape", [(1, 300, 520), (4, 300, 520)])
+@pytest.mark.parametrize("fill", ["none", "volume"])
+def test_the_tables_describe_each_object(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], fill: str
+) -> None:
+    monkeypatch.setattr("unet_core.objects.TOGETHER", 7)  # so that the tables have many parts
+    size = (2.0, 0.5, 0.25)
+    dataset = Dataset(images="x.tif", pixel_size=PixelSize(z=size[0], y=size[1], x=size[2]))
+    probability = store_probabilities(tmp_path, smooth_probabilities(shape, 6, 0), (1, 256, 256))
+    labels, table = make(tmp_path, Instances(fill=fill, threshold=0.8), engine, dataset)
+    assert table["label"].tolist() == list(range(1, int(labels.max()) + 1)) and len(table) > 14
+    for row in table.to_dict("records"):
+        place = np.argwhere(labels == row["label"])
+        low, high, centre = place.min(axis=0), place.max(axis=0) + 1, place.mean(axis=0)
+        assert row["voxels"] == len(place)
+        assert [row[f"centroid_{axis}"] for axis in "zyx"] == pytest.approx(centre, abs=1e-4)
+        assert [row[f"centroid_{axis}_um"] for axis in "zyx"] == pytest.approx(centre * size, abs=1e-4)
+        assert [row[f"start_{axis}"] for axis in "zyx"] == low.tolist() and [row[f"stop_{axis}"] for axis in "zyx"] == high.tolist()
+        own = probability[1:, labels == row["label"]]
+        best = own.mean(axis=1).argmax()
+        assert row["class"] == ["cell", "debris"][best]
+        assert [row["probability"], row["max_probability"]] == pytest.approx([own[best].mean(), own[best].max()], abs=1e-4)
+        flat = shape[0] == 1
+        assert row["area_um2" if flat else "volume_um3"] == pytest.approx(len(place) * np.prod(size[flat:]))
+        assert row["border"] == ((low == 0) | (high == shape))[flat:].any()
+    assert 0 < table["border"].sum() < len(table)
+    parquet = pyarrow.parquet.ParquetFile(tmp_path / "tables" / "s 1.parquet")
+    assert parquet.num_row_groups == -(-len(table) // 7)
+    pd.testing.assert_frame_equal(parquet.read().to_pandas(), table, check_dtype=False)
 
 
 def test_no_objects_and_a_second_run(tmp_path: Path, engine: Engine) -> None:
-    stored_probabilities(tmp_path, (1, 256, 256))
+    store_probabilities(tmp_path, smooth_probabilities((2, 300, 300), 6, 0), (1, 256, 256))
     labels, table = make(tmp_path, Instances(min_size=10**6), engine)
-    assert labels.max() == 0 and len(table) == 0
+    assert labels.max() == 0 and len(table) == 0 and labels.dtype == np.uint32
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "instances.zarr").rglob("*") if path.is_file()}
     make(tmp_path, Instances(min_size=10**6), engine)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "instances.zarr").rglob("*") if path.is_file()}
     assert read_json(tmp_path / "instances.json")["samples"]["s 1"]["objects"] == 0
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_is_gone_is_made_again(tmp_path: Path, engine: Engine, suffix: str) -> None:
+    store_probabilities(tmp_path, smooth_probabilities((2, 300, 300), 6, 0), (1, 256, 256))
+    expected = make(tmp_path, Instances(), engine)
+    (tmp_path / "tables" / f"s 1{suffix}").unlink()
+    again = make(tmp_path, Instances(), engine)
+    np.testing.assert_array_equal(again[0], expected[0])
+    pd.testing.assert_frame_equal(again[1], expected[1])
+    assert (tmp_path / "tables" / f"s 1{suffix}").is_file()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Labels and tables, without the provenance, which names the folder."""
+    files = [*(folder / "instances.zarr").rglob("*"), *(folder / "tables").rglob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file() and path.name != "zarr.json"}
+
+
+KILLED = """
+import os, random, sys, time
+from pathlib import Path
+from tests.test_instances import CUT, Shuffled, make
+chance = random.Random(int(sys.argv[2]))
+for attempt in range(6):
+    child = os.fork()
+    if not child:
+        make(Path(sys.argv[1]), CUT, Shuffled(attempt))
+        os._exit(0)
+    time.sleep(chance.uniform(0.05, 1.5 if attempt else 3))
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+"""
+CUT = Instances(split=0.5, min_size=30, fill="planes")
+
+
+def test_runs_that_are_killed_at_any_moment_end_as_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        store_probabilities(tmp_path / name, smooth_probabilities((3, 600, 520), 6, 0), (1, 256, 256))
+    make(tmp_path / "whole", CUT, Shuffled(0))
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed"), "0"], cwd=Path(__file__).parent.parent, check=True)
+    make(tmp_path / "killed", CUT, Shuffled(1))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+class Ended(Exception):
+    """The run is over before its time."""
+
+
+class Brief(Shuffled):
+    """An engine that ends with an error after some items."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__(0)
+        self._left = items
+
+    def run(self, function: Callable[[Any], Any], items: Iterable[Any], total: int, what: str) -> Iterator[tuple[Any, Any]]:
+        for found in super().run(function, items, total, what):
+            self._left -= 1
+            if self._left < 0:
+                raise Ended
+            yield found
+
+
+def test_what_a_run_left_behind_is_used_made_again_where_it_is_damaged_and_dropped_where_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "cut"):
+        store_probabilities(tmp_path / name, smooth_probabilities((2, 600, 520), 6, 0), (1, 256, 256))
+    make(tmp_path / "whole", CUT, Shuffled(0))
+    for cfg in (Instances(), CUT):
+        with pytest.raises(Ended):
+            make(tmp_path / "cut", cfg, Brief(40))
+    (left,) = (tmp_path / "cut" / "instances.zarr").glob(".*.parts")
+    files = sorted((left / "objects").iterdir())
+    assert len(files) == 18
+    files[3].write_bytes(files[3].read_bytes()[:99])
+    files[4].unlink()
+    found: list[int] = []
+    finding = passes._find_objects
+    monkeypatch.setattr(passes, "_find_objects", lambda index, *rest: found.append(index) or finding(index, *rest))
+    make(tmp_path / "cut", CUT, Shuffled(0))
+    assert len(found) == 2 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        store_probabilities(tmp_path / name, smooth_probabilities((2, 300, 300), 6, 0), (1, 256, 256))
+    make(tmp_path / "one", CUT, Shuffled(0))
+    with ThreadPoolExecutor(2) as pool:
+        for result in [pool.submit(make, tmp_path / "two", CUT, Shuffled(seed)) for seed in range(2)]:
+            result.result()
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    make(tmp_path / "two", CUT, Shuffled(0))
+    assert sorted(path.name for path in (tmp_path / "two" / "instances.zarr").iterdir()) == ["s 1", "zarr.json"]

@@ -12,6 +12,7 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.blocks import Box
+from unet_core.pyramid import halve_labels
 from unet_core.runtime import UserError
 from unet_core.store import Spec, begin, details_if_done, finish, read_attributes, remove_others
 
@@ -47,7 +48,7 @@ def test_images_and_labels_are_valid_ome_ngff_with_pyramids(tmp_path: Path) -> N
     assert scales == [[1.0, 2.0, 0.5, 0.5], [1.0, 2.0, 1.0, 1.0], [1.0, 2.0, 2.0, 2.0]]
     ImageLabel.from_zarr(zarr.open_group(sample / "labels" / "cells", mode="r"))
     assert zarr.open_group(sample / "labels", mode="r").attrs["ome"]["labels"] == ["cells"]
-    np.testing.assert_array_equal(zarr.open_array(sample / "labels" / "cells" / "2", mode="r")[:], labels[:, ::4, ::4])
+    np.testing.assert_array_equal(zarr.open_array(sample / "labels" / "cells" / "2", mode="r")[:], halve_labels(halve_labels(labels)))
     even = image[:, :, :300, :520].reshape(2, 3, 150, 2, 260, 2).mean(axis=(3, 5), dtype=np.float32)
     np.testing.assert_array_equal(zarr.open_array(sample / "1", mode="r")[:], np.rint(even))
 

@@ -237,10 +237,16 @@ class Instances(_Section):
     """Objects from probabilities."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="foreground probability of an object's pixels")
+    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed, before holes are filled")
+    fill: Literal["none", "planes", "volume"] = Field(
+        "none", description="holes become part of the object around them; planes: those that are closed in a z plane; volume: in 3D"
+    )
     split: NonNegative | None = Field(
         None, description="cut objects (up to 67 million voxels) at necks narrower by twice this many pixels, as in 0.5; null: never"
     )
-    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed")
+    split_by: Literal["distance", "probability"] = Field(
+        "distance", description="probability: split is the least fall of the probability (0..1) between two parts, as in 0.2"
+    )
     connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
 
 

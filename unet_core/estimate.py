@@ -84,7 +84,7 @@ def _inodes(job: Job, shape_CZYX: tuple[int, int, int, int], annotated: bool) ->
         return inodes_of(Spec(shape, "", "image", shape_CZYX[0])) + annotated * (2 + 3 * labels)
     if job.step == "predict":
         return inodes_of(Spec(shape, "", "image", 2, block=job.block))
-    beside = {"weights": image + 2 + labels, "instances": inodes_of(Spec(shape, "", "labels", block=job.block)) + 1, "evaluate": 1}
+    beside = {"weights": image + 2 + labels, "instances": inodes_of(Spec(shape, "", "labels", block=job.block)) + 2, "evaluate": 1}
     return beside.get(job.step, 0)
 
 
