@@ -10,7 +10,7 @@ from unet_core.compiled import compiled
 
 Spacing = tuple[float, float, float]
 # Voxels of a row that are worked on together: their state stays in the registers and the first-level cache.
-LANES = 128
+LANES = 256
 
 
 def two_nearest(
@@ -185,7 +185,7 @@ def _across(  # type: ignore[no-untyped-def]
     outer, length, inner = nearest.shape
     # Nearest and second, side by side: in one array, the compiler sees that they do not overlap.
     d, label = np.empty(2 * LANES, np.float32), np.empty(2 * LANES, np.uint32)
-    sum_limit, alone_limit = np.float32(reach), np.float32(alone)
+    infinite = np.float32(np.inf)
     for o in range(outer):
         for i in range(length):
             for start in range(0, inner, LANES):
@@ -196,15 +196,14 @@ def _across(  # type: ignore[no-untyped-def]
                     if last and not inside and d[j] == 0:
                         d[LANES + j] = -1
                 for k in range(1, squares.size):
-                    far, far2 = steps[k], squares[k]
-                    # What was not found yet is at least `far` away.
+                    far2 = squares[k]
+                    # What was not found yet is at least as far away as row k. In the last axis a second object matters only if
+                    # the nearest, found or not, leaves room for it in the sum, and a nearest one if it counts alone.
+                    room = np.float32(max(reach - steps[k], 0.0) ** 2) if last else infinite
+                    lone = far2 if last and steps[k] <= alone else infinite
                     busy = 0
                     for j in range(lanes):
-                        if last:
-                            least = min(np.sqrt(d[j]), far)
-                            busy += (d[LANES + j] > far2) & ((least + far <= sum_limit) | ((d[j] > far2) & (far <= alone_limit)))
-                        else:
-                            busy += d[LANES + j] > far2
+                        busy += (d[LANES + j] > far2) & ((min(d[j], far2) <= room) | (d[j] > lone))
                     if busy == 0:
                         break
                     for m in (i - k, i + k):
@@ -220,12 +219,11 @@ def _across(  # type: ignore[no-untyped-def]
                                 label,
                             )
                 for j in range(lanes):
-                    out_nearest[o, i, start + j], out_nearest_label[o, i, start + j] = d[j], label[j]
-                    found = d[LANES + j]
-                    out_second[o, i, start + j], out_second_label[o, i, start + j] = (
-                        found if found >= 0 else np.float32(np.inf),
-                        label[LANES + j],
-                    )
+                    out_nearest[o, i, start + j] = d[j]
+                    out_second[o, i, start + j] = d[LANES + j] if d[LANES + j] >= 0 else infinite
+                if not last:
+                    for j in range(lanes):
+                        out_nearest_label[o, i, start + j], out_second_label[o, i, start + j] = label[j], label[LANES + j]
 
 
 @compiled
