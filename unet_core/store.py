@@ -9,7 +9,6 @@ is a block that is done. Blocks without any object have shards too.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import shutil
@@ -26,8 +25,9 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from unet_core.blocks import ZYX, Box, Grid
+from unet_core.in_place import InPlace
 from unet_core.runtime import UserError, versions
-from unet_core.shards import LEVEL, read_index, read_part, write_shard
+from unet_core.shards import LEVEL, halve, read_index, read_part, write_shard
 
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
@@ -85,11 +85,6 @@ class Result:
         self._n_levels = 1 + len(coarser)
         self.channels: int | None = finest["shape"][0] if self.has_channels else None
 
-    @functools.cached_property
-    def _levels(self) -> list[zarr.Array]:
-        """The arrays, opened when voxels are asked for: a look at thousands of results that are done needs none of them."""
-        return [_open_level(self.path, level) for level in range(len(_multiscale(self.path)["datasets"]))]
-
     def read(self, box: Box) -> np.ndarray:
         """Voxels of a box inside the array, shape ([c,] z, y, x).
 
@@ -119,7 +114,8 @@ class Result:
 
     def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
         """One z plane at the finest resolution whose sides are within `limit`, or the coarsest there is."""
-        level = next((a for a in self._levels if max(a.shape[-2:]) <= limit), self._levels[-1])
+        levels = [zarr.open_array(self.path / str(level), mode="r") for level in range(self._n_levels)]
+        level = next((a for a in levels if max(a.shape[-2:]) <= limit), levels[-1])
         return np.asarray(level[..., plane, :, :])
 
     def has_block(self, index: int) -> bool:
@@ -159,7 +155,7 @@ class Result:
         kind = read_attributes(self.path)["kind"]
         pyramid = [data.astype(self.dtype, copy=False)]
         for _ in range(1, self._n_levels):
-            pyramid.append(_halve(pyramid[-1], kind))
+            pyramid.append(halve(pyramid[-1], kind))
         for level in reversed(range(self._n_levels)):
             chunk = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])]
             write_shard(self._shard(index, level), pyramid[level], chunk, self._counts)
@@ -233,6 +229,35 @@ def _is_like(path: Path, spec: Spec) -> bool:
     return same and len(here) == spec.levels and metadata == json.loads(json.dumps(_ome(path, spec)))
 
 
+def refer(path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Note, as a result that is done, where an image lies instead of copying it; what else stands there goes, labels excepted.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the result.
+    digest : str
+        Hash of all that determines the image.
+    reference : dict
+        What `in_place.InPlace` needs.
+    details : dict
+        What the step counted in it.
+    provenance : dict
+        As in `begin`.
+    """
+    if "reference" not in read_attributes(path):
+        remove(path)
+    _make_parents(path)
+    unet: dict[str, Any] = {"digest": digest, "done": True, "kind": "image", "reference": reference, "details": details}
+    zarr.open_group(path, mode="a").attrs.put({"unet": unet | {"provenance": provenance | {"versions": versions()}}})
+
+
+def open_image_of(store: Path, sample: str) -> Result | InPlace:
+    """Image of a sample, from the store of the step groundtruth or from where it lies."""
+    reference = read_attributes(store / sample).get("reference")
+    return InPlace(reference) if reference else Result(store / sample)
+
+
 def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
     """Mark a result as done and keep what the step counted in it."""
     group = zarr.open_group(path, mode="r+")
@@ -247,6 +272,8 @@ def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
     attributes = read_attributes(path)
     if attributes.get("digest") != digest or not attributes.get("done"):
         return None
+    if "reference" in attributes:
+        return attributes["details"]
     try:
         return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
     except UserError:  # the description of an array is gone
@@ -344,10 +371,6 @@ def _create_level(path: Path, spec: Spec, level: int) -> None:
     )
 
 
-def _open_level(path: Path, level: int) -> zarr.Array:
-    return zarr.open_array(path / str(level), mode="r")
-
-
 def _description(path: Path, level: int) -> dict[str, Any]:
     """What stands in the ``zarr.json`` of an array."""
     return json.loads((path / str(level) / "zarr.json").read_text(encoding="utf-8"))
@@ -380,17 +403,6 @@ def _ome(path: Path, spec: Spec) -> dict[str, Any]:
 def _multiscale(path: Path) -> dict[str, Any]:
     metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     return metadata["attributes"]["ome"]["multiscales"][0]
-
-
-def _halve(data: np.ndarray, kind: str) -> np.ndarray:
-    """Half the resolution along y and x: labels by taking every second voxel, images by the mean of 2 x 2."""
-    if kind == "labels":
-        return data[..., ::2, ::2]
-    even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n % 2) for n in data.shape[-2:]], mode="edge")
-    # Rows first: the sums of neighbours along x are the slow part.
-    rows = np.add(even[..., ::2, :], even[..., 1::2, :], dtype=np.float32)
-    mean = (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
-    return (mean if np.issubdtype(data.dtype, np.floating) else np.rint(mean)).astype(data.dtype)
 
 
 def _last3(values: Sequence[int]) -> ZYX:
