@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import zarr
 from scipy import ndimage
 
 from unet_core.blocks import ZYX, Box, Grid
@@ -40,6 +41,7 @@ from unet_core.config import Dataset, Weights
 from unet_core.distance import separate
 from unet_core.engine import local_engine
 from unet_core.runtime import write_stamp
+from unet_core.shards import LEVEL, read_part, write_shard
 from unet_core.store import Spec, begin, finish
 from unet_core.weights import block_of, border_term, halo, make_weights, target_and_border
 
@@ -60,11 +62,13 @@ def measure() -> dict[str, float]:
         per object, sorted, or with the two smallest kept one after the other;
         mpx_per_s, mpx_per_s_1000: rates in memory at 32,000 and 1,000 cells, cost_ratio_objects: their quotient;
         store_mpx_per_s, frac_store_of_memory: rate from store to store, alone and over that in memory; rss_mb, rss_ratio: peak
-        memory at 4 gigapixels, alone and over that at 0.1; mvox_per_s_3d; max_abs_error: against scipy, in units of w0;
+        memory at 4 gigapixels, alone and over that at 0.1; cpu_ns_per_px, cpu_ns_per_px_1000, cpu_ns_per_px_stored: CPU time of the
+        same, of all threads; mvox_per_s_3d, cpu_ns_per_voxel_3d; max_abs_error: against scipy, in units of w0;
         copy_gb_per_s, frac_of_copy: bytes that numpy copies per second (read and written), and the share of it that the step's
-        reading and writing would be; first_call_s, later_call_s: first use in a process, with and without compiling.
+        reading and writing would be; first_call_s, later_call_s: first use in a process, with and without compiling; chunk_ms,
+        zarr_chunk_ms: writing and reading a chunk of 256 x 256 background pixels with `unet_core.shards` and with zarr-python.
     """
-    figures = _start() | _against_peers() | _in_memory_and_stored() | _peak_memory() | _volume()
+    figures = _start() | _per_chunk() | _against_peers() | _in_memory_and_stored() | _peak_memory() | _volume()
     figures["frac_of_copy"] = figures["mpx_per_s"] * BYTES_PER_PIXEL / 1e3 / figures["copy_gb_per_s"]
     print(f"\n{'what':<76} {'figure':>9}  goal")
     for key, text, goal in ROWS:
@@ -84,11 +88,17 @@ ROWS = (
     ("cost_ratio_objects", "    cost per pixel of 32,000 cells over 1,000", "0.8 to 1.2"),
     ("store_mpx_per_s", "    from store to store (Mpx/s)", "16"),
     ("frac_store_of_memory", "    over the rate in memory", "0.8"),
+    ("cpu_ns_per_px", "    CPU time per pixel in memory, which other work on the machine changes less (ns)", "100"),
+    ("cpu_ns_per_px_1000", "        with 1,000 cells (ns)", ""),
+    ("cpu_ns_per_px_stored", "        from store to store (ns)", ""),
     ("copy_gb_per_s", "    bytes read and written by numpy's copy on as many cores (GB/s)", ""),
     ("frac_of_copy", "    share of it at 11 bytes per pixel", ""),
     ("rss_mb", "peak memory at 4 gigapixels, from store to store (MB)", ""),
     ("rss_ratio", "    over that at 0.1 gigapixels", "1"),
     ("mvox_per_s_3d", f"256 x 512 x 512, 2,000 objects, in memory on {CORES} cores (Mvoxel/s)", "5"),
+    ("cpu_ns_per_voxel_3d", "    CPU time per voxel (ns)", "400"),
+    ("chunk_ms", "one chunk of background written and read (ms)", ""),
+    ("zarr_chunk_ms", "    by zarr-python (ms)", ""),
     ("first_call_s", "first use in a process that compiles (s)", ""),
     ("later_call_s", "    in one that finds the machine code (s)", ""),
 )
@@ -105,6 +115,27 @@ def _start() -> dict[str, float]:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder}
         runs = [subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
     return dict(zip(("first_call_s", "later_call_s"), (float(run.stdout) for run in runs), strict=True))
+
+
+def _per_chunk() -> dict[str, float]:
+    """Milliseconds for each of the 16 chunks of a block that is easily compressed: what is left is the cost per chunk."""
+    block, chunk, counts = np.zeros((1, 1024, 1024), np.uint8), (1, 256, 256), (1, 4, 4)
+    whole, out = tuple(slice(0, n) for n in block.shape), np.empty_like(block)
+    with tempfile.TemporaryDirectory(prefix="unet-chunks-") as folder:
+        codec = zarr.codecs.ZstdCodec(level=LEVEL, checksum=True)
+        array = zarr.create_array(folder, shape=block.shape, shards=block.shape, chunks=chunk, dtype="uint8", compressors=codec)
+        array = array.with_config({"write_empty_chunks": True})
+
+        def by_zarr() -> None:
+            array[:] = block
+            out[:] = array[:]
+
+        def by_us() -> None:
+            write_shard(Path(folder) / "c" / "0" / "0" / "0", block, chunk, counts)
+            read_part(Path(folder) / "c" / "0" / "0" / "0", whole, chunk, counts, out)
+
+        times = {name: _best(step, 10 * REPEATS) for name, step in (("zarr_chunk_ms", by_zarr), ("chunk_ms", by_us))}
+    return {name: seconds / math.prod(counts) * 1e3 for name, seconds in times.items()}
 
 
 def _against_peers() -> dict[str, float]:
@@ -169,13 +200,16 @@ def _in_memory_and_stored() -> dict[str, float]:
     """Rates at 8192 x 8192."""
     shape, megapixels = (1, 8192, 8192), 8192 * 8192 / 1e6
     _say("8192 x 8192, in memory and from store to store")
-    rates = {}
+    rates, cpu = {}, {}
     for count in (1000, 32000):
         labels = cells(shape[1:], count)
         rates[count] = megapixels / _best(lambda labels=labels: _all_blocks(labels))
+        cpu[count] = _best(lambda labels=labels: _all_blocks(labels), 1, time.process_time)
     with tempfile.TemporaryDirectory(prefix="unet-weights-") as folder:
         truth = _write_labels(Path(folder), labels)
+        cpu_before = time.process_time()
         stored = megapixels / min(_store_to_store(Path(folder), truth, f"weights{number}") for number in range(REPEATS))
+        cpu_stored = (time.process_time() - cpu_before) / REPEATS
     source, target = np.ones(2**27, np.uint8), np.empty(2**27, np.uint8)
     parts = [slice(n * source.size // CORES, (n + 1) * source.size // CORES) for n in range(CORES)]
     with ThreadPoolExecutor(CORES) as pool:
@@ -186,6 +220,9 @@ def _in_memory_and_stored() -> dict[str, float]:
         "cost_ratio_objects": rates[1000] / rates[32000],
         "store_mpx_per_s": stored,
         "frac_store_of_memory": stored / rates[32000],
+        "cpu_ns_per_px": cpu[32000] / megapixels * 1e3,
+        "cpu_ns_per_px_1000": cpu[1000] / megapixels * 1e3,
+        "cpu_ns_per_px_stored": cpu_stored / megapixels * 1e3,
         "copy_gb_per_s": 2 * source.size / copy / 1e9,
     }
 
@@ -219,7 +256,9 @@ def _volume() -> dict[str, float]:
         ball = (grid**2).sum(axis=0) <= radius**2
         start = [rng.integers(0, n - 31) for n in shape]
         labels[tuple(slice(s, s + 31) for s in start)][ball] = label
-    return {"mvox_per_s_3d": math.prod(shape) / 1e6 / _best(lambda: _all_blocks(labels))}
+    cpu = _best(lambda: _all_blocks(labels), 1, time.process_time)
+    rate = math.prod(shape) / 1e6 / _best(lambda: _all_blocks(labels), REPEATS - 1)
+    return {"mvox_per_s_3d": rate, "cpu_ns_per_voxel_3d": cpu / math.prod(shape) * 1e9}
 
 
 def _all_blocks(labels: np.ndarray) -> None:
@@ -320,15 +359,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
+    start = clock()
     value = function()
-    return time.perf_counter() - start, value
+    return clock() - start, value
 
 
-def _best(function: Callable[[], Any], repeats: int = REPEATS) -> float:
+def _best(function: Callable[[], Any], repeats: int = REPEATS, clock: Callable[[], float] = time.perf_counter) -> float:
     """Shortest of several times: what else the machine does only adds to it."""
-    return min(_timed(function)[0] for _ in range(repeats))
+    return min(_timed(function, clock)[0] for _ in range(repeats))
 
 
 def _say(text: str) -> None:

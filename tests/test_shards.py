@@ -56,7 +56,7 @@ def test_chunks_that_are_not_there_are_zero(tmp_path: Path) -> None:
     assert out.sum() == 7 * 256
 
 
-@pytest.mark.parametrize("place", [3, -10])
+@pytest.mark.parametrize("place", [3, -10, -1])
 def test_a_flipped_bit_is_an_error(tmp_path: Path, place: int) -> None:
     path = tmp_path / "shard"
     write_shard(path, np.random.default_rng(0).integers(0, 9, (2, 32, 48)), CHUNK, COUNTS)

@@ -1,8 +1,8 @@
 """Shards of Zarr 3 with chunks compressed by Zstandard: written whole, read in part.
 
 A shard holds its chunks one behind the other and ends with an index: offset and length of each chunk, as little-endian 64-bit
-numbers, and a CRC-32C of them. zarr-python, which makes the arrays and reads the same shards, takes 0.1 to 0.2 ms per chunk
-under Python's global lock, more than the work on the voxels of label images and weight maps; here it is a tenth
+numbers, and a CRC-32C of them. zarr-python, which makes the arrays and reads the same shards, takes about five times as long per
+chunk, most of it under Python's global lock: with label images and weight maps about as much as all other work on their voxels
 (``python -m benchmarks weights`` prints both).
 """
 
