@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
 
-from unet_core.distance import separate, two_nearest
+from unet_core.distance import outlines, separate, two_nearest
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.8)]
 
@@ -30,21 +31,35 @@ def distances_one_by_one(labels: np.ndarray, spacing: tuple[float, float, float]
 
 @given(
     st.integers(0, 10**6),
-    st.tuples(st.integers(1, 6), st.integers(1, 25), st.integers(1, 25)),
+    st.tuples(st.integers(1, 6), st.integers(1, 25), st.integers(1, 300)),
     st.integers(0, 12),
     st.sampled_from(SPACINGS),
+    st.sampled_from([0.0, 3.0, 14.0]),
+    st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_distances_within_reach_equal_one_transform_per_object(
-    seed: int, shape: tuple[int, int, int], objects: int, spacing: tuple
+    seed: int, shape: tuple[int, int, int], objects: int, spacing: tuple, alone: float, inside: bool
 ) -> None:
     labels = random_labels(seed, shape, objects)
-    expected = distances_one_by_one(labels, spacing)
-    nearest, second = (np.sqrt(d) for d in two_nearest(labels, spacing, reach=9.0))
-    near, far = expected[1] <= 9.0, expected[0] <= 9.0
-    np.testing.assert_allclose(nearest[far], expected[0][far], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(second[near], expected[1][near], rtol=1e-6, atol=1e-6)
-    assert (second[~near] > 9.0).all()
+    d1, d2 = distances_one_by_one(labels, spacing)[:2]
+    nearest, second = (np.sqrt(d) for d in two_nearest(labels, spacing, reach=9.0, alone=alone, inside=inside))
+    wanted = np.full(shape, True) if inside else labels == 0
+    pair = wanted & (d1 + d2 <= 9.0)
+    np.testing.assert_allclose(nearest[pair], d1[pair], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(second[pair], d2[pair], rtol=1e-6, atol=1e-6)
+    assert (nearest + second)[wanted & ~pair].min(initial=np.inf) > 9.0 * (1 - 1e-6)
+    near = wanted & (d1 <= alone)
+    np.testing.assert_allclose(nearest[near], d1[near], rtol=1e-6, atol=1e-6)
+    assert nearest[wanted & ~near].min(initial=np.inf) > alone * (1 - 1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([(1, 20, 17), (4, 9, 12)]))
+@settings(max_examples=30, deadline=None)
+def test_outlines_are_the_inner_boundaries(seed: int, shape: tuple[int, int, int]) -> None:
+    labels = random_labels(seed, shape, 9)
+    inner = find_boundaries(np.squeeze(labels), mode="inner").reshape(shape)
+    np.testing.assert_array_equal(outlines(labels), np.where(inner, labels, 0))
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.5]), st.sampled_from(SPACINGS))

@@ -49,6 +49,13 @@ class Box(NamedTuple):
         """The part of the box that lies inside an array of `shape`."""
         return Box(_zyx(max(a, 0) for a in self.start), _zyx(min(b, n) for b, n in zip(self.stop, shape, strict=True)))
 
+    def overlap(self, other: Box) -> Box:
+        """What both boxes have in common; for boxes that meet."""
+        return Box(
+            _zyx(max(a, b) for a, b in zip(self.start, other.start, strict=True)),
+            _zyx(min(a, b) for a, b in zip(self.stop, other.stop, strict=True)),
+        )
+
     def within(self, outer: Box) -> Box:
         """The same box in coordinates that count from the start of `outer`."""
         return Box(

@@ -80,7 +80,21 @@ class Weights(_Section):
     w0: NonNegative = Field(10.0, description="height of the border term (paper: 10)")
     sigma: Positive = Field(5.0, description="width of the border term in pixels along x (paper: about 5)")
     separation: NonNegative = Field(2.0, description="width of the background ridge cut between touching objects, pixels along x")
+    inside: Literal["none", "object", "border"] = Field(
+        "none", description="border term inside objects: none; object: at distance 0 from the object itself; border: from its border"
+    )
+    near: NonNegative = Field(
+        0.0, description="height of a weight of background near objects (Fiji plugin: 0.9, with class_weights [0.1, 1])"
+    )
+    near_sigma: Positive = Field(10.0, description="width of that weight, in pixels along x (Fiji plugin: 10)")
     tolerance: Positive = Field(1e-4, description="border terms below this are stored as 0")
+    dtype: Literal["float16", "float32"] = Field("float32", description="how border terms are stored")
+
+    @model_validator(mode="after")
+    def _fits_the_type(self) -> Weights:
+        if self.dtype == "float16" and self.w0 + self.near > 65504:
+            raise ValueError("w0 and near are too high for dtype float16 (65504 at most); use float32")
+        return self
 
 
 class Dataset(_Section):

@@ -31,6 +31,7 @@ from unet_core.runtime import UserError
 from unet_core.samples import check_data, expand
 from unet_core.stand_in import LARGEST
 from unet_core.store import Spec
+from unet_core.weights import block_of
 from unet_core.workload import Job, Workload, pending, sizes
 
 # Threads that each rule asks for; the tests compare them with the rules.
@@ -79,12 +80,15 @@ def inodes_of_job(job: Job) -> int:
 
 def _inodes(job: Job, shape_CZYX: tuple[int, int, int, int], annotated: bool) -> int:
     shape = shape_CZYX[1:]
-    image, labels = inodes_of(Spec(shape, "", "image")), inodes_of(Spec(shape, "", "labels"))
+    labels = inodes_of(Spec(shape, "", "labels"))
     if job.step == "groundtruth":
         return inodes_of(Spec(shape, "", "image", shape_CZYX[0])) + annotated * (2 + 3 * labels)
     if job.step == "predict":
         return inodes_of(Spec(shape, "", "image", 2, block=job.block))
-    beside = {"weights": image + 2 + labels, "instances": inodes_of(Spec(shape, "", "labels", block=job.block)) + 2, "evaluate": 1}
+    maps = Spec(shape, "", "labels", block=block_of(shape))
+    # Results of several blocks have a file of records beside them.
+    weights = 2 * inodes_of(maps) + 2 + (len(maps.grid) > 1)
+    beside = {"weights": weights, "instances": inodes_of(Spec(shape, "", "labels", block=job.block)) + 2, "evaluate": 1}
     return beside.get(job.step, 0)
 
 

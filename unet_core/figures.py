@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from skimage.color import label2rgb
 from skimage.segmentation import find_boundaries
 
 matplotlib.use("Agg")
@@ -90,8 +91,37 @@ def weight_map(image: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Pic
     return {
         "image": _png(_stretch(image), "gray"),
         "class to learn": _png(classes, "viridis", high=max(1, int(classes.max() or 0))),
-        f"weight, {low:.3g} (blue) to {high:.3g} (red)": _png(weight, "jet", low, max(high, low + 1e-6)),
+        f"weight, {low:.3g} (blue) to {high:.3g} (red)": _with_bar(weight, low, max(high, low + 1e-6)),
     }
+
+
+def weight_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> bytes:
+    """Images, annotated objects on them, training targets, and weight maps with colour bars, as in figure 3 of the U-Net paper.
+
+    Parameters
+    ----------
+    rows : sequence of (str, ndarray, ndarray, ndarray, ndarray)
+        Name, image, objects, target (after touching objects were separated) and weights of each row, the arrays of shape (y, x).
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    figure, grid = plt.subplots(len(rows), 4, figsize=(16, 3.6 * len(rows)), layout="constrained", squeeze=False)
+    for panels, (name, image, objects, target, weight) in zip(grid, rows, strict=True):
+        gray = _stretch(image)
+        panels[0].imshow(gray, cmap="gray")
+        panels[1].imshow(label2rgb(objects, gray, alpha=0.5, bg_label=0))
+        panels[2].imshow(target > 0, cmap="gray")
+        figure.colorbar(panels[3].imshow(weight, cmap="jet"), ax=panels[3])
+        for panel, title in zip(panels, (name, "annotated objects", "target", "weight of each pixel"), strict=True):
+            panel.set_title(title, loc="left")
+            panel.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70)
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def _stretch(image: np.ndarray) -> np.ndarray:
@@ -118,6 +148,19 @@ def _png(picture: np.ndarray, colours: str | None = None, low: float = 0, high: 
     """One pixel of the picture for each of the array: the page scales it."""
     buffer = io.BytesIO()
     plt.imsave(buffer, picture, cmap=colours, vmin=low, vmax=high, format="png")
+    return _data_uri(buffer)
+
+
+def _with_bar(picture: np.ndarray, low: float, high: float) -> str:
+    """Values in colours, with the bar that says what they mean."""
+    height, width = picture.shape
+    scale = 5 / max(height, width)
+    figure, axes = plt.subplots(figsize=(max(width * scale, 1) + 0.8, max(height * scale, 1)), layout="constrained")
+    figure.colorbar(axes.imshow(picture, cmap="jet", vmin=low, vmax=high), ax=axes)
+    axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
     return _data_uri(buffer)
 
 

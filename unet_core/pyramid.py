@@ -9,13 +9,14 @@ import numpy as np
 def halve_image(data: np.ndarray) -> np.ndarray:
     """Mean of 2 x 2 pixels along y and x; at an odd end of those there are. Integers are rounded."""
     even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n % 2) for n in data.shape[-2:]], mode="edge")
-    *lead, y, x = even.shape
     if data.dtype.itemsize == 1:
         # Four times as fast as by floating-point numbers.
         wide = np.uint16 if data.dtype.kind == "u" else np.int16
-        rows = even[..., ::2, :].astype(wide) + even[..., 1::2, :]
-        return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).astype(data.dtype)
-    mean = even.reshape(*lead, y // 2, 2, x // 2, 2).mean(axis=(-3, -1), dtype=np.float32)
+        sums = even[..., ::2, :].astype(wide) + even[..., 1::2, :]
+        return ((sums[..., ::2] + sums[..., 1::2] + 2) >> 2).astype(data.dtype)
+    # Rows first: the sums of neighbours along x are the slow part.
+    rows = np.add(even[..., ::2, :], even[..., 1::2, :], dtype=np.float32)
+    mean = (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
     return (mean if np.issubdtype(data.dtype, np.floating) else np.rint(mean)).astype(data.dtype)
 
 

@@ -98,7 +98,7 @@ def make_report(
         texts=TEXTS,
         meanings=MEANINGS,
         models=[_describe_model(name, [d for m, d in predictions if m == name], cfg, results) for name in names],
-        weights=_weight_maps(names, results),
+        weights=_weight_maps(names, cfg, results),
         cost=_shown_cost(cost_table(jobs, results / "benchmarks")),
         versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "zarr", "dask", "scikit-image")),
     )
@@ -189,20 +189,21 @@ def _preview(model: str, dataset: str, name: str, results: Path) -> figures.Pict
     return figures.overlay(image.preview(plane, PREVIEW)[0], found, truth, 1 - probability[0], ignore)
 
 
-def _weight_maps(models: list[str], results: Path) -> list[dict[str, Any]]:
-    """Full weight map w_c + border term of one training sample per model."""
+def _weight_maps(models: list[str], cfg: Report, results: Path) -> list[dict[str, Any]]:
+    """Full weight maps w_c + border term of some training samples per model."""
     maps = []
     for model in models:
         plan = read_json(results / "plan" / f"{model}.json")
         trained_on = read_json(Path(read_json(results / "train" / f"{model}.json")["model"]) / "model.json").get("trained_on", [])
-        if "class_weights" not in plan or not trained_on:
+        if "class_weights" not in plan:
             continue
-        dataset, _, name = trained_on[0].partition("/")
-        target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
-        plane = target_result.shape[0] // 2
-        target = target_result.preview(plane, PREVIEW)
         w_c = np.array(plan["class_weights"]["value"] + [np.nan] * (256 - len(plan["class_weights"]["value"])))
-        image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name).preview(plane, PREVIEW)[0]
-        pictures = figures.weight_map(image, target, w_c[target] + border.preview(plane, PREVIEW))
-        maps.append({"pictures": pictures, "caption": f"{dataset}: {name}, for model {model}"})
+        for sample in trained_on[: cfg.previews]:
+            dataset, _, name = sample.partition("/")
+            target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
+            plane = target_result.shape[0] // 2
+            target = target_result.preview(plane, PREVIEW)
+            image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name).preview(plane, PREVIEW)[0]
+            pictures = figures.weight_map(image, target, w_c[target] + border.preview(plane, PREVIEW))
+            maps.append({"pictures": pictures, "caption": f"{dataset}: {name}, for model {model}"})
     return maps

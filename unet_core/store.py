@@ -2,17 +2,15 @@
 
 A result is a folder ``<store>.zarr/<sample>[/labels/<name>]``. It is *never run* (no folder), *unfinished* (its digest
 stands in the attributes, ``done`` is false), or *done*. Blocks write whole shards, and a shard appears whole or not at
-all (Zarr's local store renames), so an unfinished result goes on where it was: a shard of the finest level that exists
-is a block that is done. Blocks without any object have shards too (``write_empty_chunks``).
+all (written aside and renamed), so an unfinished result goes on where it was: a shard of the finest level that exists
+is a block that is done. Blocks without any object have shards too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
-import os
 import shutil
 import time
 import uuid
@@ -30,6 +28,7 @@ from unet_core.blocks import ZYX, Box, Grid
 from unet_core.in_place import InPlace
 from unet_core.pyramid import halve_image, halve_labels
 from unet_core.runtime import UserError, versions
+from unet_core.shards import LEVEL, read_index, read_part, write_shard
 
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
@@ -74,21 +73,18 @@ class Result:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            finest = [_description(path, level) for level in range(len(_multiscale(path)["datasets"]))][0]
+            finest, *coarser = [_description(path, level) for level in range(len(_multiscale(path)["datasets"]))]
             shards, chunks = _chunk_shape(finest["chunk_grid"]), _chunk_shape(finest["codecs"][0])
         except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
         self.has_channels = len(finest["shape"]) == 4
         self.grid = Grid(_last3(finest["shape"]), _last3(shards))
         self.shape: ZYX = self.grid.shape
-        self._chunks_per_shard = math.prod(n // c for n, c in zip(shards, chunks, strict=True))
+        self._shards, self._chunks = shards, chunks
+        self._counts = tuple(n // c for n, c in zip(shards, chunks, strict=True))
         self.dtype = np.dtype(finest["data_type"])
+        self._n_levels = 1 + len(coarser)
         self.channels: int | None = finest["shape"][0] if self.has_channels else None
-
-    @functools.cached_property
-    def _levels(self) -> list[zarr.Array]:
-        """The arrays, opened when voxels are asked for: a look at thousands of results that are done needs none of them."""
-        return [_open_level(self.path, level) for level in range(len(_multiscale(self.path)["datasets"]))]
 
     def read(self, box: Box) -> np.ndarray:
         """Voxels of a box inside the array, shape ([c,] z, y, x).
@@ -98,16 +94,20 @@ class Result:
         UserError
             If a shard is missing (Zarr alone would return zeros) or unreadable.
         """
-        for index, _ in self.grid.boxes_in(box):
+        lead = self._shards[:-3]
+        out = np.empty((*lead, *box.shape), self.dtype)
+        for index, block in self.grid.boxes_in(box):
             if not self.has_block(index):
                 raise UserError(f"{self.path}: block {self.grid.position(index)} is missing or cut short; {_repair(self.path)}")
-        try:
-            return np.asarray(self._levels[0][(..., *box.slices)])
-        except (ValueError, RuntimeError, OSError) as error:
-            shards = ", ".join(str(self._shard(index)) for index, _ in self.grid.boxes_in(box))
-            raise UserError(
-                f"cannot read {box} of {self.path} ({error}); delete the damaged file (of: {shards}), then {_repair(self.path)}"
-            ) from None
+            part = block.overlap(box)
+            wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
+            try:
+                read_part(self._shard(index), wanted, self._chunks, self._counts, out[(..., *part.within(box).slices)])
+            except (ValueError, RuntimeError, OSError) as error:
+                raise UserError(
+                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, then {_repair(self.path)}"
+                ) from None
+        return out
 
     def read_all(self) -> np.ndarray:
         """All voxels."""
@@ -115,12 +115,25 @@ class Result:
 
     def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
         """One z plane at the finest resolution whose sides are within `limit`, or the coarsest there is."""
-        level = next((a for a in self._levels if max(a.shape[-2:]) <= limit), self._levels[-1])
+        levels = [zarr.open_array(self.path / str(level), mode="r") for level in range(self._n_levels)]
+        level = next((a for a in levels if max(a.shape[-2:]) <= limit), levels[-1])
         return np.asarray(level[..., plane, :, :])
 
     def has_block(self, index: int) -> bool:
         """Whether block number `index` was written, and its shard is not cut short."""
-        return _is_whole(self._shard(index), self._chunks_per_shard)
+        return read_index(self._shard(index), math.prod(self._counts)) is not None
+
+    def checksum(self, index: int) -> int:
+        """CRC-32C of the shards of block number `index`, at all resolutions; 0 if one is missing or cut short."""
+        if not self.has_block(index):
+            return 0
+        value = 0
+        for level in range(self._n_levels):
+            try:
+                value = google_crc32c.extend(value, self._shard(index, level).read_bytes())
+            except FileNotFoundError:
+                return 0
+        return value
 
     def missing_blocks(self) -> Iterator[int]:
         """Numbers of the blocks that were not written yet."""
@@ -140,20 +153,17 @@ class Result:
         """
         if read_attributes(self.path).get("digest") != digest:
             raise UserError(f"{self.path} is being made anew by another run with other settings or data; this run stops")
-        box = self.grid.box(index)
         kind = read_attributes(self.path)["kind"]
-        pyramid = [data]
-        for _ in self._levels[1:]:
+        pyramid = [data.astype(self.dtype, copy=False)]
+        for _ in range(1, self._n_levels):
             pyramid.append(halve_labels(pyramid[-1]) if kind == "labels" else halve_image(pyramid[-1]))
-        for level in reversed(range(len(self._levels))):
-            part = pyramid[level]
-            z, y, x = box.start[0], box.start[1] >> level, box.start[2] >> level
-            depth, height, width = part.shape[-3:]
-            self._levels[level][..., z : z + depth, y : y + height, x : x + width] = part
+        for level in reversed(range(self._n_levels)):
+            chunk = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])]
+            write_shard(self._shard(index, level), pyramid[level], chunk, self._counts)
 
-    def _shard(self, index: int) -> Path:
+    def _shard(self, index: int, level: int = 0) -> Path:
         position = self.grid.position(index)
-        return self.path.joinpath("0", "c", *(["0"] if self.has_channels else []), *map(str, position))
+        return self.path.joinpath(str(level), "c", *(["0"] if self.has_channels else []), *map(str, position))
 
 
 def _repair(path: Path) -> str:
@@ -163,27 +173,7 @@ def _repair(path: Path) -> str:
     return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
 
 
-def _is_whole(shard: Path, chunks: int) -> bool:
-    """Whether a shard has the index at its end, unharmed, and is as long as the index says.
-
-    The index holds offset and length of each chunk, as little-endian 64-bit numbers, and a CRC-32C.
-    """
-    length = 16 * chunks + 4
-    try:
-        with shard.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - length, 0))
-            footer = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    if len(footer) < length or google_crc32c.value(footer[:-4]) != int.from_bytes(footer[-4:], "little"):
-        return False
-    index = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
-    used = index[index[:, 0] != 2**64 - 1]
-    return bool((used.sum(axis=1) <= size - length).all())
-
-
-def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Result:
+def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep: bool = False) -> Result:
     """Open a result for writing: go on with an unfinished one of the same digest, replace any other.
 
     Parameters
@@ -196,6 +186,9 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
         Shape, type and blocks.
     provenance : dict
         Step, configuration and inputs, kept in the attributes beside the versions of the software.
+    keep : bool
+        Keep the blocks of another digest, if shape, type and blocks are the same: the step looks at each of them itself,
+        and `Result.has_block` does not say that it is done.
 
     Returns
     -------
@@ -203,14 +196,17 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
     """
     if read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels)):
         return Result(path)
+    unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
+    unet["provenance"] = provenance | {"versions": versions()}
+    if keep and _is_like(path, spec):
+        zarr.open_group(path, mode="r+").attrs.put({"ome": _ome(path, spec), "unet": unet})
+        return Result(path)
     remove(path)
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     for level in range(spec.levels):
         _create_level(aside, spec, level)
-    unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
-    unet["provenance"] = provenance | {"versions": versions()}
     zarr.open_group(aside, mode="a").attrs.put({"ome": _ome(path, spec), "unet": unet})
     try:
         aside.rename(path)
@@ -218,8 +214,20 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
         shutil.rmtree(aside)
         if not path.exists():
             raise
-        return begin(path, digest, spec, provenance)  # another run was faster
+        return begin(path, digest, spec, provenance, keep)  # another run was faster
     return Result(path)
+
+
+def _is_like(path: Path, spec: Spec) -> bool:
+    """Whether a result has the shape, type, blocks and resolutions that one of `spec` would have."""
+    try:
+        found = Result(path)
+        here = [_description(path, level) for level in range(spec.levels)]
+        metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+    except (UserError, OSError, LookupError, ValueError):
+        return False
+    same = (found.grid, found.dtype, found.channels) == (spec.grid, np.dtype(spec.dtype), spec.channels)
+    return same and len(here) == spec.levels and metadata == json.loads(json.dumps(_ome(path, spec)))
 
 
 def refer(path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -358,15 +366,10 @@ def _create_level(path: Path, spec: Spec, level: int) -> None:
         shards=(*lead, spec.grid.block[0], by >> level, bx >> level),
         chunks=(*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level),
         dtype=spec.dtype,
-        compressors=ZstdCodec(level=3, checksum=True),
+        compressors=ZstdCodec(level=LEVEL, checksum=True),
         fill_value=0,
         dimension_names=[*names, "z", "y", "x"],
     )
-
-
-def _open_level(path: Path, level: int) -> zarr.Array:
-    # Without write_empty_chunks a block without objects would look like one that was never written.
-    return zarr.open_array(path / str(level), mode="r+").with_config({"write_empty_chunks": True})
 
 
 def _description(path: Path, level: int) -> dict[str, Any]:

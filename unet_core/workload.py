@@ -23,6 +23,7 @@ from unet_core.runtime import UserError, read_json
 from unet_core.samples import Sample, expand
 from unet_core.stand_in import Sized
 from unet_core.store import BLOCK, Spec, details_if_done
+from unet_core.weights import block_of
 from unet_core.weights import wanted_digest as weights_digest
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,9 @@ class Job:
     @property
     def blocks(self) -> int:
         """Blocks to be written."""
-        return sum(len(Spec(item.shape[1:], "uint8", "labels", block=self.block).grid) for item in self.items)
+        shapes = [item.shape[1:] for item in self.items]
+        blocks = [block_of(shape) if self.step == "weights" else self.block for shape in shapes]
+        return sum(len(Spec(shape, "uint8", "labels", block=block).grid) for shape, block in zip(shapes, blocks, strict=True))
 
 
 def pending(configfile: Path) -> dict[tuple[str, str], str]:
