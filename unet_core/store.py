@@ -88,6 +88,12 @@ class Result:
         """The arrays, opened when voxels are asked for: a look at thousands of results that are done needs none of them."""
         return [_open_level(self.path, level) for level in range(len(_multiscale(self.path)["datasets"]))]
 
+    @property
+    def pixel_size(self) -> tuple[float, float, float]:
+        """Micrometres between neighbouring voxels along z, y, x."""
+        z, y, x = _multiscale(self.path)["datasets"][0]["coordinateTransformations"][0]["scale"][-3:]
+        return (z, y, x)
+
     def read(self, box: Box) -> np.ndarray:
         """Voxels of a box inside the array, shape ([c,] z, y, x).
 
