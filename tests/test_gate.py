@@ -176,6 +176,7 @@ def test_without_common_test_images_or_history_a_model_is_accepted(project: Proj
 
 def test_a_corrupted_batch_of_annotations_is_caught(project: Project) -> None:
     """A toy model learns how far cells reach around their centres from its training annotations, of which a batch is shifted."""
+
     def learn(annotations: list[np.ndarray]) -> np.ndarray:
         return (np.mean(annotations, axis=0) > 0.5).astype(int)
 

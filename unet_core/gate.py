@@ -57,7 +57,8 @@ def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], hist
     if len(changes):
         logger.info("gate: model %s is %s\n%s", history.name, "accepted, though worse" if len(worse) else "accepted", changes.to_string())
     else:
-        logger.info("gate: model %s is accepted: there is no other one with the same test images to compare it with", history.name)
+        why = "the one that was accepted" if accepted == weights else "accepted: no other one was scored on the same test images"
+        logger.info("gate: model %s is %s", history.name, why)
     _accept(history, weights)
     write_stamp(stamp, {"step": "gate", "weights": weights})
 

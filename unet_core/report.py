@@ -25,7 +25,7 @@ FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "s
 PREVIEW = 640
 TEXTS = {"step", "model", "dataset", "split", "sample"}
 MEANINGS = {
-    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with the name of a class: of that class alone)",
+    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: of it alone)",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
     "precisionNN, recallNN, f1_NN": "share of found objects that match, share of annotated ones that do, and F1, at the same matching",
