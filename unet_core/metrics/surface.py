@@ -92,10 +92,12 @@ def compare_boundaries(truth: np.ndarray, found: np.ndarray, inner: tuple[slice,
     """
     own = np.zeros(truth.shape, bool)
     own[inner] = True
-    truth_points, found_points = (np.argwhere(edge) * spacing for edge in (truth, found))
+    # Where both have a boundary the distance is 0: mostly few voxels are left to be searched for.
+    shared = int(np.count_nonzero(truth & found & own))
+    apart = truth != found
     return Surface(
-        _distances(truth_points[own[truth]], found_points, reach),
-        _distances(found_points[own[found]], truth_points, reach),
+        _distances(truth & apart & own, found, shared, spacing, reach),
+        _distances(found & apart & own, truth, shared, spacing, reach),
     )
 
 
@@ -152,13 +154,15 @@ def hausdorff_distance(surface: Surface) -> float | None:
     return max((_quantile(side) for side in (surface.of_truth, surface.of_found) if side), default=0.0)
 
 
-def _distances(points: np.ndarray, others: np.ndarray, reach: float) -> dict[float, int]:
+def _distances(edge: np.ndarray, other: np.ndarray, shared: int, spacing: Spacing, reach: float) -> dict[float, int]:
+    """Distances of the voxels of one boundary from the other one, and of so many voxels that they share."""
+    points, others = np.argwhere(edge) * spacing, np.argwhere(other) * spacing if edge.any() else np.empty((0, 3))
     distance = np.full(len(points), np.inf)
-    if len(points) and len(others):
+    if len(others):
         # Nearest neighbours are looked for up to a little beyond, since the tree excludes the bound itself.
         distance = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, distance_upper_bound=reach * (1 + 1e-9))[0]
     values, count = np.unique(np.round(distance, DIGITS), return_counts=True)
-    return dict(zip(values.tolist(), count.tolist(), strict=True))
+    return _sum({0.0: shared} if shared else {}, dict(zip(values.tolist(), count.tolist(), strict=True)))
 
 
 def _quantile(side: dict[float, int]) -> float:
