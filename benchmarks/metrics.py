@@ -58,8 +58,8 @@ def measure() -> dict[str, float]:
     -------
     dict
         matching_s, seg_s, warping_s: our times; x_stardist_matching, x_ctcmetrics_seg: how many times longer the peers take, where
-        installed, and stardist_objects, ctcmetrics_objects, of how many objects; rss_small_mb, rss_large_mb, rss_ratio: peak memory of the step evaluate, on a small and on a 16 times larger
-        volume; mvox_per_s: what it scores per second of the larger one.
+        installed, and stardist_objects, ctcmetrics_objects, on how many objects; rss_small_mb, rss_large_mb, rss_ratio: peak
+        memory of the step evaluate, on a small and on a 16 times larger volume; mvox_per_s: what it scores per second of the larger one.
     """
     truth, found = scene(SIDE, CELLS)
     with tempfile.TemporaryDirectory(prefix="unet-metrics-") as folder:
