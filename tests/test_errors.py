@@ -29,6 +29,7 @@ def rows(truth: list[int], found: list[int]) -> list[tuple[int, int, float, int,
         ([1, 1, 1, 1, 1, 0], [7, 7, 0, 8, 8, 0], [(1, 5, 2 / 5, 7, "split")]),
         # The larger part matches, the other one is too much.
         ([1, 1, 1, 1, 1, 0], [7, 7, 7, 8, 8, 0], [(1, 5, 3 / 5, 7, "matched"), (0, 2, 2 / 5, 8, "spurious")]),
+        ([1] * 10, [7] * 6 + [8, 8, 9, 9], [(1, 10, 6 / 10, 7, "matched"), (0, 2, 2 / 10, 8, "spurious"), (0, 2, 2 / 10, 9, "spurious")]),
         ([1, 1, 0, 2, 2], [7, 7, 7, 7, 7], [(1, 2, 2 / 5, 7, "merged"), (2, 2, 2 / 5, 7, "merged")]),
         # The larger of two objects that were joined matches, the small one is merged.
         ([1, 1, 1, 1, 2], [7, 7, 7, 7, 7], [(1, 4, 4 / 5, 7, "matched"), (2, 1, 1 / 5, 7, "merged")]),
@@ -36,7 +37,7 @@ def rows(truth: list[int], found: list[int]) -> list[tuple[int, int, float, int,
         # One found object, far too large: the only true one in it is not merged with anything.
         ([0, 0, 0, 1, 0], [7, 7, 7, 7, 7], [(1, 1, 1 / 5, 7, "missed"), (0, 5, 1 / 5, 7, "spurious")]),
     ],
-    ids=["matched", "missed", "touched", "split", "part", "merged", "swallowed", "spurious", "too large"],
+    ids=["matched", "missed", "touched", "split", "part", "parts", "merged", "swallowed", "spurious", "too large"],
 )
 def test_kinds_of_errors_by_hand(truth: list[int], found: list[int], expected: list[tuple[int, int, float, int, str]]) -> None:
     assert rows(truth, found) == expected

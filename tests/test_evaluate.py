@@ -297,14 +297,15 @@ def test_a_data_set_without_samples_to_score_has_tables_without_rows(project: Pr
 
 
 def test_blocks_are_scored_as_one_image(project: Project) -> None:
+    # An object ends and another begins where the blocks do, and grows over that border when borders are thinned.
     rng = np.random.default_rng(0)
-    truth, found = (np.kron(rng.integers(0, 4, (3, 3)), np.ones((100, 100), int)) for _ in range(2))
+    truth, found = (np.kron(rng.integers(0, 4, (5, 5)), np.ones((64, 64), int)) for _ in range(2))
     put(project.truth_store / "large" / "labels" / "classes", np.where(truth > 0, 1, 0)[None], "1")
-    project.add("large", truth.tolist(), found.tolist(), ignore=np.eye(300, dtype=int).tolist())
+    project.add("large", truth.tolist(), found.tolist(), ignore=np.eye(320, dtype=int).tolist())
     assert len(Result(project.instance_store / "large").grid) == 4
     project.evaluate()
     kept = json.loads((project.folder / "samples" / "large.json").read_text())["counts"]
-    ignore = np.eye(300)
+    ignore = np.eye(320)
     classes = Classes(["cell"], dict.fromkeys(range(1, 4), "cell"), dict.fromkeys(range(1, 4), "cell"))
     expected = score_image(contingency(truth, found, ignore), CFG.thresholds, classes)
     thin = contingency(truth, thin_borders(found, ignore), ignore)
@@ -340,6 +341,15 @@ def test_boundaries_farther_apart_than_is_measured_have_the_largest_distance(pro
     monkeypatch.setattr(spatial, "REACHES", (1, 2))
     project.add("a", TRUTH_B, [[0] * 5 + [1]] * 4)
     assert project.evaluate()["scores"]["test"]["hausdorff"] == 2
+
+
+def test_a_boundary_just_within_reach_of_another_piece_is_seen(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial, "PIECE", (1, 20, 10))
+    monkeypatch.setattr(spatial, "REACHES", (16,))
+    truth, found = ([[1] * width + [0] * (60 - width)] * 20 for width in (10, 26))
+    project.add("a", truth, found)
+    scores = project.evaluate(CFG.model_copy(update={"boundary_tolerance": 16.0}))["scores"]["test"]
+    assert (scores["hausdorff"], scores["boundary_f1"]) == (16, 1)
 
 
 def test_the_tolerance_of_boundaries_is_in_micrometres(two_images: Project) -> None:
