@@ -29,7 +29,7 @@ from unet_core.model import build, load_checkpoint, network_function, weights_di
 from unet_core.processes import ALONE, Processes, Warned, join_processes, watch_signals
 from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
 from unet_core.sampling import Batch, Sampler, TrainingSample
-from unet_core.store import Result, open_weights
+from unet_core.store import open_image_of, open_weights
 from unet_core.tiles import predict_box
 from unet_core.unet import UNet
 
@@ -317,7 +317,7 @@ def adopt_model(path: Path, stamp: Path) -> None:
 
 
 def _open_sample(results: Path, dataset: str, name: str, norm: dict[str, list[float]]) -> TrainingSample:
-    image = Result(results / "groundtruth" / f"{dataset}.zarr" / name)
+    image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name)
     target, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
     offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
     return TrainingSample(image, target, border, offset, scale)
