@@ -52,6 +52,23 @@ def weights_of_model(wildcards):
     ]
 
 
+def evaluations_of_model(wildcards):
+    """Scores of the annotated data sets that a model is applied to."""
+    return [
+        f"<results>/evaluate/{wildcards.model}/{name}.json"
+        for name in cfg.models[wildcards.model].predict_on
+        if cfg.datasets[name].annotations
+    ]
+
+
+def gate_before(wildcards):
+    """The gate of a model that is scored, before a data set without annotation."""
+    gated = not cfg.datasets[wildcards.dataset].annotations
+    if gated and evaluations_of_model(wildcards):
+        return [f"<results>/evaluate/history/{wildcards.model}/gate.json"]
+    return []
+
+
 def stamps_of_report(wildcards):
     """Scores of annotated data sets, objects of the others."""
     step = {
@@ -162,8 +179,13 @@ def instances_options(wildcards):
 
 
 def evaluate_options(wildcards):
-    """What decides scores, beside objects and truth."""
-    return {"evaluate": plain(cfg.evaluate), "code": code_digest("evaluate")}
+    """What decides scores, beside objects and truth: not the gate, which changes none."""
+    options = {
+        key: value
+        for key, value in plain(cfg.evaluate).items()
+        if key not in ("gate", "gate_margin")
+    }
+    return {"evaluate": options, "code": code_digest("evaluate")}
 
 
 def report_options(wildcards):

@@ -3,6 +3,7 @@
 
 rule evaluate:
     input:
+        model="<results>/train/{model}.json",
         instances="<results>/instances/{model}/{dataset}.json",
         groundtruth="<results>/groundtruth/{dataset}.json",
     output:
@@ -23,3 +24,22 @@ rule evaluate:
         "evaluate: {wildcards.model} on {wildcards.dataset}, scores"
     script:
         "../scripts/evaluate.py"
+
+
+# A retrained model that is worse goes no further than the data sets on which that is known. Not params: what the gate allows
+# changes no result, and must not start a job.
+rule gate:
+    input:
+        model="<results>/train/{model}.json",
+        evaluate=evaluations_of_model,
+    output:
+        stamp="<results>/evaluate/history/{model}/gate.json",
+    log:
+        "<results>/logs/gate/{model}.log",
+    conda:
+        "../envs/unet.yaml"
+    localrule: True
+    message:
+        "gate: {wildcards.model}, compared with the model that it replaces"
+    script:
+        "../scripts/gate.py"

@@ -6,6 +6,8 @@ rule predict:
         plan="<results>/plan/{model}.json",
         model="<results>/train/{model}.json",
         groundtruth="<results>/groundtruth/{dataset}.json",
+        # Waited for, but no reason to start: new scores change no probabilities.
+        gate=ancient(gate_before),
     output:
         stamp="<results>/predict/{model}/{dataset}.json",
     log:

@@ -17,11 +17,14 @@ groundtruth, instances = Path(snakemake.input.groundtruth), Path(snakemake.input
 with job_log(log, snakemake.threads), open_engine(dask, "evaluate", snakemake.threads, log.with_suffix(".workers")) as engine:
     evaluate_samples(
         Evaluate.model_validate(options["evaluate"]),
+        model=Path(snakemake.input.model),
         groundtruth=groundtruth,
         truth_store=groundtruth.with_suffix(".zarr"),
         instances=instances,
         instance_store=instances.with_suffix(".zarr"),
+        tables=instances.with_suffix(""),
         folder=stamp.with_suffix(""),
+        history=stamp.parents[1] / "history" / stamp.parent.name / f"{stamp.stem}.jsonl",
         stamp=stamp,
         engine=engine,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from unet_core import spatial
+from unet_core.blocks import ZYX
+from unet_core.bootstrap import score
 from unet_core.config import Evaluate
 from unet_core.engine import Engine
-from unet_core.evaluate import evaluate_samples, score_image, summarise
+from unet_core.evaluate import Classes, evaluate_samples, score_image, summarise
+from unet_core.history import MEASURES, read_history, read_images, sums_of
 from unet_core.metrics.contingency import contingency
+from unet_core.metrics.isbi import v_info, v_rand
+from unet_core.metrics.surface import boundary, compare_boundaries, count_near, hausdorff_distance
+from unet_core.metrics.thinning import thin_borders
+from unet_core.metrics.warping import Warping, warp
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import Result, Spec, begin, finish
 
@@ -38,7 +48,9 @@ class Project:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.truth_store, self.instance_store = folder / "groundtruth" / "cells.zarr", folder / "instances" / "unet" / "cells.zarr"
         self.folder = folder / "evaluate" / "unet" / "cells"
-        self._engine = engine
+        self.history = folder / "evaluate" / "history" / "unet" / "cells.jsonl"
+        self.classes, self.weights = ["cell"], "w1"
+        self.engine = engine
         self._truths: dict[str, dict[str, str]] = {}
         self._instances: dict[str, dict[str, str]] = {}
 
@@ -47,15 +59,21 @@ class Project:
         name: str,
         truth: Rows,
         found: Rows,
-        ignore: Rows = NOTHING,
+        ignore: Rows | None = None,
         split: str = "test",
         truth_digest: str = "1",
         found_digest: str = "1",
+        classes: Rows | None = None,
     ) -> None:
-        arrays = {f"labels/{part}": np.array([rows]) for part, rows in (("instances", truth), ("classes", NOTHING), ("ignore", ignore))}
+        ignore = np.zeros_like(truth).tolist() if ignore is None else ignore
+        classes = np.sign(truth).tolist() if classes is None else classes
+        arrays = {f"labels/{part}": np.array([rows]) for part, rows in (("instances", truth), ("classes", classes), ("ignore", ignore))}
         for part, array in arrays.items():
             put(self.truth_store / name / part, array, truth_digest)
         put(self.instance_store / name, np.array([found]), found_digest)
+        table = pd.DataFrame({"label": [label for label in np.unique(found).tolist() if label]}).assign(**{"class": "cell"})
+        self.instance_store.with_suffix("").mkdir(parents=True, exist_ok=True)
+        table.to_csv(self.instance_store.with_suffix("") / f"{name}.csv", index=False)
         self._truths[name] = {"split": split, "labels": truth_digest}
         self._instances[name] = {"split": split, "digest": found_digest}
 
@@ -64,17 +82,22 @@ class Project:
 
     def evaluate(self, cfg: Evaluate = CFG) -> dict[str, Any]:
         groundtruth, instances, stamp = (path.with_suffix(".json") for path in (self.truth_store, self.instance_store, self.folder))
-        write_stamp(groundtruth, {"samples": self._truths})
+        model = self.folder.parents[1] / "train" / "unet.json"
+        write_stamp(groundtruth, {"classes": self.classes, "samples": self._truths})
         write_stamp(instances, {"samples": self._instances})
+        write_stamp(model, {"weights": self.weights})
         evaluate_samples(
             cfg,
+            model=model,
             groundtruth=groundtruth,
             truth_store=self.truth_store,
             instances=instances,
             instance_store=self.instance_store,
+            tables=self.instance_store.with_suffix(""),
             folder=self.folder,
+            history=self.history,
             stamp=stamp,
-            engine=self._engine,
+            engine=self.engine,
         )
         return read_json(stamp)
 
@@ -82,8 +105,12 @@ class Project:
         return pd.read_csv(self.folder / name)
 
 
-def put(path: Path, array: np.ndarray, digest: str) -> None:
-    result = begin(path, digest, Spec(array.shape, "uint32", "labels", block=(1, 256, 256)), {})
+def without_intervals(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if not name.endswith(("_low", "_high"))}
+
+
+def put(path: Path, array: np.ndarray, digest: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    result = begin(path, digest, Spec(array.shape, "uint32", "labels", pixel_size=size, block=(1, 256, 256)), {})
     for index in result.missing_blocks():
         result.write(index, array[result.grid.box(index).slices].astype(np.uint32), digest)
     finish(path, digest, {})
@@ -107,7 +134,8 @@ def scored(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_scores_of_a_data_set_pool_the_pixels_and_objects_of_its_images(two_images: Project) -> None:
-    assert two_images.evaluate()["scores"] == {
+    scores = two_images.evaluate()["scores"]
+    assert {split: without_intervals(values) for split, values in scores.items()} == {
         "test": {
             "n_images": 2,
             "n_objects": 3,
@@ -140,6 +168,14 @@ def test_scores_of_a_data_set_pool_the_pixels_and_objects_of_its_images(two_imag
             # Two of four match up to an IoU of 0.75, above it one of five.
             "ap": pytest.approx((6 * 2 / 4 + 4 * 1 / 5) / 10),
             "det": 1 - (10 + 1) / 30,
+            # What was found grows over all of its plane: in a over both objects, in b over the missing quarter.
+            "v_rand_thin": pytest.approx((2 / 3 + 1) / 2),
+            "v_info_thin": pytest.approx((0 + 1) / 2),
+            # In a the missed object shrinks to a pixel, in b the one that is not there cannot be made.
+            "warping_error": (1 + 2) / 48,
+            # All voxels are boundary, and one of 9 found ones is farther than two pixels from the truth.
+            "boundary_f1": pytest.approx(2 * (8 / 9) / (1 + 8 / 9)),
+            "hausdorff": pytest.approx((2 + 5**0.5) / 2, abs=1e-6),
         }
     }
 
@@ -152,16 +188,23 @@ def test_tables_hold_the_scores_of_each_image_and_of_each_true_object(two_images
         ["b", "test", 1, 0.5, 0.75],
     ]
     objects = two_images.table("objects.csv")
-    assert list(objects.columns) == ["sample", "split", "label", "voxels", "seg", "best_iou"]
-    assert objects.values.tolist() == [["a", "test", 1, 4, 1, 1], ["a", "test", 2, 4, 0, 0], ["b", "test", 9, 4, 0.75, 0.75]]
+    assert list(objects.columns) == ["sample", "split", "label", "class", "voxels", "seg", "best_iou", "match", "kind"]
+    assert objects.astype(object).where(objects.notna(), None).values.tolist() == [
+        ["a", "test", 1, "cell", 4, 1, 1, 5, "matched"],
+        ["a", "test", 2, "cell", 4, 0, 0, 0, "missed"],
+        ["b", "test", 9, "cell", 4, 0.75, 0.75, 1, "matched"],
+        ["b", "test", 0, "cell", 2, None, 0, 2, "spurious"],
+    ]
+    for name, table in (("images", images), ("objects", objects)):
+        pd.testing.assert_frame_equal(pd.read_parquet(two_images.folder / f"{name}.parquet"), table, atol=1e-5, check_dtype=False)
 
 
 def test_pixels_under_the_ignore_mask_do_not_count(project: Project) -> None:
     ignore = [[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 1, 1]]
     project.add("b", TRUTH_B, FOUND_B, ignore)
-    scores = project.evaluate()["scores"]["test"]
+    scores = without_intervals(project.evaluate()["scores"]["test"])
     assert (scores.pop("n_images"), scores.pop("n_objects")) == (1, 1)
-    distances = ("pixel_error", "rand_error", "voi_split", "voi_merge")
+    distances = ("pixel_error", "rand_error", "voi_split", "voi_merge", "warping_error", "hausdorff")
     assert scores == {name: 0 if name in distances else 1 for name in scores}
 
 
@@ -209,7 +252,7 @@ def test_other_thresholds_score_all_samples_anew(two_images: Project, caplog: py
     two_images.evaluate()
     scores = two_images.evaluate(Evaluate(thresholds=[0.5, 0.75, 0.755, 0.8]))["scores"]["test"]
     assert scored(caplog) == "evaluate: 2 samples, 2 scored"
-    assert {name: value for name, value in scores.items() if name.startswith("ap") and name != "ap"} == {
+    assert {name: value for name, value in scores.items() if re.fullmatch(r"ap[\d.]+", name)} == {
         "ap50": 0.5,
         "ap75": 0.5,
         "ap75.5": 0.2,
@@ -240,26 +283,121 @@ def test_images_without_true_objects_have_neither_seg_nor_det(project: Project) 
     project.add("empty", NOTHING, FOUND_A)
     stamp = project.evaluate()
     assert stamp["scores"]["test"]["seg"] is stamp["scores"]["test"]["det"] is None and stamp["scores"]["test"]["ap50"] == 0
-    assert project.table("images.csv")["seg"].isna().all() and project.table("objects.csv").empty
+    assert stamp["scores"]["test"]["hausdorff"] is None and stamp["by_size"] == {"test": []}
+    assert project.table("images.csv")["seg"].isna().all() and project.table("objects.csv")["kind"].tolist() == ["spurious"]
     project.add("b", TRUTH_B, FOUND_B)
     assert project.evaluate()["scores"]["test"]["seg"] == 0.75
 
 
 def test_a_data_set_without_samples_to_score_has_tables_without_rows(project: Project) -> None:
     project.add("a", TRUTH_A, FOUND_A, split="train")
-    assert project.evaluate() == {"step": "evaluate", "scores": {}, "samples": {}}
+    stamp = project.evaluate()
+    assert stamp["scores"] == stamp["by_size"] == stamp["samples"] == {} and not project.history.exists()
     assert project.table("images.csv").empty and project.table("objects.csv").empty
 
 
 def test_blocks_are_scored_as_one_image(project: Project) -> None:
+    # An object ends and another begins where the blocks do, and grows over that border when borders are thinned.
     rng = np.random.default_rng(0)
-    truth, found = (np.kron(rng.integers(0, 4, (3, 3)), np.ones((100, 100), int)) for _ in range(2))
-    put(project.truth_store / "large" / "labels" / "classes", np.zeros((1, 300, 300)), "1")
-    project.add("large", truth.tolist(), found.tolist(), ignore=np.eye(300, dtype=int).tolist())
+    truth, found = (np.kron(rng.integers(0, 4, (5, 5)), np.ones((64, 64), int)) for _ in range(2))
+    put(project.truth_store / "large" / "labels" / "classes", np.where(truth > 0, 1, 0)[None], "1")
+    project.add("large", truth.tolist(), found.tolist(), ignore=np.eye(320, dtype=int).tolist())
     assert len(Result(project.instance_store / "large").grid) == 4
     project.evaluate()
     kept = json.loads((project.folder / "samples" / "large.json").read_text())["counts"]
-    assert kept == score_image(contingency(truth, found, np.eye(300)), CFG.thresholds)
+    ignore = np.eye(320)
+    classes = Classes(["cell"], dict.fromkeys(range(1, 4), "cell"), dict.fromkeys(range(1, 4), "cell"))
+    expected = score_image(contingency(truth, found, ignore), CFG.thresholds, classes)
+    thin = contingency(truth, thin_borders(found, ignore), ignore)
+    assert kept == expected | {"thin": {"v_rand": v_rand(thin), "v_info": v_info(thin)}, "space": kept["space"]}
+    edges = [boundary(labels[None], ignore[None]) for labels in (truth, found)]
+    surface = compare_boundaries(edges[0], edges[1], (slice(None),) * 3, (1, 1, 1), 1000)
+    assert kept["space"] == {
+        "warping": list(warp(truth, found, ignore)),
+        "boundary": list(count_near(surface, 2)),
+        "hausdorff": hausdorff_distance(surface),
+    }
+
+
+@pytest.mark.parametrize("piece", [(1, 512, 512), (2, 37, 50), (5, 20, 300)])
+def test_boundaries_of_a_volume_are_the_same_for_any_pieces(project: Project, piece: ZYX, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    truth, found = (np.kron(rng.integers(0, 3, (2, 2, 3)), np.ones((2, 40, 45), int)) for _ in range(2))
+    size = (2.0, 0.5, 0.5)
+    for name, array in (("instances", truth), ("classes", truth > 0), ("ignore", rng.random(truth.shape) < 0.001)):
+        put(project.truth_store / "v" / "labels" / name, np.asarray(array), "1", size)
+    put(project.instance_store / "v", found, "1", size)
+    monkeypatch.setattr(spatial, "PIECE", piece)
+    scores = spatial.score_space(project.truth_store, project.instance_store / "v", "v", None, project.engine)
+    ignore = Result(project.truth_store / "v" / "labels" / "ignore").read_all()
+    edges = [boundary(labels, ignore) for labels in (truth, found)]
+    surface = compare_boundaries(edges[0], edges[1], (slice(None),) * 3, size, 1000)
+    assert scores["boundary"] == list(count_near(surface, 1.0)) and scores["hausdorff"] == min(hausdorff_distance(surface) or 0, 32)
+    planes = zip(truth, found, ignore, strict=True)
+    assert scores["warping"] == list(functools.reduce(Warping.__add__, (warp(*plane) for plane in planes)))
+
+
+def test_boundaries_farther_apart_than_is_measured_have_the_largest_distance(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial, "REACHES", (1, 2))
+    project.add("a", TRUTH_B, [[0] * 5 + [1]] * 4)
+    assert project.evaluate()["scores"]["test"]["hausdorff"] == 2
+
+
+def test_a_boundary_just_within_reach_of_another_piece_is_seen(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial, "PIECE", (1, 20, 10))
+    monkeypatch.setattr(spatial, "REACHES", (16,))
+    truth, found = ([[1] * width + [0] * (60 - width)] * 20 for width in (10, 26))
+    project.add("a", truth, found)
+    scores = project.evaluate(CFG.model_copy(update={"boundary_tolerance": 16.0}))["scores"]["test"]
+    assert (scores["hausdorff"], scores["boundary_f1"]) == (16, 1)
+
+
+def test_the_tolerance_of_boundaries_is_in_micrometres(two_images: Project) -> None:
+    exact = two_images.evaluate(CFG.model_copy(update={"boundary_tolerance": 0.0}))["scores"]["test"]
+    # In a 4 of 8 and 4 of 4 lie on each other, in b 3 of 4 and 3 of 5.
+    assert exact["boundary_f1"] == pytest.approx(2 * (7 / 12) * (7 / 9) / (7 / 12 + 7 / 9))
+
+
+def test_each_class_has_iou_and_dice_where_there_are_several(project: Project) -> None:
+    project.classes = ["cell", "debris"]
+    project.add("a", TRUTH_A, [[5, 5, 5, 5, 0, 0], [0] * 6, [6, 6, 7, 7, 0, 0], [0] * 6], classes=[[1] * 6, [0] * 6, [2] * 6, [0] * 6])
+    (project.instance_store.with_suffix("") / "a.csv").write_text("label,class\n5,cell\n6,debris\n7,cell\n")
+    scores = project.evaluate()["scores"]["test"]
+    assert (scores["iou"], scores["iou_cell"], scores["iou_debris"]) == (1, 4 / 6, 2 / 4)
+    assert (scores["dice_cell"], scores["dice_debris"]) == (8 / 10, 4 / 6)
+    assert project.table("objects.csv")[["label", "class", "kind"]].values.tolist()[:2] == [
+        [1, "cell", "matched"],
+        [2, "debris", "matched"],
+    ]
+
+
+def test_intervals_hold_the_score_and_a_single_image_has_none(two_images: Project) -> None:
+    scores = two_images.evaluate()["scores"]["test"]
+    for name in MEASURES:
+        assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"], name
+    # Both images, one of them twice, or the other twice.
+    assert (scores["iou_low"], scores["iou_high"]) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert (scores["seg_low"], scores["seg_high"]) == (0.5, 0.75)
+    two_images.move("b", "train")
+    scores = two_images.evaluate()["scores"]["test"]
+    assert all(scores[f"{name}_{end}"] is None for name in MEASURES for end in ("low", "high"))
+
+
+def test_main_measures_follow_from_the_sums_of_images(two_images: Project) -> None:
+    scores = two_images.evaluate()["scores"]["test"]
+    table = read_images(two_images.history, read_history(two_images.history)[0]["digest"])
+    assert table is not None
+    assert {name: score(sums) for name, sums in sums_of(table).items()} == pytest.approx({name: scores[name] for name in MEASURES})
+
+
+def test_small_medium_and_large_objects_have_scores_of_their_own(project: Project) -> None:
+    project.add("a", [[1, 0, 2, 2, 0, 0], [0] * 6, [3, 3, 3, 3, 3, 3]], [[0] * 6, [0] * 6, [8, 8, 8, 0, 0, 0]])
+    project.add("b", [[4, 4, 4, 0, 5, 5], [0] * 6, [0] * 6], [[4, 4, 4, 0, 5, 0], [0] * 6, [0] * 6])
+    assert project.evaluate()["by_size"]["test"] == [
+        {"size": "small", "min_voxels": 1, "max_voxels": 2, "n_objects": 3, "seg": 0, "recall50": pytest.approx(1 / 3)},
+        {"size": "medium", "min_voxels": 3, "max_voxels": 3, "n_objects": 1, "seg": 1, "recall50": 1},
+        {"size": "large", "min_voxels": 6, "max_voxels": 6, "n_objects": 1, "seg": 0, "recall50": 1},
+    ]
 
 
 def test_scores_of_one_image_are_summarised_like_those_of_many() -> None:

@@ -10,10 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.test_metrics import Pair, label_pairs
 from unet_core.metrics.contingency import Contingency, contingency
 from unet_core.metrics.det import Detection, count_operations, detection_score
-from unet_core.metrics.matching import Matching, average_precision, f1, match, panoptic_quality, precision, recall, segmentation_quality
+from unet_core.metrics.matching import (
+    Matching,
+    average_precision,
+    f1,
+    match,
+    matchings,
+    panoptic_quality,
+    precision,
+    recall,
+    segmentation_quality,
+)
+from unet_core.metrics.mean_ap import THRESHOLDS as MEAN_AP
 from unet_core.metrics.seg import seg_scores
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
@@ -94,3 +108,51 @@ def test_matching_of_real_nuclei(threshold: float, pairs: list[Contingency], exp
     }
     # The known values are rounded to six digits.
     assert scores == pytest.approx(known, abs=5.1e-7)
+
+
+def test_matching_equals_that_of_stardist_on_real_nuclei(oracle: Path) -> None:
+    theirs = pytest.importorskip("stardist.matching", reason="StarDist is not installed (pip install '.[bench]')")
+    images = label_pairs_of(oracle / "dsb_pairs")
+    for truth, found in images:
+        ours = matchings(contingency(truth, found), MEAN_AP)
+        for threshold, counts, known in zip(MEAN_AP, ours, theirs.matching(truth, found, thresh=MEAN_AP), strict=True):
+            assert (counts.tp, counts.fp, counts.fn) == (known.tp, known.fp, known.fn), threshold
+            assert panoptic_quality(counts) == pytest.approx(known.panoptic_quality, abs=1e-6)
+
+
+def test_seg_and_det_equal_those_of_py_ctcmetrics_on_real_nuclei(oracle: Path) -> None:
+    metrics = pytest.importorskip("ctc_metrics.metrics", reason="py-ctcmetrics is not installed (pip install '.[bench]')")
+    match_files = pytest.importorskip("ctc_metrics.utils.representations").match
+    tables, ious, labels = [], [], []
+    splits, found_nothing, found_too_much = 0, 0, 0
+    for path in sorted((oracle / "dsb_pairs").glob("*_gt.tif")):
+        result = path.with_name(path.name.replace("gt", "pred"))
+        tables.append(contingency(tifffile.imread(path), tifffile.imread(result)))
+        reference, computed, mapped_reference, mapped_computed, iou = match_files(str(path), str(result))
+        labels.append(reference)
+        ious.append(iou)
+        partners = np.unique(mapped_computed)
+        splits += len(mapped_computed) - partners.size
+        found_nothing += len(reference) - len(mapped_reference)
+        found_too_much += len(computed) - partners.size
+    seg = np.concatenate([seg_scores(table) for table in tables])
+    assert seg.mean() == pytest.approx(metrics.seg(labels, ious), abs=1e-9)
+    counts = functools.reduce(Detection.__add__, map(count_operations, tables))
+    assert counts[:3] == (splits, found_nothing, found_too_much)
+    det = metrics.det(NS=splits, FN=found_nothing, FP=found_too_much, num_vertices=sum(map(len, labels)))
+    assert detection_score(counts) == pytest.approx(det, abs=1e-12)
+
+
+@given(label_pairs(1), st.sampled_from([(0.5001, 0.7, 0.9)]))
+@settings(max_examples=50, deadline=None)
+def test_matching_equals_that_of_stardist_on_small_arrays(pair: Pair, thresholds: tuple[float, ...]) -> None:
+    theirs = pytest.importorskip("stardist.matching", reason="StarDist is not installed (pip install '.[bench]')")
+    known = theirs.matching(*pair, thresh=thresholds)
+    assert [counts[:3] for counts in matchings(contingency(*pair), thresholds)] == [(k.tp, k.fp, k.fn) for k in known]
+
+
+def label_pairs_of(folder: Path) -> list[Pair]:
+    return [
+        (tifffile.imread(path), tifffile.imread(path.with_name(path.name.replace("gt", "pred"))))
+        for path in sorted(folder.glob("*_gt.tif"))
+    ]

@@ -128,11 +128,14 @@ class Run:
             stamp = self.path("evaluate", MODEL, name)
             evaluate_samples(
                 Evaluate(),
+                model=self.path("train", MODEL),
                 groundtruth=truth,
                 truth_store=truth.with_suffix(".zarr"),
                 instances=instances,
                 instance_store=instances.with_suffix(".zarr"),
+                tables=instances.with_suffix(""),
                 folder=stamp.with_suffix(""),
+                history=self.results / "evaluate" / "history" / MODEL / f"{name}.jsonl",
                 stamp=stamp,
                 engine=self._engine,
             )
@@ -203,7 +206,8 @@ def test_table_csv_holds_all_scores_and_begins_with_the_usual_columns(folder: Pa
 def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
     columns = [column for column in pd.read_csv(folder / "table.csv").columns if column not in TEXTS | {"n_images", "n_objects"}]
     named = {name for names in MEANINGS for name in names.split(", ")}
-    assert {re.sub(r"\d\d$", "NN", column) for column in columns} == named
+    # Ends of intervals mean the same for each measure.
+    assert {re.sub(r"\d\d$", "NN", re.sub("_(low|high)$", "", column)) for column in columns} == named
     guide = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     described = {name for names in re.findall(r"^- \*\*(.+?)\*\*", guide, re.M) for name in names.split(", ")}
     assert named == described

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import yaml
@@ -365,3 +366,26 @@ def test_unreadable_and_unfitting_files_are_told_in_one_message_and_nothing_is_t
         r"annotation has shape \(3, 3\), but its image has", output
     )
     assert not (project.folder / "results/groundtruth/cells.json").exists()
+
+
+def test_a_model_that_is_worse_than_the_one_before_is_stopped_before_a_data_set_without_annotation(project: Project) -> None:
+    history = project.folder / "results/evaluate/history/cells"
+    line = json.loads((history / "cells.jsonl").read_text())
+    images = pd.read_csv(history / "cells" / f"{line['digest']}.csv")
+    # A model before this one, which made no mistake.
+    images["iou_over"] = images["iou_under"]
+    images.to_csv(history / "cells" / "better.csv", index=False)
+    lines = [line | {"digest": "better", "weights": "before"}, line]
+    (history / "cells.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    screen = {"screen": {"images": "data/cells/01/t00[01].tif"}}
+    models = {"cells": {"train_on": ["cells"], "predict_on": ["cells", "screen"]}}
+    project.configure(CONFIG | {"datasets": CONFIG["datasets"] | screen, "models": models})
+    output = project.run("--", "results/predict/cells/screen.json", fails=True)
+    assert "model cells is worse than the one it replaces: iou on cells" in output and "Traceback" not in output
+    assert "snakemake --config gate=off" in output and not (project.folder / "results/predict/cells/screen.zarr").exists()
+    gate = str((history / "gate.json").relative_to(project.folder))
+    assert "accepted, though worse" in project.run("--config", "gate=off", "--", gate)
+    # It is passed for good, and new scores alone start no segmentation.
+    assert project.jobs(project.run("--dry-run", "--", "results/predict/cells/screen.json")) == {"predict"}
+    output = project.run("--dry-run", "--config", "evaluate={thresholds: [0.5, 0.75]}", "--", gate)
+    assert project.jobs(output) == {"evaluate"} and "gate: cells" in output

@@ -272,6 +272,14 @@ class Evaluate(_Section):
         default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.9],
         description="IoU thresholds of AP, F1, PQ and the like, each at least 0.5, 0.5 and 0.75 among them",
     )
+    boundary_tolerance: NonNegative | None = Field(
+        None, description="micrometres within which boundaries agree (boundary_f1); null: 2 pixels along x"
+    )
+    gate: bool = Field(
+        True,
+        description="a retrained model that is worse is not applied to data sets without annotation; off for one run: --config gate=off",
+    )
+    gate_margin: Fraction = Field(0.05, description="worse: iou, seg or ap50 fell by more than this on the same test images")
 
     @field_validator("thresholds")
     @classmethod

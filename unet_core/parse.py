@@ -31,7 +31,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     ConfigError
         With one line for each mistake: key, value, what is allowed.
     """
-    filled = _fill_models(raw)
+    filled = _fill_models(_short_gate(raw))
     problems = [*_override_problems(filled), *_name_problems(filled)]
     try:
         cfg = Config.model_validate(filled)
@@ -41,6 +41,14 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError(_message(problems))
     return cfg
+
+
+def _short_gate(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`gate` beside the sections, as in ``--config gate=off``, stands for `evaluate.gate`."""
+    section = raw.get("evaluate") or {}
+    if "gate" not in raw or not isinstance(section, Mapping):
+        return raw
+    return {key: value for key, value in raw.items() if key != "gate"} | {"evaluate": {**section, "gate": raw["gate"]}}
 
 
 def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:

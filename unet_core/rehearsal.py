@@ -288,11 +288,14 @@ class Stage:
         def score(names: list[str], engine: Engine) -> None:
             evaluate_samples(
                 cfg,
+                model=self.folder / "train" / f"{model}.json",
                 groundtruth=truth,
                 truth_store=truth.with_suffix(".zarr"),
                 instances=self._only(instances, names),
                 instance_store=instances.with_suffix(".zarr"),
+                tables=instances.with_suffix(""),
                 folder=stamp.with_suffix(""),
+                history=self.folder / "evaluate" / "history" / model / f"{dataset}.jsonl",
                 stamp=stamp,
                 engine=engine,
             )

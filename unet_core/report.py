@@ -25,7 +25,7 @@ FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "s
 PREVIEW = 640
 TEXTS = {"step", "model", "dataset", "split", "sample"}
 MEANINGS = {
-    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient",
+    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: of it alone)",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
     "precisionNN, recallNN, f1_NN": "share of found objects that match, share of annotated ones that do, and F1, at the same matching",
@@ -35,7 +35,11 @@ MEANINGS = {
     "rand_error": "adapted Rand error over annotated objects, mean of images",
     "voi_split, voi_merge": "variation of information over annotated objects, in bits (0 is best): splits and merges, mean of images",
     "aji": "aggregated Jaccard index, mean of images",
-    "v_rand, v_info": "F scores of ISBI 2012 over annotated objects, mean of images, without its thinning of borders",
+    "v_rand, v_info": "F scores of ISBI 2012 over annotated objects, mean of images, borders as they are",
+    "v_rand_thin, v_info_thin": "the same after borders of the result were thinned, as in ISBI 2012",
+    "warping_error": "share of pixels that moving borders cannot mend: objects split, merged, lost or made (ISBI 2012)",
+    "boundary_f1": "F1 of boundary voxels within evaluate.boundary_tolerance of the other boundary",
+    "hausdorff": "95 % Hausdorff distance of boundaries in micrometres (0 is best), mean of images",
     "det": "Cell Tracking Challenge: 1 - cost of mending the result / cost of drawing it all, with annotated masks as markers",
 }
 

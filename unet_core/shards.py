@@ -115,4 +115,3 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
             file.seek(offset)
             voxels = np.frombuffer(codec.decode(file.read(length)), out.dtype.newbyteorder("<")).reshape(chunk)
             out[there] = voxels[tuple(slice(a - start, b - start) for a, b, start in zip(low, high, starts, strict=True))]
-

@@ -73,7 +73,9 @@ class Result:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            finest, *coarser = [_description(path, level) for level in range(len(_multiscale(path)["datasets"]))]
+            levels = _multiscale(path)["datasets"]
+            finest, *coarser = [_description(path, level) for level in range(len(levels))]
+            self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
             shards, chunks = _chunk_shape(finest["chunk_grid"]), _chunk_shape(finest["codecs"][0])
         except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from unet_core.metrics.contingency import Contingency
 
 
@@ -43,20 +45,41 @@ def matchings(table: Contingency, thresholds: Sequence[float]) -> list[Matching]
         One per threshold.
     """
     n_truth, n_found = table.truth_sizes()[0].size, table.found_sizes()[0].size
+    matched = matched_pairs(table, min(thresholds))[2]
+    kept = [matched[matched >= threshold] for threshold in thresholds]
+    return [Matching(values.size, n_found - values.size, n_truth - values.size, sum(values.tolist(), 0.0)) for values in kept]
+
+
+def matched_pairs(table: Contingency, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of objects that match.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of one image.
+    threshold : float
+        Least IoU, at least 0.5.
+
+    Returns
+    -------
+    truth_index, found_index : ndarray of int
+        Positions in `Contingency.truth_sizes` and `Contingency.found_sizes`.
+    iou : ndarray of float
+        From the highest down, so that a higher threshold has the first of the same pairs.
+    """
     i, j, _, iou = table.pairs()
-    good = iou >= min(thresholds)
-    i, j, iou = i[good], j[good], iou[good]
+    good = np.flatnonzero(iou >= threshold)
+    order = good[np.lexsort((j[good], i[good], -iou[good]))]
+    i, j, iou = i[order], j[order], iou[order]
     taken_truth: set[int] = set()
     taken_found: set[int] = set()
-    matched = []
-    # From the highest IoU down, so that a higher threshold has the first of the same pairs.
-    for a, b, value in sorted(zip(i.tolist(), j.tolist(), iou.tolist(), strict=True), key=lambda row: (-row[2], row[0], row[1])):
+    kept = []
+    for n, (a, b) in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
         if a not in taken_truth and b not in taken_found:
             taken_truth.add(a)
             taken_found.add(b)
-            matched.append(value)
-    kept = [[value for value in matched if value >= threshold] for threshold in thresholds]
-    return [Matching(len(values), n_found - len(values), n_truth - len(values), sum(values, 0.0)) for values in kept]
+            kept.append(n)
+    return i[kept], j[kept], iou[kept]
 
 
 def average_precision(m: Matching) -> float:

@@ -1,8 +1,10 @@
-"""Scores of the foreground, pixel by pixel: IoU, Dice, pixel error."""
+"""Scores of the foreground, or of one class, pixel by pixel: IoU, Dice, pixel error."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import numpy as np
 
 from unet_core.metrics.contingency import Contingency
 
@@ -18,7 +20,28 @@ class PixelCounts(NamedTuple):
 
 def count_pixels(table: Contingency) -> PixelCounts:
     """Foreground counts of one image."""
-    t, f = table.truth > 0, table.found > 0
+    return _count(table, table.truth > 0, table.found > 0)
+
+
+def count_class_pixels(table: Contingency, of_truth: np.ndarray, of_found: np.ndarray) -> PixelCounts:
+    """Counts of one class in one image: the foreground is its objects alone.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of the image.
+    of_truth, of_found : ndarray of int
+        Labels of the true and of the found objects of the class.
+
+    Returns
+    -------
+    PixelCounts
+        Pixels that are an object of another class in one of them count as background there.
+    """
+    return _count(table, np.isin(table.truth, of_truth), np.isin(table.found, of_found))
+
+
+def _count(table: Contingency, t: np.ndarray, f: np.ndarray) -> PixelCounts:
     return PixelCounts(*(int(table.voxels[part].sum()) for part in (t & f, ~t & f, t & ~f, ~t & ~f)))
 
 

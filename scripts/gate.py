@@ -1,0 +1,18 @@
+"""Rule ``gate``: scores of a model in, permission to apply it to data sets without annotation out."""
+
+from pathlib import Path
+
+from unet_core.gate import check_gate
+from unet_core.parse import parse_config
+from unet_core.runtime import job_log
+
+stamp = Path(snakemake.output.stamp)
+
+with job_log(Path(snakemake.log[0])):
+    check_gate(
+        parse_config(snakemake.config).evaluate,
+        model=Path(snakemake.input.model),
+        evaluations={Path(path).stem: Path(path) for path in snakemake.input.evaluate},
+        history=stamp.parent,
+        stamp=stamp,
+    )
