@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
+from tests.layers import objects_in
 from unet_core.annotations import cvat
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 20, 30)
-SOURCE = Annotation(format="cvat", path="unused")
 SQUARE = "1.00,1.00;3.00,1.00;3.00,3.00;1.00,3.00"
 
 
@@ -36,13 +35,7 @@ def written(path: Path, *shapes: str, other: str = "", head: str = "", images: s
 
 def read(path: Path, stem: str = "a", shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
     cvat.find(str(path), [(stem, None)])
-    found = []
-    for layer in cvat.read((path,), (stem, None), shape, SOURCE):
-        array = np.zeros(shape, bool)
-        array.flat[layer.position] = True
-        assert (layer.label == 1).all() and not layer.ignore.size
-        found.append((layer.class_name, array[0]))
-    return found
+    return objects_in("cvat", path, shape, stem)
 
 
 def test_images_are_found_by_their_name(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
+from tests.layers import objects_in
 from unet_core.annotations import labelme
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 20, 30)
-SOURCE = Annotation(format="labelme", path="unused")
 TRIANGLE = [[1.2, 1.4], [12.7, 3.1], [4.9, 17.3]]
 
 
@@ -29,13 +28,7 @@ def written(path: Path, *shapes: dict[str, Any], **other: Any) -> Path:
 
 
 def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    found = []
-    for layer in labelme.read((path,), ("a", None), shape, SOURCE):
-        array = np.zeros(shape, bool)
-        array.flat[layer.position] = True
-        assert (layer.label == 1).all() and not layer.ignore.size
-        found.append((layer.class_name, array[0]))
-    return found
+    return objects_in("labelme", path, shape)
 
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def matched(file: Path, images: Images, annotated: set[str]) -> Found:
     return found, sorted(annotated - {stem for stem, _ in images})
 
 
+def modified(file: Path) -> int:
+    """When a file was last written, in nanoseconds; ValueError if there is none."""
+    if not file.is_file():
+        raise ValueError(f"no file {file}")
+    return file.stat().st_mtime_ns
+
+
 def one_plane(name: str, file: Path, shape: ZYX) -> tuple[int, int]:
     """Height and width of an image; ValueError for a volume, which a format does not know."""
     if shape[0] != 1:
