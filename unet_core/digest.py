@@ -16,7 +16,7 @@ from unet_core.runtime import write_atomic
 PACKAGE = Path(__file__).parent
 
 # What only moves data or describes options: a change there does not change a result.
-PLUMBING = {"config", "digest", "engine", "parse", "runtime", "store"}
+PLUMBING = {"check", "config", "digest", "engine", "parse", "runtime", "store"}
 _PARSING = threading.Lock()
 
 

@@ -73,7 +73,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             raise ValueError(f"{file}: {known.file_name} has {known.height} x {known.width} pixels there, but the image has {size}")
         for drawn, name in objects:
             position = _pixels(drawn.segmentation, size, f"{file}: annotation {drawn.id}")
-            yield as_ignored(position) if drawn.iscrowd else object_of(position, name)
+            yield as_ignored(position) if drawn.iscrowd else object_of(position, name, f"annotation {drawn.id}")
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:

@@ -43,9 +43,9 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         for place, drawn in shapes:
             label, group = drawn.get("label", ""), drawn.get("group_id", "0")
             position = _pixels(drawn, size, f"{name}, shape {place} ({drawn.tag} {label})")
-            objects.setdefault((label, group if group != "0" else f"shape {place}"), []).append(position)
-        for (label, _), parts in objects.items():
-            yield object_of(np.unique(np.concatenate(parts)), label or None)
+            objects.setdefault((label, f"group {group}" if group != "0" else f"shape {place}"), []).append(position)
+        for (label, group), parts in objects.items():
+            yield object_of(np.unique(np.concatenate(parts)), label or None, group)
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:

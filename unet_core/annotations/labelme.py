@@ -49,8 +49,8 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
             key = (drawn.label, -number if drawn.group_id is None else abs(drawn.group_id))
             objects.setdefault(key, []).append(_pixels(drawn, size, f"{file}: shape {number} ({drawn.label})"))
-        for (label, _), parts in objects.items():
-            yield object_of(np.unique(np.concatenate(parts)), label)
+        for (label, group), parts in objects.items():
+            yield object_of(np.unique(np.concatenate(parts)), label, f"shape {-group}" if group < 0 else f"group {group}")
 
 
 def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:

@@ -27,21 +27,24 @@ class Layer(NamedTuple):
         Flat positions of voxels that are neither learnt nor scored.
     class_name : str or None
         What the annotation calls the class of these objects; None where it does not say.
+    name : str or None
+        What the annotation calls the object, for messages, where the layer is one object that has a name of its own.
     """
 
     position: np.ndarray
     label: np.ndarray
     ignore: np.ndarray
     class_name: str | None = None
+    name: str | None = None
 
 
 NOTHING = np.empty(0, np.int64)
 ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
-def object_of(position: np.ndarray, class_name: str | None = None) -> Layer:
+def object_of(position: np.ndarray, class_name: str | None = None, name: str | None = None) -> Layer:
     """Layer of one object."""
-    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name)
+    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name, name)
 
 
 def as_ignored(position: np.ndarray) -> Layer:

@@ -28,7 +28,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for table in files:
         for line, runs in _rows(table, modified(table))[image[0]]:
-            yield object_of(decode(runs, shape, f"{table}, line {line}"))
+            yield object_of(decode(runs, shape, f"{table}, line {line}"), name=f"line {line}")
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:
