@@ -40,11 +40,30 @@ class PixelSize(_Section):
 class Annotation(_Section):
     """One source of annotations of a data set."""
 
-    format: Literal["labels", "ctc", "rle", "masks", "boundaries", "coco", "imagej", "geojson", "labelme", "cvat", "aperio"] = Field(
-        description="labels: one label image per image; ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
+    format: Literal[
+        "labels",
+        "binary",
+        "colours",
+        "ctc",
+        "rle",
+        "masks",
+        "boundaries",
+        "coco",
+        "imagej",
+        "geojson",
+        "labelme",
+        "cvat",
+        "aperio",
+        "napari",
+        "ilastik",
+        "cellpose",
+    ] = Field(
+        description="labels: one label image per image; binary: masks whose parts are objects; colours: masks of classes; "
+        "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
         "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
         "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
-        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML"
+        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
+        "ilastik: HDF5 exports; cellpose: its _cp_masks images"
     )
     path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
     class_: str | None = Field(
@@ -66,8 +85,8 @@ class Annotation(_Section):
     def _keys_agree(self) -> Annotation:
         if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
             raise ValueError("of ignore, region, class and classes a source may have one")
-        if self.ignore_label is not None and self.format not in ("labels", "boundaries"):
-            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels and boundaries")
+        if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
+            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels, binary, boundaries and cellpose")
         return self
 
 

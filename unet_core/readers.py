@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".npy": "NPY", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
 SUFFIXES = tuple(KINDS)
+# Bytes of pixels that a byte of a file may stand for: deflate, the densest of the usual, reaches 1032.
+DENSEST = 2000
 
 
 def split_internal(path: str) -> tuple[Path, str]:
@@ -161,7 +165,31 @@ def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
         return tifffile.memmap(path, mode="r")
     lead = series.shape[: -len(series.keyframe.shape)]
     paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
-    return _TiffPages(series, lead) if paged and not series.is_multifile else series.asarray()
+    claimed = math.prod(series.shape) * series.dtype.itemsize
+    if not series.is_multifile:
+        _check_claim(claimed, path, DENSEST if series.keyframe.compression != 1 else 1)
+    return _TiffPages(series, lead) if paged and not series.is_multifile else _Lazy(series.shape, series.dtype, series.asarray)
+
+
+def _check_claim(claimed: int, path: Path, ratio: int) -> None:
+    """Raise an error if a header claims more bytes of pixels than the file can hold, before memory is asked for."""
+    if claimed > max(2**24, ratio * path.stat().st_size):
+        raise ValueError(f"its header claims {claimed} bytes of pixels, but the file has {path.stat().st_size}")
+
+
+class _Lazy:
+    """An array that is decoded as a whole when it is asked for."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], np.ndarray]) -> None:
+        self.shape, self.dtype, self._decode = shape, dtype, decode
+
+    @functools.cached_property
+    def _array(self) -> np.ndarray:
+        return self._decode()
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array; see `_Image`."""
+        return self._array[index]
 
 
 class _TiffPages:
@@ -187,12 +215,28 @@ class _TiffPages:
 
 
 @contextmanager
-def _open_png(path: Path, internal: str) -> Iterator[np.ndarray]:
+def _open_png(path: Path, internal: str) -> Iterator[_Lazy]:
     import imagecodecs
 
     with _reading(path):
-        array = imagecodecs.png_decode(path.read_bytes())
-    yield array
+        data = path.read_bytes()
+        # IHDR: width, height, bits, colour type. Palettes are decoded to RGB, transparency to an alpha channel.
+        if data[12:16] != b"IHDR" or len(data) < 33:
+            raise ValueError("it has no header")
+        width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+        channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour]
+        if colour in (0, 2, 3) and b"tRNS" in data[: max(data.find(b"IDAT"), 0)]:
+            channels += 1
+        dtype = np.dtype("uint16" if bits == 16 else "uint8")
+        _check_claim(width * height * channels * dtype.itemsize, path, 8 * DENSEST)
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    yield _Lazy(shape, dtype, lambda: _as_claimed(imagecodecs.png_decode(data), shape))
+
+
+def _as_claimed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        raise ValueError(f"it holds {array.shape} pixels and not {shape}, as its header says")
+    return array
 
 
 @contextmanager

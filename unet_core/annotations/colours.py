@@ -21,15 +21,18 @@ from unet_core.readers import open_image, split_internal
 
 __all__ = ["find", "read"]
 
+# Background, classes and what is to be ignored.
+MOST = 256
+
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer for each class; see `unet_core.annotations`."""
     for file in files:
         values, is_rgb = _values(file, image[1], shape)
-        yield from classes_of(values, {key.lower() for key in source.classes}, "#{:06x}" if is_rgb else "{}")
+        yield from classes_of(values, {key.lower() for key in source.classes}, str(file), "#{:06x}" if is_rgb else "{}")
 
 
-def classes_of(values: np.ndarray, named: set[str], form: str = "{}") -> Iterator[Layer]:
+def classes_of(values: np.ndarray, named: set[str], where: str, form: str = "{}") -> Iterator[Layer]:
     """A layer of connected parts for each value, whose class is the value as text.
 
     Parameters
@@ -38,10 +41,20 @@ def classes_of(values: np.ndarray, named: set[str], form: str = "{}") -> Iterato
         Classes.
     named : set of str
         Values that mean something; 0 is background unless it is among them.
+    where : str
+        Names the file in errors.
     form : str
         How a value is written.
+
+    Raises
+    ------
+    ValueError
+        If there are more values than a data set may have classes.
     """
-    for value in np.unique(values).tolist():
+    present = np.unique(values).tolist()
+    if len(present) > MOST:
+        raise ValueError(f"{where}: has {len(present)} colours or values, but a mask of classes has few; was it smoothed or scaled?")
+    for value in present:
         name = form.format(value)
         if value or name in named:
             parts = cc3d.connected_components(values == value, connectivity=6)

@@ -28,7 +28,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
     for file in files:
         values = as_labels(_exported(file, image[1], shape), file)
         if source.classes:
-            yield from classes_of(values, set(source.classes))
+            yield from classes_of(values, set(source.classes), str(file))
         else:
             yield layer_of(values)
 

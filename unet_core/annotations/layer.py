@@ -114,11 +114,28 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     with open_image(file, internal) as opened:
         if page is not None and page >= opened.shape[0]:
             raise ValueError(f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)")
+        # Checked before pixels are read: what a header claims may not fit into memory.
+        found = opened.shape if page is None else opened.shape[1:]
+        plain = found
+        while len(plain) > 2 and plain[0] == 1:  # as in OME-Zarr, whose labels may have all of t c z y x
+            plain = plain[1:]
+        if plain != (shape if shape[0] > 1 else shape[1:]):
+            hint = _hint(plain, shape)
+            raise ValueError(f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}")
         array = opened[...] if page is None else opened[page]
-    wanted = shape if array.ndim == 3 else shape[1:]
-    if array.shape != wanted or (array.ndim == 2 and shape[0] != 1):
-        raise ValueError(f"{path}: annotation has shape {array.shape}, but its image has {shape if shape[0] > 1 else shape[1:]}")
     return array.reshape(shape)
+
+
+def _hint(found: tuple[int, ...], shape: ZYX) -> str:
+    """What may have happened to an annotation of another shape."""
+    wanted = shape[3 - len(found) :] if len(found) in (2, 3) else ()
+    if not wanted or 0 in found or 0 in wanted:
+        return ""
+    if found[-2:] == wanted[:-3:-1]:
+        return "; is it transposed?"
+    factors = {one / other for one, other in zip(found[-2:], wanted[-2:], strict=True)}
+    factor = factors.pop()
+    return f"; is it of an image scaled by {factor:g}?" if not factors and factor != 1 else ""
 
 
 def as_labels(array: np.ndarray, path: Path) -> np.ndarray:

@@ -87,7 +87,8 @@ def _pixels(kind: str, points: np.ndarray, size: tuple[int, int], where: str) ->
         raise ValueError(f"{where}: an ellipse has 4 corners; this has {len(points)}")
     # The corners of its box, one after the other: two sides span it.
     right, down = points[1] - points[0], points[2] - points[1]
-    if abs(float(right @ down)) > 1e-3 * max(float(right @ right), float(down @ down)):
+    longest = max(float(right @ right), float(down @ down))
+    if abs(float(right @ down)) > 1e-3 * longest or np.abs(points[0] + points[2] - points[1] - points[3]).max() ** 2 > 1e-3 * longest:
         raise ValueError(f"{where}: its box is skewed, which is not supported; make it a polygon")
     radii = [float(np.hypot(*side)) / 2 for side in (right, down)]
     angle = float(np.degrees(np.arctan2(right[1], right[0])))
