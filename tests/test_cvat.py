@@ -100,7 +100,7 @@ def test_only_what_concerns_an_image_is_its_content(tmp_path: Path) -> None:
         (drawn("polygon"), "points must be written as x,y;x,y"),
         (drawn("polygon", points="1,1;2,2"), "a polygon needs at least 3 points"),
         (drawn("box", xtl=1, ytl=1, xbr="nan", ybr=3), "xbr must be a number .is: 'nan'"),
-        (drawn("ellipse", cx=1, cy=1, rx=0, ry=2), "an ellipse needs finite numbers and radii above 0"),
+        (drawn("ellipse", cx=1, cy=1, rx=0, ry=2), "an ellipse needs numbers below 2.31 and radii above 0"),
         (drawn("mask", rle="1, 2", left=0, top=0, width=2, height=2), "run-lengths do not add up to the 2 x 2 pixels"),
         (drawn("mask", rle="1, b", left=0, top=0, width=2, height=2), "rle must be whole numbers"),
         (drawn("mask", rle="4", left=29, top=0, width=2, height=2), "leaves the image of 20 x 30 pixels"),
