@@ -88,7 +88,8 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
     wanted = digest(findings, batches, [[one.content, one.labels] for one in checked])
     # Read from the page itself, which is written last.
     if not (page.is_file() and wanted in page.read_text(encoding="utf-8")[-200:]):
-        write_atomic(folder / "findings.csv", _table(FINDINGS, [_row(name, finding, checked) for name, finding in findings]))
+        samples = {one.sample.name: one.sample for one in checked}
+        write_atomic(folder / "findings.csv", _table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]))
         write_atomic(folder / "samples.csv", _sample_table(checked, batches, findings))
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
         html = environment.get_template("check.html.j2").render(
@@ -146,8 +147,7 @@ def _batches(file: Path, checked: list[Checked]) -> dict[str, str]:
     }
 
 
-def _row(name: str, finding: Finding, checked: list[Checked]) -> list[Any]:
-    sample = next((one.sample for one in checked if one.sample.name == name), None)
+def _row(name: str, finding: Finding, sample: Sample | None) -> list[Any]:
     files = [str(file) for part in sample.annotations for file in part][:5] if sample else []
     z, y, x = finding.voxel or ("", "", "")
     return [finding.level, finding.kind, name, z, y, x, finding.text, ", ".join(files)]
