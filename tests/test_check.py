@@ -162,3 +162,14 @@ def test_the_terminal_lists_findings_of_all_data_sets(tmp_path: Path, convert: C
         "  warning, hole: a (z 0, y 8, x 8) object 1 has a hole of 16 voxels",
         "new: was not checked yet",
     ]
+
+
+def test_headers_that_say_otherwise_are_told_once(tmp_path: Path, convert: Convert) -> None:
+    write(tmp_path, a=DISC, b=RING)
+    for name in "ab":
+        gray = tifffile.imread(tmp_path / "images" / f"{name}.tif")
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", gray, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
+    assert ("warning", "pixel_size", "") in convert()
+    (told,) = [row["text"] for row in rows(tmp_path) if row["kind"] == "pixel_size"]
+    assert told.startswith("2 of 2 images (as a) say that pixel_size is {y: 0.5, x: 0.5} (micrometres)")
+    assert "pixel_size" not in [kind for _, kind, _ in convert(pixel_size={"y": 0.5, "x": 0.5})]

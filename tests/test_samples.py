@@ -120,9 +120,9 @@ def test_missing_images_are_told_with_pattern_and_working_folder(tmp_path: Path,
 
 
 def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.czi").touch()
+    (tmp_path / "a.bmp").touch()
     assert problems(dataset(f"{tmp_path}/*")) == [
-        f"images: {tmp_path}/a.czi: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr"
+        f"images: {tmp_path}/a.bmp: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, .lif, .nd2"
     ]
 
 

@@ -50,6 +50,8 @@ MEANINGS = {
     "scale": "objects much larger or smaller than in the other samples",
     "twin": "an image that is there twice",
     "drift": "a batch of annotations whose objects differ from the others",
+    "axes": "images whose header tells other axes than the configuration",
+    "pixel_size": "images whose header tells another size of pixels than the configuration",
     "unannotated": "images without annotation",
 }
 
@@ -85,7 +87,7 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
     page = folder / "check.html"
     batches = _batches(folder / "batches.json", checked)
     findings = _findings(cfg, checked, batches)
-    wanted = digest(findings, batches, [[one.content, one.labels] for one in checked])
+    wanted = digest(findings, batches, cfg.classes, [[one.content, one.labels] for one in checked])
     # Read from the page itself, which is written last.
     if not (page.is_file() and wanted in page.read_text(encoding="utf-8")[-200:]):
         samples = {one.sample.name: one.sample for one in checked}
@@ -122,8 +124,28 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
     if without and any(source.format != "ctc" for source in cfg.annotations):
         listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         found.append(("", Finding("warning", "unannotated", None, f"{len(without)} of {len(checked)} images have no annotation: {listed}")))
+    found += [("", finding) for finding in _headers(cfg, checked)]
     order = [*MEANINGS]
     return sorted(found, key=lambda item: (item[1].level, order.index(item[1].kind), item[0]))
+
+
+def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
+    """Images that say other axes or sizes of pixels than the configuration, which wins."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in checked:
+        header = one.details.get("header", {"axes": "", "pixel_size": {}})
+        if header["axes"] and len(header["axes"]) == len(cfg.axes) and header["axes"] != cfg.axes:
+            text = f"say that their axes are {header['axes']}, but axes is {cfg.axes}"
+            found.setdefault(("axes", text), []).append(one.sample.name)
+        sizes = {axis: float(f"{size:.4g}") for axis, size in header["pixel_size"].items() if axis in cfg.axes}
+        if any(abs(getattr(cfg.pixel_size, axis) / size - 1) > 0.01 for axis, size in sizes.items()):
+            listed = ", ".join(f"{axis}: {size:g}" for axis, size in sorted(sizes.items(), reverse=True))
+            text = f"say that pixel_size is {{{listed}}} (micrometres), which is not that of the configuration"
+            found.setdefault(("pixel_size", text), []).append(one.sample.name)
+    return [
+        Finding("warning", kind, None, f"{len(names)} of {len(checked)} images (as {names[0]}) {text}; the configuration counts")
+        for (kind, text), names in found.items()
+    ]
 
 
 def _batches(file: Path, checked: list[Checked]) -> dict[str, str]:

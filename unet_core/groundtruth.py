@@ -22,6 +22,7 @@ from unet_core.check import Checked, write_check
 from unet_core.config import Annotation, Dataset, Groundtruth
 from unet_core.digest import FileHashes, code_digest, digest
 from unet_core.engine import Engine
+from unet_core.headers import header_of
 from unet_core.intensities import Intensities
 from unet_core.lint import Finding, findings_of, statistics_of
 from unet_core.readers import CZYX, open_image, split_internal, to_czyx
@@ -113,13 +114,16 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     if details is None:
         return None
     if sample.split == "unannotated":
-        return None if (path / "labels").exists() else Outcome(_entry(sample, image_digest, details["shape"]), {}, [])
+        done = Outcome(_entry(sample, image_digest, details["shape"]), {"header": details["header"]}, [])
+        return None if (path / "labels").exists() else done
     try:
         labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
     except (ValueError, OSError):  # told by the conversion
         return None
     counts = _labels_if_done(path, labels_digest)
-    return None if counts is None else Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts, [])
+    if counts is None:
+        return None
+    return Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"header": details["header"]}, [])
 
 
 def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
@@ -146,6 +150,7 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, convert
     if details is None:
         details = _convert_image(sample, cfg, path, image_digest)
         converted.append("image")
+    counted["header"] = details["header"]
     if sample.split == "unannotated":
         # The annotation of this sample was taken away.
         remove(path / "labels")
@@ -220,7 +225,12 @@ def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) 
                 statistics.add(channel)
             if not result.has_block(index):
                 result.write(index, data, image_digest)
-    details = {"shape": [len(channels), *shape], "intensities": [statistics.summary() for statistics in intensities]}
+    header = header_of(sample.image, sample.internal)
+    details = {
+        "shape": [len(channels), *shape],
+        "intensities": [statistics.summary() for statistics in intensities],
+        "header": {"axes": header.axes, "pixel_size": header.pixel_size},
+    }
     finish(path, image_digest, details)
     return details
 

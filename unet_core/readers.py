@@ -1,4 +1,4 @@
-"""Image files as arrays: TIFF, PNG, NPY, HDF5 and OME-Zarr, brought to the axes c z y x."""
+"""Image files as arrays: TIFF, PNG, NPY, HDF5, OME-Zarr and, by bioio, formats of microscopes, brought to the axes c z y x."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import tifffile
 
 KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".npy": "NPY", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+# Read by bioio, an extra of this package, with its plugin for each.
+VENDOR = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
+KINDS |= VENDOR
 SUFFIXES = tuple(KINDS)
 # Bytes of pixels that a byte of a file may stand for: deflate, the densest of the usual, reaches 1032.
 DENSEST = 2000
@@ -33,7 +36,7 @@ def split_internal(path: str) -> tuple[Path, str]:
     >>> split_internal("a:b.tif")
     (PosixPath('a:b.tif'), '')
     """
-    for suffix in (".h5", ".hdf5", ".zarr"):
+    for suffix in (".h5", ".hdf5", ".zarr", *VENDOR):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return Path(head + suffix), internal
@@ -47,9 +50,9 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     Parameters
     ----------
     path : Path
-        TIFF, PNG, NPY, HDF5 file or OME-Zarr folder.
+        TIFF, PNG, NPY, HDF5, CZI, LIF, ND2 file or OME-Zarr folder.
     internal : str
-        Path of the array inside an HDF5 file or a Zarr group; needed where there are several.
+        Path of the array inside an HDF5 file or a Zarr group, or the scene of a microscope's file; needed where there are several.
 
     Raises
     ------
@@ -62,8 +65,8 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
-    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
-    with opened(path, internal) as array:
+    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}
+    with (_open_vendor if suffix in VENDOR else opened.get(suffix, _open_tiff))(path, internal) as array:
         yield _Image(path, array)
 
 
@@ -270,6 +273,38 @@ def _open_zarr(path: Path, internal: str) -> Iterator[Any]:
     with _reading(path):
         array = zarr.open_array(folder, mode="r")
     yield array
+
+
+@contextmanager
+def _open_vendor(path: Path, internal: str) -> Iterator[_Vendor]:
+    try:
+        import bioio
+    except ImportError:
+        name = path.suffix.lower()[1:]
+        raise ValueError(
+            f"{path}: {name.upper()} is read by bioio, which is not installed: pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
+        ) from None
+    with _reading(path):
+        image = bioio.BioImage(path)
+        if internal:
+            image.set_scene(internal)
+        elif len(image.scenes) > 1:
+            raise ValueError(f"say which scene, as in {path.name}:{image.scenes[0]}; it has {', '.join(image.scenes)}")
+        array = _Vendor(image.get_image_dask_data("TCZYX"))
+    yield array
+
+
+class _Vendor:
+    """Lazy array t c z y x without the axes of length 1 before y and x."""
+
+    def __init__(self, lazy: Any) -> None:
+        self._lazy = lazy[tuple(0 if length == 1 and axis < 3 else slice(None) for axis, length in enumerate(lazy.shape))]
+        self.shape, self.dtype = self._lazy.shape, self._lazy.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array; see `_Image`."""
+        # In this thread: a task that waits for tasks of its own could wait for ever.
+        return self._lazy[index].compute(scheduler="synchronous")
 
 
 def _zarr_array(path: Path, internal: str) -> tuple[Path, tuple[int, ...]]:
