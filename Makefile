@@ -6,11 +6,12 @@ SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
 
 CONFIG ?= config.yaml
-.PHONY: help demo estimate test slurm-test install-profile real lint config clean
+.PHONY: help demo estimate check-annotations test slurm-test install-profile real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
+	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training: what looks wrong, with pictures"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine, run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
@@ -38,6 +39,10 @@ demo: .venv/.installed
 
 estimate: .venv/.installed
 	@.venv/bin/python -m unet_core.estimate "$(CONFIG)"
+
+check-annotations: .venv/.installed
+	@$(SNAKEMAKE) --quiet rules host --keep-going --configfile "$(CONFIG)" -- check_annotations; status=$$?; \
+	    .venv/bin/python -m unet_core.check "$(CONFIG)" && exit $$status
 
 test: .venv/.installed
 	@echo "make test: running the tests"

@@ -44,6 +44,15 @@ def truths_to_train_on(wildcards):
     ]
 
 
+def truths_to_check(wildcards):
+    """Groundtruth of all data sets that have annotations."""
+    return [
+        f"<results>/groundtruth/{name}.json"
+        for name, dataset in cfg.datasets.items()
+        if dataset.annotations
+    ]
+
+
 def weights_of_model(wildcards):
     """Weights of the data sets that a model is trained on."""
     return [

@@ -20,3 +20,11 @@ rule groundtruth:
         "groundtruth: {wildcards.dataset}, images and annotations to Zarr"
     script:
         "../scripts/groundtruth.py"
+
+
+rule check_annotations:
+    input:
+        truths_to_check,
+    localrule: True
+    message:
+        "check_annotations: done"

@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -182,6 +183,30 @@ def test_annotations_with_other_pages_than_the_image_are_errors(tmp_path: Path, 
         read_plane(path, 2, (1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [
+        ((6, 4), "; is it transposed?"),
+        ((2, 3), "; is it of an image scaled by 0.5?"),
+        ((12, 18), "; is it of an image scaled by 3?"),
+        ((5, 4), ""),
+    ],
+)
+def test_what_may_have_happened_to_an_annotation_of_another_shape_is_told(tmp_path: Path, size: tuple[int, int], hint: str) -> None:
+    with pytest.raises(ValueError) as error:
+        read_plane(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
+    assert str(error.value).endswith(f"but its image has (4, 6){hint}")
+
+
+def test_labels_in_ome_zarr_may_have_axes_of_length_one(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "a.zarr" / "labels" / "cells")
+    group.create_array("0", data=np.stack([TWO, TWO * 3])[None, None])
+    axes = [{"name": name} for name in "tczyx"]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    found, _ = labels.find(f"{tmp_path}/{{stem}}.zarr:labels/cells", [("a", None)])
+    assert_layers(read("labels", found[0], (2, 2, 3)), [TWO, TWO * 3])
+
+
 # ---- Cell Tracking Challenge ----
 
 
@@ -296,7 +321,7 @@ def test_rle_is_for_planes(tmp_path: Path) -> None:
 
 
 def test_rle_without_its_columns_or_table_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no table .*t.csv"):
+    with pytest.raises(ValueError, match="no file .*t.csv"):
         rle.find(f"{tmp_path}/t.csv", [("a", None)])
     path = table(tmp_path / "t.csv", ("a", "1 1"), columns=("id", "rle"))
     with pytest.raises(ValueError, match="t.csv: needs the columns ImageId, EncodedPixels; it has id, rle"):

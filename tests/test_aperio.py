@@ -9,12 +9,11 @@ import pytest
 import tifffile
 from skimage.draw import polygon2mask
 
+from tests.layers import objects_in
 from unet_core.annotations import aperio
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 20, 30)
-SOURCE = Annotation(format="aperio", path="unused")
 REAL = Path(os.environ.get("UNET_DATA", Path(__file__).parents[2] / "shared" / "data")) / "gbm40"
 SQUARE = [(1, 1), (5, 1), (5, 5), (1, 5)]
 
@@ -38,13 +37,7 @@ def written(path: Path, *layers: str) -> Path:
 
 
 def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    found = []
-    for one in aperio.read((path,), ("a", None), shape, SOURCE):
-        array = np.zeros(shape, bool)
-        array.flat[one.position] = True
-        assert (one.label == 1).all() and not one.ignore.size
-        found.append((one.class_name, array[0]))
-    return found
+    return objects_in("aperio", path, shape)
 
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as oracle
 
+from tests.layers import objects_in
 from unet_core.annotations import coco
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 4, 5)
-SOURCE = Annotation(format="coco", path="unused")
 SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
 
 
@@ -30,14 +29,8 @@ def written(path: Path, *annotations: dict[str, Any], **other: Any) -> Path:
 
 
 def read(path: Path, stem: str = "a", shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    """Class and mask of each object; -1 where it is to be ignored."""
     coco.find(str(path), [(stem, None)])
-    found = []
-    for layer in coco.read((path,), (stem, None), shape, SOURCE):
-        array = np.zeros(shape, int)
-        array.flat[layer.position], array.flat[layer.ignore] = layer.label, -1
-        found.append((layer.class_name, array[0]))
-    return found
+    return objects_in("coco", path, shape, stem)
 
 
 def test_images_are_found_by_their_file_name(tmp_path: Path) -> None:

@@ -159,10 +159,8 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path, name: str) -
 
 def test_docstrings_of_functions_and_classes_do_not_count(package: Path) -> None:
     before = code_digest("groundtruth")
-    assert (
-        digest_after(package / "groundtruth.py", '"""Entry of a sample for the stamp, or the problem with it."""', '"""Else."""') == before
-    )
-    assert digest_after(package / "images.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
+    assert digest_after(package / "groundtruth.py", '"""What became of a sample, or the problem with it."""', '"""Else."""') == before
+    assert digest_after(package / "intensities.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
 
 
 @pytest.mark.parametrize(

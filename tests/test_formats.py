@@ -13,7 +13,9 @@ import pytest
 import tifffile
 from roifile import ImagejRoi
 
+from tests import scene
 from unet_core.annotations import FORMATS
+from unet_core.canvas import paint
 from unet_core.config import Dataset, Groundtruth
 from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth import convert_groundtruth
@@ -85,7 +87,13 @@ def aperio(folder: Path) -> str:
     return "{stem}.xml"
 
 
-WRITERS: dict[str, Callable[[Path], str]] = {writer.__name__: writer for writer in (coco, imagej, geojson, labelme, cvat, aperio)}
+def napari(folder: Path) -> str:
+    lines = [f"{n},polygon,{i},{y - 0.5},{x - 0.5}" for n, ring in enumerate(CELLS) for i, (x, y) in enumerate(ring)]
+    (folder / f"{STEM}.csv").write_text("\n".join(["index,shape-type,vertex-index,axis-0,axis-1", *lines]) + "\n", encoding="utf-8")
+    return "{stem}.csv"
+
+
+WRITERS: dict[str, Callable[[Path], str]] = {writer.__name__: writer for writer in (coco, imagej, geojson, labelme, cvat, aperio, napari)}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +103,8 @@ def engine() -> Iterator[Engine]:
 
 
 def test_each_format_that_draws_is_compared() -> None:
-    assert set(WRITERS) == set(FORMATS) - {"labels", "ctc", "rle", "masks", "boundaries"}
+    painted = {"labels", "binary", "colours", "ctc", "rle", "masks", "boundaries", "ilastik", "cellpose"}
+    assert set(WRITERS) == set(FORMATS) - painted
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
@@ -114,6 +123,31 @@ def test_all_formats_give_the_same_labels(tmp_path: Path, engine: Engine, name: 
     inside = (y >= 2) & (y < 10)
     known = np.select([inside & (x >= 2) & (x < y), inside & (x >= y) & (x < 10), inside & (x >= 10) & (x < 15)], [1, 2, 3], 0)
     np.testing.assert_array_equal(instances, known)
-    # ROIs of ImageJ have no classes.
-    np.testing.assert_array_equal(classes, np.where(known == 1, 1 if name == "imagej" else 2, known > 0))
+    # ROIs of ImageJ and shapes of napari have no classes.
+    np.testing.assert_array_equal(classes, np.where(known == 1, 1 if name in ("imagej", "napari") else 2, known > 0))
     assert not ignore.any()
+
+
+def test_the_scene_is_written_in_each_format() -> None:
+    assert set(scene.WRITERS) == set(scene.LOSSES) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_one_scene_in_every_format_is_the_same_but_for_what_the_format_cannot_say(tmp_path: Path, name: str) -> None:
+    stem = "t007" if name == "ctc" else scene.STEM
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / f"{stem}.tif", np.zeros((scene.HEIGHT, scene.WIDTH), np.uint8))
+    source = scene.WRITERS[name](tmp_path)
+    source |= {"format": name, "path": f"{tmp_path}/{source['path']}"}
+    raw = {"images": f"{tmp_path}/images/*.tif", "annotations": [source], "classes": ["cell", "dead"]}
+    cfg = Dataset.model_validate(raw | {"split": {"test": 0, "validation": 0}})
+    (sample,), problems = find_samples(cfg)
+    assert problems == []
+    canvas = paint(sample, cfg, "smaller", (1, scene.HEIGHT, scene.WIDTH))
+    canvas.clear_ignored()
+    objects, classes, ignore = scene.expected(name)
+    np.testing.assert_array_equal(canvas.ignore[0] > 0, ignore)
+    np.testing.assert_array_equal(canvas.classes[0], classes)
+    # Numbers may differ, objects not.
+    pairs = np.unique(np.stack([canvas.instances.ravel(), objects.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]

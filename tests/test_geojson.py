@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import shapely
 
+from tests.layers import objects_in
 from unet_core.annotations import geojson
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 40, 50)
-SOURCE = Annotation(format="geojson", path="unused")
 SQUARE = shapely.box(1, 1, 3, 3)
 
 
@@ -32,12 +31,7 @@ def written(path: Path, *features: dict[str, Any]) -> Path:
 
 
 def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    found = []
-    for layer in geojson.read((path,), ("a", None), shape, SOURCE):
-        array = np.zeros(shape, int)
-        array.flat[layer.position], array.flat[layer.ignore] = layer.label, -1
-        found.append((layer.class_name, array[0]))
-    return found
+    return objects_in("geojson", path, shape)
 
 
 def centres_in(shape: shapely.Geometry) -> np.ndarray:

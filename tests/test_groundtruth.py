@@ -18,10 +18,11 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.annotations.layer import NOTHING, Layer
+from unet_core.canvas import Canvas
 from unet_core.config import Dataset, Groundtruth
 from unet_core.engine import Engine, local_engine
-from unet_core.groundtruth import Canvas, convert_groundtruth
-from unet_core.images import Intensities
+from unet_core.groundtruth import convert_groundtruth
+from unet_core.intensities import Intensities
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
 from unet_core.store import LABELS, Result, open_labels, read_attributes
@@ -149,7 +150,8 @@ def test_the_store_remembers_where_its_content_comes_from(tmp_path: Path, cells:
     for name in LABELS:
         labels = read_attributes(tmp_path / "cells.zarr" / "a" / "labels" / name)
         assert (labels["digest"], labels["done"]) == (stamp["samples"]["a"]["labels"], True)
-        assert labels["details"] == {"objects": 2, "overlapping": 0, "ignored": 0}
+        counts = {key: labels["details"][key] for key in ("objects", "overlapping", "ignored")}
+        assert counts == {"objects": 2, "overlapping": 0, "ignored": 0}
         assert labels["provenance"]["files"] == [f"{tmp_path}/masks/a.tif"]
 
 
@@ -278,10 +280,11 @@ def test_overlaps_are_resolved_by_the_policy(
 
 def test_overlaps_are_errors_by_default(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
     cfg = dataset(tmp_path, *[cells.annotations[0].model_dump(by_alias=True)] * 2)
+    way_out = "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
     assert told(convert, cfg) == [
-        "2 of 3 samples cannot be converted:",
-        "  - a: 4 voxels belong to several objects; mend the annotation, or set groundtruth.overlaps to later, smaller or ignore",
-        "  - b: 3 voxels belong to several objects; mend the annotation, or set groundtruth.overlaps to later, smaller or ignore",
+        f"2 of 3 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):",
+        f"  - a: 4 voxels belong to several objects (object 1 and object 3; object 2 and object 4); {way_out}",
+        f"  - b: 3 voxels belong to several objects (object 5 and object 10); {way_out}",
     ]
 
 
@@ -558,7 +561,7 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(tmp_pa
     damaged = tmp_path / "images" / "d.tif"
     damaged.write_bytes(damaged.read_bytes()[:-2])
     head, *lines = told(convert, cells)
-    assert head == "3 of 5 samples cannot be converted:"
+    assert head == f"3 of 5 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):"
     assert lines == [
         f"  - a: {tmp_path}/masks/a.tif: annotation has shape (3, 3), but its image has (2, 3)",
         f"  - b: {tmp_path}/masks/b.tif: labels must lie between 0 and 2^32 - 1, but go from -0.5 to 1.5",
@@ -591,7 +594,7 @@ def test_images_that_cannot_be_used_are_told_with_the_file(
 ) -> None:
     path = tif(tmp_path / "images" / "a.tif", image)
     assert told(convert, dataset(tmp_path, annotations=[], **options)) == [
-        "1 of 1 samples cannot be converted:",
+        f"1 of 1 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):",
         f"  - a: {path}{problem}",
     ]
     assert not (tmp_path / "cells.zarr" / "a").exists()
@@ -631,7 +634,7 @@ def test_unknown_classes_are_told_once_for_all_samples(tmp_path: Path, cells: Da
     (line,) = told(convert, dataset(tmp_path, coco(tmp_path / "c.json", "dead", "cell", "other"), classes=["cell", "alive"]))[1:]
     assert line == (
         "  - annotations of a, b, c name the classes 'dead', 'other', but classes says cell, alive; "
-        "add them there, or give the source a class for all its objects"
+        "add them there, map them with the classes of the source, or give it a class for all its objects"
     )
 
 

@@ -1,24 +1,30 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
+from tests.layers import objects_in
 from unet_core.annotations import labelme
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
 
 SHAPE: ZYX = (1, 20, 30)
-SOURCE = Annotation(format="labelme", path="unused")
 TRIANGLE = [[1.2, 1.4], [12.7, 3.1], [4.9, 17.3]]
 
 
 def drawn(points: Any, kind: str = "polygon", label: str = "cell", group: int | None = None) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": {}, "mask": None}
+
+
+# A mask of 3 rows and 2 columns, in base64 as LabelMe writes it.
+MASK = np.array([[1, 0], [1, 1], [0, 1]], bool)
+PNG = base64.b64encode(imagecodecs.png_encode(MASK.astype(np.uint8) * 255)).decode()
 
 
 def written(path: Path, *shapes: dict[str, Any], **other: Any) -> Path:
@@ -29,13 +35,7 @@ def written(path: Path, *shapes: dict[str, Any], **other: Any) -> Path:
 
 
 def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    found = []
-    for layer in labelme.read((path,), ("a", None), shape, SOURCE):
-        array = np.zeros(shape, bool)
-        array.flat[layer.position] = True
-        assert (layer.label == 1).all() and not layer.ignore.size
-        found.append((layer.class_name, array[0]))
-    return found
+    return objects_in("labelme", path, shape)
 
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
@@ -79,10 +79,15 @@ def test_shapes_of_a_group_are_one_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "text"),
     [
-        (drawn([[1, 1]], "point"), "is a point; supported are polygon, rectangle and circle"),
-        (drawn([[1, 1], [2, 2]], "mask"), "is a mask; supported are polygon, rectangle and circle"),
+        (drawn([[1, 1]], "point"), "is a point; supported are polygon, rectangle, circle and mask"),
+        (drawn([[1, 1], [2, 2]], "mask"), "its mask cannot be read .it is no PNG of 2 x 2 pixels"),
+        (drawn([[1, 1], [2, 2]], "mask") | {"mask": "?"}, "its mask cannot be read"),
+        (drawn([[1, 1], [5, 6]], "mask") | {"mask": PNG}, "its mask cannot be read .it is no PNG of 6 x 5 pixels"),
+        (drawn([[1, 1], [1, 2]], "mask") | {"mask": PNG[:40] + "A" * 20}, "its mask cannot be read"),
+        (drawn([[29, 19], [30, 20]], "mask") | {"mask": PNG}, "its mask from 29, 19 to 30, 20 leaves the image of 20 x 30 pixels"),
+        (drawn([[0, 0], [1e300, 1]], "mask"), "a mask has 2 corners"),
         (drawn([[1, 1]], "circle"), "a circle has 2 points"),
-        (drawn([[1, 1], [1, 1]], "circle"), "an ellipse needs finite numbers and radii above 0"),
+        (drawn([[1, 1], [1, 1]], "circle"), "an ellipse needs numbers below 2.31 and radii above 0"),
         (drawn([[1, 1]], "rectangle"), "a rectangle has 2 or 4 corners; this has 1"),
         (drawn([[1, 1], [2, 2]]), "a polygon needs at least 3 points"),
         (drawn([]), "a polygon needs at least 3 points"),
@@ -92,6 +97,13 @@ def test_shapes_of_a_group_are_one_object(tmp_path: Path) -> None:
 def test_shapes_that_are_wrong_are_told_with_file_and_number(tmp_path: Path, shape: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=rf"a.json: shape 2 \(cell\): {text}"):
         read(written(tmp_path / "a.json", drawn(TRIANGLE), shape))
+
+
+def test_masks_lie_between_their_corners(tmp_path: Path) -> None:
+    ((_, found),) = read(written(tmp_path / "a.json", drawn([[4.0, 7.0], [5.0, 9.0]], "mask") | {"mask": PNG}))
+    known = np.zeros(SHAPE[1:], bool)
+    known[7:10, 4:6] = MASK
+    np.testing.assert_array_equal(found, known)
 
 
 def test_images_of_another_size_are_told(tmp_path: Path) -> None:

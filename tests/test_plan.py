@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unet_core import unet
 from unet_core.config import Network, Plan, Predict, Train
-from unet_core.images import Intensities
+from unet_core.intensities import Intensities
 from unet_core.plan import class_weights, make_plan, normalisation, prediction_tile, tile_memory, training_tile
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store import Spec, begin, finish

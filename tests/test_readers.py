@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +234,30 @@ def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_kind_of_file_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.czi").touch()
-    assert failure(tmp_path / "a.czi") == "unknown kind of image '.czi'; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr"
+    (tmp_path / "a.bmp").touch()
+    known = ".tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, .lif, .nd2"
+    assert failure(tmp_path / "a.bmp") == f"unknown kind of image '.bmp'; known are {known}"
+
+
+@pytest.mark.parametrize("name", ["a.czi", "a.lif", "a.nd2"])
+def test_formats_of_microscopes_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "bioio", None)
+    (tmp_path / name).touch()
+    assert "is read by bioio, which is not installed: pip install 'unet-core[bioio]'" in failure(tmp_path / name)
+
+
+def test_czi_files_are_read_lazily_without_axes_of_length_one(tmp_path: Path) -> None:
+    pytest.importorskip("bioio_czi", reason="bioio is an extra")
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    image = np.arange(2 * 3 * 40 * 50, dtype=np.uint16).reshape(2, 3, 40, 50)
+    with czi.create_czi(str(tmp_path / "a.czi")) as file:
+        for c, z in np.ndindex(2, 3):
+            file.write(data=image[c, z, :, :, None], plane={"C": c, "Z": z, "T": 0})
+    with open_image(tmp_path / "a.czi") as opened:
+        assert (opened.shape, opened.dtype) == ((2, 3, 40, 50), np.uint16)
+        np.testing.assert_array_equal(opened[1, 2, 3:9], image[1, 2, 3:9])
+    (tmp_path / "a.czi").write_bytes((tmp_path / "a.czi").read_bytes()[:500])
+    assert failure(tmp_path / "a.czi").startswith("cannot be read as CZI")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.7, 0.95])

@@ -120,9 +120,9 @@ def test_missing_images_are_told_with_pattern_and_working_folder(tmp_path: Path,
 
 
 def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.czi").touch()
+    (tmp_path / "a.bmp").touch()
     assert problems(dataset(f"{tmp_path}/*")) == [
-        f"images: {tmp_path}/a.czi: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr"
+        f"images: {tmp_path}/a.bmp: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, .lif, .nd2"
     ]
 
 
@@ -235,6 +235,25 @@ def test_images_without_annotation_are_an_error_unless_allowed(three: Path) -> N
     samples, wrong = find_samples(cfg.model_copy(update={"unmatched": "allow"}))
     assert wrong == []
     assert {sample.name: sample.split for sample in samples} == {"a": "train", "b": "unannotated", "c": "train"}
+
+
+def test_of_sources_by_precedence_one_must_annotate_each_image(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    sources = [*labels(three / "masks"), {"format": "labels", "path": f"{three}/silver/{{stem}}.tif"}]
+    image(three / "silver" / "b.tif")
+    assert problems(dataset(f"{three}/images/*.tif", annotations=sources, sources="first")) == []
+    (line, _) = problems(dataset(f"{three}/images/*.tif", annotations=sources))
+    assert line.startswith("annotations.0: no annotation for b.tif")
+    (three / "masks" / "c.tif").unlink()
+    found = problems(dataset(f"{three}/images/*.tif", annotations=sources, sources="first"))
+    assert [line[:37] for line in found] == [f"annotations.{n}: no annotation for c.tif"[:37] for n in (0, 1)]
+
+
+def test_a_source_must_annotate_the_samples_that_it_names(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    (source,) = labels(three / "masks")
+    assert problems(dataset(f"{three}/images/*.tif", annotations=[source | {"samples": ["a", "c"]}])) == []
+    assert len(problems(dataset(f"{three}/images/*.tif", annotations=[source | {"samples": ["b"]}]))) == 2
 
 
 def test_annotations_without_image_are_an_error_unless_allowed(three: Path) -> None:

@@ -40,23 +40,53 @@ class PixelSize(_Section):
 class Annotation(_Section):
     """One source of annotations of a data set."""
 
-    format: Literal["labels", "ctc", "rle", "masks", "boundaries", "coco", "imagej", "geojson", "labelme", "cvat", "aperio"] = Field(
-        description="labels: one label image per image; ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
+    format: Literal[
+        "labels",
+        "binary",
+        "colours",
+        "ctc",
+        "rle",
+        "masks",
+        "boundaries",
+        "coco",
+        "imagej",
+        "geojson",
+        "labelme",
+        "cvat",
+        "aperio",
+        "napari",
+        "ilastik",
+        "cellpose",
+    ] = Field(
+        description="labels: one label image per image; binary: masks whose parts are objects; colours: masks of classes; "
+        "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
         "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
         "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
-        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML"
+        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
+        "ilastik: HDF5 exports; cellpose: its _cp_masks images"
     )
     path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
     class_: str | None = Field(
         None, alias="class", description="class of these objects; default: what the annotation calls them, or the first of `classes`"
     )
+    classes: dict[str, str] = Field(
+        default={}, description="what the annotation calls a class: the data set's name for it, or ignore, or background (left out)"
+    )
     ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
+    region: bool = Field(False, description="these objects are the areas that were annotated; outside nothing is learnt or scored")
     ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
+    border: NonNegative = Field(0.0, description="pixels on either side of the objects' outlines that are neither learnt nor scored")
+    slices: list[Annotated[int, Field(ge=0)]] | Literal["painted"] | None = Field(
+        None, description="z planes (from 0) that were annotated, or painted: those with objects; the others are ignored"
+    )
+    samples: list[str] = Field(default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)")
 
     @model_validator(mode="after")
-    def _ignore_label_needs_labels(self) -> Annotation:
-        if self.ignore_label is not None and self.format not in ("labels", "boundaries"):
-            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels and boundaries")
+    def _keys_agree(self) -> Annotation:
+        if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
+            raise ValueError("of ignore, region, class and classes a source may have one")
+        if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
+            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels, binary, boundaries and cellpose")
         return self
 
 
@@ -112,6 +142,9 @@ class Dataset(_Section):
     unmatched: Literal["error", "allow"] = Field(
         "error", description="images without annotation (in ctc these are normal) and annotations without image"
     )
+    sources: Literal["all", "first"] = Field(
+        "all", description="of several sources: all together, or of each sample the first that has it (areas to ignore always count)"
+    )
     split: Split = Split()
     weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")
 
@@ -134,6 +167,8 @@ class Dataset(_Section):
         for annotation in self.annotations:
             if annotation.class_ is not None and annotation.class_ not in self.classes:
                 raise ValueError(f"annotation class {annotation.class_!r} is not among classes: {', '.join(self.classes)}")
+            for name in set(annotation.classes.values()) - {*self.classes, "ignore", "background"}:
+                raise ValueError(f"annotation class {name!r} is not among classes: {', '.join(self.classes)}, ignore, background")
         if self.channels is not None and "c" not in self.axes:
             raise ValueError("channels needs an axis c in axes")
         return self

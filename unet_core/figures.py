@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator  # noqa: E402
 # Caption -> picture as a data URI, from left to right.
 Pictures = dict[str, str]
 
-TRUTH, FOUND = (0.0, 0.75, 1.0), (1.0, 0.75, 0.0)
+TRUTH, FOUND, SPOT = (0.0, 0.75, 1.0), (1.0, 0.75, 0.0), (1.0, 0.0, 0.6)
 
 
 def learning_curves(curves: dict[str, Sequence[float]]) -> Pictures:
@@ -122,6 +122,43 @@ def weight_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, 
     figure.savefig(buffer, format="png", dpi=70)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def spotted(image: np.ndarray, labels: np.ndarray, place: Sequence[int] | None, side: int = 128) -> str:
+    """Outlines of annotated objects on the image: all of it, or the surroundings of one place.
+
+    Parameters
+    ----------
+    image, labels : ndarray, shape (y, x)
+        Gray values and objects.
+    place : sequence of int, optional
+        y, x of what is to be seen: its object is orange, and a cross marks it.
+    side : int
+        Pixels of the surroundings.
+
+    Returns
+    -------
+    str
+        The picture as a data URI.
+    """
+    gray = _stretch(image)
+    step = max(1, max(image.shape) // 640)
+    window = (slice(None, None, step), slice(None, None, step))
+    if place is not None:
+        starts = [min(max(0, at - side // 2), max(0, length - side)) for at, length in zip(place, image.shape, strict=True)]
+        window = (slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side))
+    rgb, part = np.repeat(gray[window][..., None], 3, axis=2), labels[window]
+    rgb[find_boundaries(part, mode="inner")] = TRUTH
+    if place is not None:
+        number = labels[place[0], place[1]]
+        if number:
+            rgb[find_boundaries(part == number, mode="inner")] = FOUND
+        y, x = (at - start for at, start in zip(place, starts, strict=True))
+        for offset in (-4, -3, -2, 2, 3, 4):
+            for row, column in ((y + offset, x), (y, x + offset)):
+                if 0 <= row < part.shape[0] and 0 <= column < part.shape[1]:
+                    rgb[row, column] = SPOT
+    return _png(rgb)
 
 
 def _stretch(image: np.ndarray) -> np.ndarray:

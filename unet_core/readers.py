@@ -1,11 +1,13 @@
-"""Image files as arrays: TIFF, PNG, NPY, HDF5 and OME-Zarr, brought to the axes c z y x."""
+"""Image files as arrays: TIFF, PNG, NPY, HDF5, OME-Zarr and, by bioio, formats of microscopes, brought to the axes c z y x."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
     import tifffile
 
 KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".npy": "NPY", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+# Read by bioio, an extra of this package, with its plugin for each.
+VENDOR = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
+KINDS |= VENDOR
 SUFFIXES = tuple(KINDS)
+# Bytes of pixels that a byte of a file may stand for: deflate, the densest of the usual, reaches 1032.
+DENSEST = 2000
 
 
 def split_internal(path: str) -> tuple[Path, str]:
@@ -31,7 +38,7 @@ def split_internal(path: str) -> tuple[Path, str]:
     >>> split_internal("a:b.tif")
     (PosixPath('a:b.tif'), '')
     """
-    for suffix in (".h5", ".hdf5", ".zarr"):
+    for suffix in (".h5", ".hdf5", ".zarr", *VENDOR):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
@@ -71,9 +78,9 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     Parameters
     ----------
     path : Path
-        TIFF, PNG, NPY, HDF5 file or OME-Zarr folder.
+        TIFF, PNG, NPY, HDF5, CZI, LIF, ND2 file or OME-Zarr folder.
     internal : str
-        Path of the array inside an HDF5 file or a Zarr group; needed where there are several.
+        Path of the array inside an HDF5 file or a Zarr group, or the scene of a microscope's file; needed where there are several.
 
     Raises
     ------
@@ -88,8 +95,8 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
         raise ValueError(f"{path}: no such file")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
-    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
-    with opened(path, internal) as array:
+    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}
+    with (_open_vendor if suffix in VENDOR else opened.get(suffix, _open_tiff))(path, internal) as array:
         yield _Image(path, array)
 
 
@@ -199,9 +206,33 @@ def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
         return tifffile.memmap(path, mode="r")
     lead = series.shape[: -len(series.keyframe.shape)]
     paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
+    claimed = math.prod(series.shape) * series.dtype.itemsize
+    if not series.is_multifile:
+        _check_claim(claimed, path, DENSEST if series.keyframe.compression != 1 else 1)
     if series.is_multifile or (not paged and len(series.keyframe.dataoffsets) == 1):
-        return series.asarray()
+        return _Lazy(series.shape, series.dtype, series.asarray)
     return _TiffPages(series, lead) if paged else zarr.open_array(series.aszarr(level=0), mode="r")
+
+
+def _check_claim(claimed: int, path: Path, ratio: int) -> None:
+    """Raise an error if a header claims more bytes of pixels than the file can hold, before memory is asked for."""
+    if claimed > max(2**24, ratio * path.stat().st_size):
+        raise ValueError(f"its header claims {claimed} bytes of pixels, but the file has {path.stat().st_size}")
+
+
+class _Lazy:
+    """An array that is decoded as a whole when it is asked for."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], np.ndarray]) -> None:
+        self.shape, self.dtype, self._decode = shape, dtype, decode
+
+    @functools.cached_property
+    def _array(self) -> np.ndarray:
+        return self._decode()
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array; see `_Image`."""
+        return self._array[index]
 
 
 class _TiffPages:
@@ -228,12 +259,28 @@ class _TiffPages:
 
 
 @contextmanager
-def _open_png(path: Path, internal: str) -> Iterator[np.ndarray]:
+def _open_png(path: Path, internal: str) -> Iterator[_Lazy]:
     import imagecodecs
 
     with _reading(path):
-        array = imagecodecs.png_decode(path.read_bytes())
-    yield array
+        data = path.read_bytes()
+        # IHDR: width, height, bits, colour type. Palettes are decoded to RGB, transparency to an alpha channel.
+        if data[12:16] != b"IHDR" or len(data) < 33:
+            raise ValueError("it has no header")
+        width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+        channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour]
+        if colour in (0, 2, 3) and b"tRNS" in data[: max(data.find(b"IDAT"), 0)]:
+            channels += 1
+        dtype = np.dtype("uint16" if bits == 16 else "uint8")
+        _check_claim(width * height * channels * dtype.itemsize, path, 8 * DENSEST)
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    yield _Lazy(shape, dtype, lambda: _as_claimed(imagecodecs.png_decode(data), shape))
+
+
+def _as_claimed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        raise ValueError(f"it holds {array.shape} pixels and not {shape}, as its header says")
+    return array
 
 
 @contextmanager
@@ -267,6 +314,38 @@ def _open_zarr(path: Path, internal: str) -> Iterator[Any]:
     with _reading(path):
         array = zarr.open_array(str(folder), mode="r", storage_options=getattr(folder, "storage_options", None))
     yield array
+
+
+@contextmanager
+def _open_vendor(path: Path, internal: str) -> Iterator[_Vendor]:
+    try:
+        import bioio
+    except ImportError:
+        name = path.suffix.lower()[1:]
+        raise ValueError(
+            f"{path}: {name.upper()} is read by bioio, which is not installed: pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
+        ) from None
+    with _reading(path):
+        image = bioio.BioImage(path)
+        if internal:
+            image.set_scene(internal)
+        elif len(image.scenes) > 1:
+            raise ValueError(f"say which scene, as in {path.name}:{image.scenes[0]}; it has {', '.join(image.scenes)}")
+        array = _Vendor(image.get_image_dask_data("TCZYX"))
+    yield array
+
+
+class _Vendor:
+    """Lazy array t c z y x without the axes of length 1 before y and x."""
+
+    def __init__(self, lazy: Any) -> None:
+        self._lazy = lazy[tuple(0 if length == 1 and axis < 3 else slice(None) for axis, length in enumerate(lazy.shape))]
+        self.shape, self.dtype = self._lazy.shape, self._lazy.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Part of the array; see `_Image`."""
+        # In this thread: a task that waits for tasks of its own could wait for ever.
+        return self._lazy[index].compute(scheduler="synchronous")
 
 
 def _zarr_array(path: Path, internal: str) -> tuple[Path, tuple[int, ...]]:

@@ -21,6 +21,9 @@ from unet_core.config import Config, ConfigError, Dataset, Split
 from unet_core.digest import FileHashes, digest
 from unet_core.readers import SUFFIXES, image_shape, is_url, split_internal
 
+# File, internal path and page of a sample.
+Placed = tuple[Path, str, int | None]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -83,12 +86,15 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
         )
     if problems or not images:
         return [], problems
-    sources = [_match(cfg, number, images, problems) for number in range(len(cfg.annotations))]
+    matched = [_match(cfg, number, images, problems) for number in range(len(cfg.annotations))]
+    if cfg.unmatched == "error":
+        problems += _unannotated(cfg, matched, images)
+    sources = [found or {} for found in matched]
     samples = []
     for position, ((path, internal, page), name) in enumerate(zip(images, names, strict=True)):
-        files = tuple(source.get(position, ()) for source in sources)
+        files = _counting(cfg, [source.get(position, ()) for source in sources])
         # Areas to ignore alone say nothing about objects.
-        annotated = any(part and not source.ignore for part, source in zip(files, cfg.annotations, strict=True))
+        annotated = any(part and not (source.ignore or source.region) for part, source in zip(files, cfg.annotations, strict=True))
         split = split_of(name, cfg.split) if annotated else "unannotated"
         samples.append(Sample(name, path, internal, page, files, split))
     problems += _split_problems(cfg, samples)
@@ -151,7 +157,7 @@ def split_of(name: str, split: Split) -> str:
     """Split of an annotated sample: by pattern, else by the hash of its name, so that new samples never move old ones."""
     for part in ("test", "validation"):
         patterns = getattr(split, part)
-        if isinstance(patterns, list) and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+        if isinstance(patterns, list) and _fits(name, patterns):
             return part
     share = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
     test = 0.0 if isinstance(split.test, list) else split.test
@@ -171,7 +177,7 @@ def _unset(path: str) -> str:
     return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
-def _images(cfg: Dataset, problems: list[str]) -> Iterable[tuple[Path, str, int | None]]:
+def _images(cfg: Dataset, problems: list[str]) -> Iterable[Placed]:
     """File, internal path and page of each sample."""
     for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
         path, internal = split_internal(expand(pattern))
@@ -210,26 +216,49 @@ def _name(path: Path, page: int | None) -> str:
     return path.stem if page is None else f"{path.stem}_{page:04d}"
 
 
-def _match(cfg: Dataset, number: int, images: list[tuple[Path, str, int | None]], problems: list[str]) -> dict[int, tuple[Path, ...]]:
-    """Files of one source of annotations for each image, by the image's position in the list."""
+def _match(cfg: Dataset, number: int, images: list[Placed], problems: list[str]) -> dict[int, tuple[Path, ...]] | None:
+    """Files of one source of annotations for each image, by the image's position in the list; None if it cannot be used."""
     source = cfg.annotations[number]
     where, place = f"annotations.{number}", expand(source.path)
     if unset := _unset(place):
         problems.append(f"{where}: {unset}")
-        return {}
+        return None
     try:
         found, strangers = FORMATS[source.format].find(place, [(path.stem, page) for path, _, page in images])
+        if source.samples != ["*"]:
+            found = {i: files for i, files in found.items() if _fits(_name(images[i][0], images[i][2]), source.samples)}
     except (ValueError, OSError) as error:
         problems.append(f"{where}: {error}")
-        return {}
-    if cfg.unmatched == "error":
-        without = [images[i][0].name for i in range(len(images)) if i not in found]
-        # In the Cell Tracking Challenge most frames have no mask; areas to ignore are rare by nature.
-        if without and source.format != "ctc" and not source.ignore:
-            problems.append(f"{where}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow")
-        if strangers:
-            problems.append(f"{where}: no image for {_some(strangers)}; add it, or set unmatched: allow")
+        return None
+    if cfg.unmatched == "error" and strangers:
+        problems.append(f"{where}: no image for {_some(strangers)}; add it, or set unmatched: allow")
     return found
+
+
+def _fits(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _unannotated(cfg: Dataset, matched: list[dict[int, tuple[Path, ...]] | None], images: list[Placed]) -> Iterable[str]:
+    """Images that a source should annotate and does not; in the Cell Tracking Challenge and for areas to ignore this is usual."""
+    asked = [(i, source, matched[i] or {}) for i, source in enumerate(cfg.annotations) if not (source.ignore or source.region)]
+    anywhere = {position for _, _, found in asked for position in found}
+    for number, source, own in asked:
+        if source.format == "ctc" or matched[number] is None:
+            continue
+        found = anywhere if cfg.sources == "first" else own
+        wanted = [i for i, (path, _, page) in enumerate(images) if _fits(_name(path, page), source.samples)]
+        without = [images[i][0].name for i in wanted if i not in found]
+        if without:
+            place = expand(source.path)
+            yield f"annotations.{number}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow"
+
+
+def _counting(cfg: Dataset, files: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:
+    """Files of each source for one sample, of those that count."""
+    objects = [i for i, source in enumerate(cfg.annotations) if files[i] and not (source.ignore or source.region)]
+    counts = {*objects[:1]} if cfg.sources == "first" else {*objects}
+    return tuple(part if i in counts or cfg.annotations[i].ignore or cfg.annotations[i].region else () for i, part in enumerate(files))
 
 
 def _split_problems(cfg: Dataset, samples: list[Sample]) -> Iterable[str]:

@@ -12,10 +12,29 @@ Formats with the annotations of many images in one file have a third:
     What of the files concerns one image, as values for its digest, so that other images' annotations do not touch it.
 """
 
-from unet_core.annotations import aperio, boundaries, coco, ctc, cvat, geojson, imagej, labelme, labels, masks, rle
+from unet_core.annotations import (
+    aperio,
+    binary,
+    boundaries,
+    cellpose,
+    coco,
+    colours,
+    ctc,
+    cvat,
+    geojson,
+    ilastik,
+    imagej,
+    labelme,
+    labels,
+    masks,
+    napari,
+    rle,
+)
 
 FORMATS = {
     "labels": labels,
+    "binary": binary,
+    "colours": colours,
     "ctc": ctc,
     "rle": rle,
     "masks": masks,
@@ -26,4 +45,7 @@ FORMATS = {
     "labelme": labelme,
     "cvat": cvat,
     "aperio": aperio,
+    "napari": napari,
+    "ilastik": ilastik,
+    "cellpose": cellpose,
 }

@@ -38,11 +38,11 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             for place, (region, kind, points) in enumerate(regions, start=1):
                 position = _pixels(kind, points, size, f"{file}: layer {index}, region {place}")
                 if region.get("NegativeROA", "0") == "0":
-                    objects.append(position)
+                    objects.append((position, f"layer {index}, region {place}"))
                 else:
                     holes = np.union1d(holes, position)
-            for position in objects:
-                yield object_of(np.setdiff1d(position, holes), name)
+            for position, place_name in objects:
+                yield object_of(np.setdiff1d(position, holes), name, place_name)
 
 
 def _layers(root: Element, file: Path) -> Iterator[tuple[str | None, Iterable[tuple[Element, str, list[Element]]]]]:

@@ -28,6 +28,6 @@ def told(problems: Mapping[str, Exception], classes: Sequence[str]) -> list[str]
         shown = ", ".join([*unknown][:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         lines.append(
             f"annotations of {shown} name the classes {names}, but classes says {', '.join(classes)}; "
-            "add them there, or give the source a class for all its objects"
+            "add them there, map them with the classes of the source, or give it a class for all its objects"
         )
     return lines

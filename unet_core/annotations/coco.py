@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.annotations import raster
-from unet_core.annotations.layer import Found, Images, Layer, as_ignored, matched, object_of, one_image_each, one_plane, stem_of
+from unet_core.annotations.layer import Found, Images, Layer, as_ignored, matched, modified, object_of, one_image_each, one_plane, stem_of
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
@@ -61,24 +61,24 @@ def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     one_image_each("coco", images)
     file = Path(path)
-    return matched(file, images, set(_images(file, _time(file))))
+    return matched(file, images, set(_images(file, modified(file))))
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("coco", file, shape)
-        known, objects = _images(file, _time(file))[image[0]]
+        known, objects = _images(file, modified(file))[image[0]]
         if (known.height or size[0], known.width or size[1]) != size:
             raise ValueError(f"{file}: {known.file_name} has {known.height} x {known.width} pixels there, but the image has {size}")
         for drawn, name in objects:
             position = _pixels(drawn.segmentation, size, f"{file}: annotation {drawn.id}")
-            yield as_ignored(position) if drawn.iscrowd else object_of(position, name)
+            yield as_ignored(position) if drawn.iscrowd else object_of(position, name, f"annotation {drawn.id}")
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
     """What of the files concerns one image: what its digest is made of."""
-    parts = [_images(file, _time(file))[image[0]] for file in files]
+    parts = [_images(file, modified(file))[image[0]] for file in files]
     return [[known.height, known.width, [(drawn.model_dump_json(), name) for drawn, name in objects]] for known, objects in parts]
 
 
@@ -119,12 +119,6 @@ def _pixels(segmentation: list[list[float]] | _Runs | None, size: tuple[int, int
     if any(len(ring) % 2 for ring in segmentation):
         raise ValueError(f"{where}: a polygon must be a list x, y, x, y, ...")
     return raster.polygons([[np.reshape(ring, (-1, 2))] for ring in segmentation], size, where)
-
-
-def _time(file: Path) -> int:
-    if not file.is_file():
-        raise ValueError(f"no file {file}")
-    return file.stat().st_mtime_ns
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,8 @@
-"""Cell Tracking Challenge folders: ``01_GT/SEG/man_segNNN.tif`` holds the cells of frame NNN.
+"""Cell Tracking Challenge folders: ``01_GT/SEG/man_segNNN.tif`` (or ``01_ST``) holds the cells of frame NNN.
 
-A frame without a mask is not annotated; it is not empty.
+A frame without a mask is not annotated; it is not empty. Of a volume single slices may be annotated
+(``man_seg_NNN_ZZZ.tif``): the others are ignored. Gold truth may leave out cells: where ``01_GT/TRA`` marks one that no
+mask covers, all of the frame outside of its masks is ignored. A path that ends with TRA reads the markers as objects.
 """
 
 from __future__ import annotations
@@ -9,35 +11,71 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from unet_core.annotations import labels
-from unet_core.annotations.layer import Found, Images, Layer
+import numpy as np
+
+from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
+
+NAME = {"SEG": "man_seg", "TRA": "man_track"}
 
 
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
-    folder = Path(path) if Path(path).name == "SEG" else Path(path) / "SEG"
+    folder = Path(path) if Path(path).name in NAME else Path(path) / "SEG"
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; path must name a folder like 01_GT with SEG/man_seg*.tif in it")
-    masks = {int(match.group(1)): file for file in folder.iterdir() if (match := re.fullmatch(r"man_seg(\d+)\.tiff?", file.name))}
+    masks = _frames(folder)
     if not masks:
-        raise ValueError(f"no man_segNNN.tif in {folder}")
+        raise ValueError(f"no {NAME[folder.name]}NNN.tif in {folder}")
+    tracks = _frames(folder.parent / "TRA") if folder.name == "SEG" and folder.parent.name.endswith("GT") else {}
     found: dict[int, tuple[Path, ...]] = {}
-    owner: dict[Path, str] = {}
+    owner: dict[int, str] = {}
     for position, (stem, page) in enumerate(images):
         digits = re.search(r"(\d+)$", stem)
         frame = page if page is not None else int(digits.group(1)) if digits else None
-        if frame in masks:
-            found[position] = (masks[frame],)
-            if owner.setdefault(masks[frame], stem) != stem:
+        if frame is not None and frame in masks:
+            found[position] = (*masks[frame], *tracks.get(frame, ()))
+            if owner.setdefault(frame, stem) != stem:
                 raise ValueError(
-                    f"{masks[frame]} fits both images {owner[masks[frame]]!r} and {stem!r}; make each sequence a data set of its own"
+                    f"{masks[frame][0]} fits both images {owner[frame]!r} and {stem!r}; make each sequence a data set of its own"
                 )
-    return found, sorted(file.name for file in masks.values() if file not in owner)
+    return found, sorted(file.name for frame, files in masks.items() for file in files if frame not in owner)
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     # Each mask file is one frame, also where the images of all frames are pages of one file.
-    return labels.read(files, (image[0], None), shape, source)
+    masks = [file for file in files if file.parent.name == "SEG"]
+    slices = {_slice_of(file): file for file in masks}
+    if not masks or None in slices:
+        painted = as_labels(read_plane(masks[0] if masks else files[0], None, shape), files[0])
+        ignore = np.zeros(shape, bool)
+    else:
+        painted, ignore = np.zeros(shape, np.uint32), np.ones(shape, bool)
+        for plane, file in slices.items():
+            if plane is None or plane >= shape[0]:
+                raise ValueError(f"{file}: annotates slice {plane}, but the image has {shape[0]}")
+            painted[plane], ignore[plane] = as_labels(read_plane(file, None, (1, *shape[1:])), file)[0], False
+    for file in files if masks else ():
+        if file.parent.name == "TRA":
+            markers = as_labels(read_plane(file, None, shape), file)
+            markers[ignore] = 0
+            if set(np.unique(markers).tolist()) - set(np.unique(markers[painted > 0]).tolist()) - {0}:
+                ignore |= painted == 0
+    yield layer_of(painted, ignore)
+
+
+def _frames(folder: Path) -> dict[int, tuple[Path, ...]]:
+    """Mask files of each frame."""
+    frames: dict[int, tuple[Path, ...]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if match := re.fullmatch(rf"{NAME[folder.name]}(\d+|_\d+_\d+)\.tiff?", file.name):
+            frame = int(match.group(1).strip("_").partition("_")[0])
+            frames[frame] = (*frames.get(frame, ()), file)
+    return frames
+
+
+def _slice_of(file: Path) -> int | None:
+    match = re.search(r"\d_(\d+)\.tiff?$", file.name)
+    return int(match.group(1)) if match else None

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, tostring
 import numpy as np
 
 from unet_core.annotations import raster
-from unet_core.annotations.layer import Found, Images, Layer, matched, object_of, one_image_each, one_plane, stem_of
+from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, one_plane, stem_of
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
@@ -24,14 +24,14 @@ def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     one_image_each("cvat", images)
     file = Path(path)
-    return matched(file, images, set(_images(file, _time(file))))
+    return matched(file, images, set(_images(file, modified(file))))
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("cvat", file, shape)
-        annotated = _images(file, _time(file))[image[0]]
+        annotated = _images(file, modified(file))[image[0]]
         name = f"{file}: {annotated.get('name')}"
         said = tuple(int(number(annotated, key, name, pixels)) for key, pixels in zip(("height", "width"), size, strict=True))
         if said != size:
@@ -43,14 +43,14 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         for place, drawn in shapes:
             label, group = drawn.get("label", ""), drawn.get("group_id", "0")
             position = _pixels(drawn, size, f"{name}, shape {place} ({drawn.tag} {label})")
-            objects.setdefault((label, group if group != "0" else f"shape {place}"), []).append(position)
-        for (label, _), parts in objects.items():
-            yield object_of(np.unique(np.concatenate(parts)), label or None)
+            objects.setdefault((label, f"group {group}" if group != "0" else f"shape {place}"), []).append(position)
+        for (label, group), parts in objects.items():
+            yield object_of(np.unique(np.concatenate(parts)), label or None, group)
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:
     """What of the files concerns one image: what its digest is made of."""
-    found = [_images(file, _time(file))[image[0]] for file in files]
+    found = [_images(file, modified(file))[image[0]] for file in files]
     # The number of the image moves with the others.
     return [
         "".join([*(f"{key}={one.get(key)} " for key in ("width", "height")), *(tostring(drawn, "unicode") for drawn in one)])
@@ -87,12 +87,6 @@ def _mask(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
         raise ValueError(f"{where}: rle must be whole numbers, as in 3, 10, 2") from None
     inside = raster.alternating(counts, (height, width), where)
     return (inside // width + top) * size[1] + inside % width + left
-
-
-def _time(file: Path) -> int:
-    if not file.is_file():
-        raise ValueError(f"no file {file}")
-    return file.stat().st_mtime_ns
 
 
 @functools.lru_cache(maxsize=4)

@@ -80,7 +80,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         for number, feature in enumerate(read_json(file, _Document, "GeoJSON").features, start=1):
             position = _pixels(feature.geometry, size, f"{file}: object {number}")
             name = _class_of(feature)
-            yield as_ignored(position) if name and name.endswith("*") else object_of(position, name)
+            yield as_ignored(position) if name and name.endswith("*") else object_of(position, name, f"object {number}")
 
 
 def _class_of(feature: _Feature) -> str | None:

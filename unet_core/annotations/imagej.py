@@ -39,7 +39,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
                 raise ValueError(f"{where}: cannot be read as ImageJ ROI ({error}); is it complete?") from None
             plane, page = _slice_of(roi, shape, image[1], where)
             if page == image[1]:
-                yield object_of(_pixels(roi, shape[1:], where) + plane * shape[1] * shape[2])
+                yield object_of(_pixels(roi, shape[1:], where) + plane * shape[1] * shape[2], name=f"ROI {name}")
 
 
 def _members(file: Path) -> Iterator[tuple[str, bytes]]:

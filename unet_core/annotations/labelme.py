@@ -1,13 +1,16 @@
-"""LabelMe: one JSON file per image with polygons, rectangles and circles; labels are the classes.
+"""LabelMe: one JSON file per image with polygons, rectangles, circles and masks; labels are the classes.
 
 Shapes of one label with the same ``group_id`` are parts of one object.
 """
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 
 from unet_core.annotations import labels, raster
@@ -22,6 +25,7 @@ class _Shape(Record):
     points: list[tuple[float, float]]
     shape_type: str = "polygon"
     group_id: int | None = None
+    mask: str | None = None
 
 
 class _Document(Record):
@@ -49,16 +53,18 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
             key = (drawn.label, -number if drawn.group_id is None else abs(drawn.group_id))
             objects.setdefault(key, []).append(_pixels(drawn, size, f"{file}: shape {number} ({drawn.label})"))
-        for (label, _), parts in objects.items():
-            yield object_of(np.unique(np.concatenate(parts)), label)
+        for (label, group), parts in objects.items():
+            yield object_of(np.unique(np.concatenate(parts)), label, f"shape {-group}" if group < 0 else f"group {group}")
 
 
 def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
     points = np.array(drawn.points, np.float64).reshape(-1, 2)
     if drawn.shape_type == "polygon":
         return raster.polygon([points], size, where)
-    if drawn.shape_type not in ("rectangle", "circle"):
-        raise ValueError(f"{where}: is a {drawn.shape_type}; supported are polygon, rectangle and circle")
+    if drawn.shape_type not in ("rectangle", "circle", "mask"):
+        raise ValueError(f"{where}: is a {drawn.shape_type}; supported are polygon, rectangle, circle and mask")
+    if drawn.shape_type == "mask":
+        return _mask(drawn, points, size, where)
     if drawn.shape_type == "circle":
         if len(points) != 2:
             raise ValueError(f"{where}: a circle has 2 points, its centre and one on its edge; this has {len(points)}")
@@ -67,3 +73,23 @@ def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
     if len(points) not in (2, 4):
         raise ValueError(f"{where}: a rectangle has 2 or 4 corners; this has {len(points)}")
     return raster.polygon([raster.box(points[0], points[1]) if len(points) == 2 else points], size, where)
+
+
+def _mask(drawn: _Shape, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """Positions of a mask: a PNG of the part of the image between two corners, both within it."""
+    if len(points) != 2 or not np.isfinite(points).all() or (np.abs(points) > 2**31).any():
+        raise ValueError(f"{where}: a mask has 2 corners")
+    (left, top), (right, bottom) = np.rint(points).astype(int).tolist()
+    height, width = bottom - top + 1, right - left + 1
+    if left < 0 or top < 0 or height < 1 or width < 1 or right >= size[1] or bottom >= size[0]:
+        raise ValueError(f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} pixels")
+    try:
+        data = base64.b64decode(drawn.mask or "", validate=True)
+        # Width and height in the header, before memory is asked for.
+        if data[12:16] != b"IHDR" or struct.unpack(">II", data[16:24]) != (width, height):
+            raise ValueError(f"it is no PNG of {height} x {width} pixels")
+        mask = imagecodecs.png_decode(data)
+    except (ValueError, struct.error, imagecodecs.PngError) as error:
+        raise ValueError(f"{where}: its mask cannot be read ({error})") from None
+    rows, columns = np.nonzero(mask if mask.ndim == 2 else mask[..., 0])
+    return (rows + top) * size[1] + columns + left

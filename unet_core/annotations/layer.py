@@ -27,21 +27,24 @@ class Layer(NamedTuple):
         Flat positions of voxels that are neither learnt nor scored.
     class_name : str or None
         What the annotation calls the class of these objects; None where it does not say.
+    name : str or None
+        What the annotation calls the object, for messages, where the layer is one object that has a name of its own.
     """
 
     position: np.ndarray
     label: np.ndarray
     ignore: np.ndarray
     class_name: str | None = None
+    name: str | None = None
 
 
 NOTHING = np.empty(0, np.int64)
 ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
-def object_of(position: np.ndarray, class_name: str | None = None) -> Layer:
+def object_of(position: np.ndarray, class_name: str | None = None, name: str | None = None) -> Layer:
     """Layer of one object."""
-    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name)
+    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name, name)
 
 
 def as_ignored(position: np.ndarray) -> Layer:
@@ -66,6 +69,13 @@ def matched(file: Path, images: Images, annotated: set[str]) -> Found:
     """What `find` gives for one file with the annotations of many images."""
     found: dict[int, tuple[Path, ...]] = {position: (file,) for position, (stem, _) in enumerate(images) if stem in annotated}
     return found, sorted(annotated - {stem for stem, _ in images})
+
+
+def modified(file: Path) -> int:
+    """When a file was last written, in nanoseconds; ValueError if there is none."""
+    if not file.is_file():
+        raise ValueError(f"no file {file}")
+    return file.stat().st_mtime_ns
 
 
 def one_plane(name: str, file: Path, shape: ZYX) -> tuple[int, int]:
@@ -104,11 +114,28 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     with open_image(file, internal) as opened:
         if page is not None and page >= opened.shape[0]:
             raise ValueError(f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)")
+        # Checked before pixels are read: what a header claims may not fit into memory.
+        found = opened.shape if page is None else opened.shape[1:]
+        plain = found
+        while len(plain) > 2 and plain[0] == 1:  # as in OME-Zarr, whose labels may have all of t c z y x
+            plain = plain[1:]
+        if plain != (shape if shape[0] > 1 else shape[1:]):
+            hint = _hint(plain, shape)
+            raise ValueError(f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}")
         array = opened[...] if page is None else opened[page]
-    wanted = shape if array.ndim == 3 else shape[1:]
-    if array.shape != wanted or (array.ndim == 2 and shape[0] != 1):
-        raise ValueError(f"{path}: annotation has shape {array.shape}, but its image has {shape if shape[0] > 1 else shape[1:]}")
     return array.reshape(shape)
+
+
+def _hint(found: tuple[int, ...], shape: ZYX) -> str:
+    """What may have happened to an annotation of another shape."""
+    wanted = shape[3 - len(found) :] if len(found) in (2, 3) else ()
+    if not wanted or 0 in found or 0 in wanted:
+        return ""
+    if found[-2:] == wanted[:-3:-1]:
+        return "; is it transposed?"
+    factors = {one / other for one, other in zip(found[-2:], wanted[-2:], strict=True)}
+    factor = factors.pop()
+    return f"; is it of an image scaled by {factor:g}?" if not factors and factor != 1 else ""
 
 
 def as_labels(array: np.ndarray, path: Path) -> np.ndarray:

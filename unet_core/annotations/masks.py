@@ -38,4 +38,4 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
-        yield object_of(np.flatnonzero(read_plane(file, None, shape)))
+        yield object_of(np.flatnonzero(read_plane(file, None, shape)), name=file.name)

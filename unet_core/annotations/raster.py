@@ -12,6 +12,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+# Rows that the edges of a shape may cross, taken together, before it counts as made to fill the memory.
+MOST = 2**22
+
 
 def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np.ndarray:
     """Flat (C order) positions of the pixels inside closed rings, by the even-odd rule: a ring in a ring is a hole.
@@ -49,6 +52,9 @@ def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np
 def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], where: str) -> np.ndarray:
     """Flat positions of the union of polygons, each of rings as in `polygon`; some of them may lie outside of the image."""
     closed = [[_ring(points, where) for points in rings] for rings in several]
+    crossed = sum(_crossed(ring, size[0]) for rings in closed for ring in rings)
+    if crossed > MOST:
+        raise ValueError(f"{where}: its outline crosses the rows of the image {crossed} times, which no outline of an object does")
     if not closed or not all(closed):
         raise ValueError(f"{where}: a shape without points")
     _check_inside(np.concatenate([ring for rings in closed for ring in rings]), size, where)
@@ -86,8 +92,8 @@ def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float, size:
     ValueError
         If a number is not finite, a radius is not above 0, or the whole ellipse lies outside of the image.
     """
-    if not np.isfinite([*centre, *radii, angle]).all() or min(radii) <= 0:
-        raise ValueError(f"{where}: an ellipse needs finite numbers and radii above 0 (centre {list(centre)}, radii {list(radii)})")
+    if not (np.abs([*centre, *radii, angle]) < 2**31).all() or min(radii) <= 0:
+        raise ValueError(f"{where}: an ellipse needs numbers below 2^31 and radii above 0 (centre {list(centre)}, radii {list(radii)})")
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     reach = np.array([math.hypot(radii[0] * cosine, radii[1] * sine), math.hypot(radii[0] * sine, radii[1] * cosine)])
     low, high = np.array(centre) - reach, np.array(centre) + reach
@@ -161,6 +167,12 @@ def _check_inside(points: np.ndarray, size: tuple[int, int], where: str) -> None
             f"{where}: lies outside of the image of {size[0]} x {size[1]} pixels "
             f"(x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}); is it in pixels of this image?"
         )
+
+
+def _crossed(ring: np.ndarray, height: int) -> int:
+    """How many rows of centres the edges of a ring cross at most, taken together."""
+    rows = np.clip(ring[:, 1], -1, height + 1)
+    return int(np.abs(rows - np.roll(rows, -1)).sum())
 
 
 def _crossings(ring: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations import raster
-from unet_core.annotations.layer import Found, Images, Layer, matched, object_of, one_image_each, stem_of
+from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, stem_of
 from unet_core.blocks import ZYX
 from unet_core.config import Annotation
 
@@ -20,22 +20,20 @@ COLUMNS = ("ImageId", "EncodedPixels")
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     table = Path(path)
-    if not table.is_file():
-        raise ValueError(f"no table {table}")
     one_image_each("rle", images)
-    return matched(table, images, set(_rows(table, table.stat().st_mtime_ns)))
+    return matched(table, images, set(_rows(table, modified(table))))
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for table in files:
-        for line, runs in _rows(table, table.stat().st_mtime_ns)[image[0]]:
-            yield object_of(decode(runs, shape, f"{table}, line {line}"))
+        for line, runs in _rows(table, modified(table))[image[0]]:
+            yield object_of(decode(runs, shape, f"{table}, line {line}"), name=f"line {line}")
 
 
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:
     """The rows of one image: what its digest is made of, so that other rows of the table do not touch it."""
-    return [runs for table in files for _, runs in _rows(table, table.stat().st_mtime_ns)[image[0]]]
+    return [runs for table in files for _, runs in _rows(table, modified(table))[image[0]]]
 
 
 def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
