@@ -172,7 +172,13 @@ class Network(_Section):
     depth: int = Field(4, ge=1, le=7, description="number of 2x2 poolings (paper: 4)")
     width: int = Field(64, ge=1, le=1024, description="channels of the first level (paper: 64)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="dropout at the end of the contracting path")
-    norm: Literal["none", "batch"] = Field("none", description="normalisation after each convolution (paper: none)")
+    norm: Literal["none", "batch", "instance"] = Field(
+        "none",
+        description="normalisation at each 3x3 convolution (paper: none); instance: by each tile, so that results depend on its size",
+    )
+    norm_position: Literal["before_relu", "after_relu"] = Field("before_relu", description="where it acts; PyTorch tutorials: after_relu")
+    up_kernel: Literal[2, 3] = Field(2, description="side of the up-convolutions, of stride 2 (paper: 2)")
+    final_kernel: Literal[1, 3] = Field(1, description="side of the last convolution (paper: 1)")
 
 
 class Augment(_Section):
@@ -187,14 +193,23 @@ class Augment(_Section):
     brightness: NonNegative = Field(0.1, description="gray values: shift up to +-brightness (normalised units)")
     gamma: NonNegative = Field(0.2, description="gray values: exponent up to exp(+-gamma)")
     noise: NonNegative = Field(0.05, description="gray values: Gaussian noise of up to this deviation (normalised units)")
+    blur: Annotated[float, Field(ge=0, le=20)] = Field(0.0, description="gray values: Gaussian blur of up to this deviation in pixels")
 
 
 class Train(_Section):
     """Training."""
 
+    preset: Literal["paper2015", "modern", "small", "tutorial"] | None = Field(
+        None, description="other values for the options below, each of which may still be set; docs/training.md has the table"
+    )
     network: Network = Network()
     tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, about 572 at most")
     batch: int = Field(1, ge=1, description="tiles per step, of all GPUs together (paper: 1)")
+    accumulate: int = Field(1, ge=1, description="passes of `batch` tiles whose gradients are added up for one step")
+    foreground: Fraction = Field(0.0, description="share of tiles that are centred on a pixel of an object")
+    sampling: Literal["proportional", "balanced"] = Field(
+        "proportional", description="tiles from each data set: as its annotated pixels, or balanced = the same number"
+    )
     steps: int | Literal["auto"] = Field("auto", description="steps of the optimiser; auto: by the plan")
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd, with momentum (paper), or adamw, which learns in fewer steps")
     learning_rate: Positive = Field(0.001, description="step size of the optimiser; 0.002 is usual for adamw")
@@ -203,8 +218,23 @@ class Train(_Section):
     schedule: Literal["constant", "poly"] = Field("poly", description="poly: learning rate falls as (1 - step/steps)^0.9")
     warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     clip: NonNegative = Field(0.0, description="largest norm of the gradient; 0: no limit")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="arithmetic of the network; float16: with a loss that is scaled up"
+    )
+    compile: bool = Field(False, description="compile the network (torch.compile): minutes at the start, then faster steps on a GPU")
     validate_every: int = Field(500, ge=1, description="steps between validations (and checkpoints)")
+    best_by: Literal["loss", "iou", "seg", "ap50"] = Field(
+        "loss", description="which validation score chooses the best checkpoint; iou, seg and ap50 at probability 0.5"
+    )
+    patience: int = Field(0, ge=0, description="stop after so many validations without a better one; 0: never")
+    start: str = Field(
+        "previous",
+        min_length=1,
+        description="first weights: previous = of this model, if only annotations were added since, else new; new; or a model's folder",
+    )
+    freeze: list[Literal["contracting", "expanding", "output"]] = Field(
+        default=[], description="parts of the network that keep the weights that training starts from"
+    )
     seed: int = Field(0, ge=0, description="of all random numbers")
     augment: Augment = Augment()
 

@@ -19,10 +19,18 @@ from unet_core.config import Network
 from unet_core.runtime import UserError, read_json, write_atomic
 from unet_core.unet import UNet
 
+# Arithmetic of the network, where it is not float32.
+LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def device() -> torch.device:
     """The accelerator of this process if there is one, else the CPU."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def arithmetic(where: torch.device, precision: str) -> torch.autocast:
+    """Context in which the network computes with float32, bfloat16 or float16."""
+    return torch.autocast(where.type, LOW_PRECISION.get(precision, torch.bfloat16), enabled=precision in LOW_PRECISION)
 
 
 def build(network: Network, channels: int, classes: int) -> UNet:
@@ -54,7 +62,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; 'snakemake --forcerun train' makes it again") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from None
+        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from error
 
 
 def weights_digest(folder: Path) -> str:
@@ -77,7 +85,7 @@ def network_function(net: UNet, offset: list[float], scale: list[float], precisi
         Network in evaluation mode, on its device.
     offset, scale : list of float
         Normalisation of the sample's channels.
-    precision : {"float32", "bfloat16"}
+    precision : {"float32", "bfloat16", "float16"}
         Arithmetic of the network; the softmax is in float32.
 
     Returns
@@ -92,7 +100,7 @@ def network_function(net: UNet, offset: list[float], scale: list[float], precisi
     def apply(tile_CYX: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy((tile_CYX.astype(np.float32) - shift) * factor).to(where)
         try:
-            with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.inference_mode(), arithmetic(where, precision):
                 scores = net(normalised[None].contiguous(memory_format=torch.channels_last))
         except torch.OutOfMemoryError:
             raise UserError(f"a tile of {max(tile_CYX.shape)} px does not fit the GPU; lower plan.memory_gb or predict.tile") from None

@@ -154,5 +154,5 @@ def _predict_block(
             return function(tile_CYX)
 
     network = averaged(one_at_a_time, cfg.average)
-    probability = predict_box(image, result.grid.box(index), network, depth=net.depth, largest=tile)
+    probability = predict_box(image, result.grid.box(index), network, depth=net.depth, largest=tile, wider=net.wider)
     result.write(index, to_stored(probability, cfg.dtype), wanted)

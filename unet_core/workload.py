@@ -169,7 +169,8 @@ class Workload:
         """Steps of training; without the areas to ignore, which are not known before the conversion."""
         cfg = self.cfg.train_of(model)
         pixels = sum(item.voxels for item in self.training(model) if item.sample.split == "train")
-        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), cfg.network.depth))[0]
+        shape = unet.shape_of(cfg.network)
+        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), *shape))[0]
 
     def block(self, model: str) -> ZYX:
         """Block of the probabilities."""
