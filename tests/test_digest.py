@@ -162,7 +162,7 @@ def test_docstrings_of_functions_and_classes_do_not_count(package: Path) -> None
     assert (
         digest_after(package / "groundtruth.py", '"""Entry of a sample for the stamp, or the problem with it."""', '"""Else."""') == before
     )
-    assert digest_after(package / "groundtruth.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
+    assert digest_after(package / "images.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
 
 
 @pytest.mark.parametrize(

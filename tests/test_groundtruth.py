@@ -20,7 +20,8 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from unet_core.annotations.layer import NOTHING, Layer
 from unet_core.config import Dataset, Groundtruth
 from unet_core.engine import Engine, local_engine
-from unet_core.groundtruth import Canvas, Intensities, convert_groundtruth
+from unet_core.groundtruth import Canvas, convert_groundtruth
+from unet_core.images import Intensities
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
 from unet_core.store import LABELS, Result, open_labels, read_attributes

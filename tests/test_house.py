@@ -98,14 +98,14 @@ def test_conda_environments_hold_the_pins_of_the_constraints_file() -> None:
         found = re.findall(r"^  - ([\w-]+)\s*=+\s*([\w.]+)$", path.read_text(), re.M)
         assert len(found) >= 15
         for name, version in found:
-            package = conda_names.get(name, name)
+            package = conda_names.get(name, name.replace("_", "-"))
             if package is not None:
                 assert pins[package] == version, f"{path.name}: {name}={version}, but constraints.txt has {pins[package]}; mend one of them"
 
 
 def test_conda_environment_holds_all_that_the_package_needs() -> None:
     needed = re.findall(r'^    "([\w-]+)[><=]', (ROOT / "pyproject.toml").read_text(), re.M)
-    listed = set(re.findall(r"^  - ([\w-]+)", (ROOT / "envs" / "unet.yaml").read_text(), re.M))
+    listed = {name.replace("_", "-") for name in re.findall(r"^  - ([\w-]+)", (ROOT / "envs" / "unet.yaml").read_text(), re.M)}
     assert {"pytorch" if name == "torch" else name for name in needed} - {"snakemake"} <= listed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -109,3 +110,10 @@ def test_a_job_without_errors_goes_on_after_its_log(tmp_path: Path) -> None:
 
 def test_versions_name_what_computes_the_results() -> None:
     assert {"python", "numpy", "torch", "zarr"} <= set(versions())
+
+
+def test_a_job_leaves_the_handling_of_signals_as_it_was(tmp_path: Path, root_logger: None) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with job_log(tmp_path / "job.log"):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -90,6 +90,9 @@ class Dataset(_Section):
     axes: str = Field("yx", description="axes of one file, of t c z y x; each t is a sample of its own")
     channels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="channels to use; default: all")
     pixel_size: PixelSize = PixelSize()
+    in_place: Literal["auto", "always", "never"] = Field(
+        "auto", description="read images where they lie instead of copying them; auto: those of more than 1 GiB, if parts can be read"
+    )
     annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
     classes: list[Name] = Field(default=["cell"], min_length=1, max_length=254, description="names of the object classes")
     unmatched: Literal["error", "allow"] = Field(

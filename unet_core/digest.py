@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -52,6 +53,9 @@ class FileHashes:
     def of(self, path: Path, limit: int | None = None) -> str:
         """Hash of a file, or of all files below a folder (an OME-Zarr image).
 
+        Behind a URL the name counts, and where the content would be read also the metadata of the image: its pixels are not
+        fetched for this.
+
         Parameters
         ----------
         path : Path
@@ -59,6 +63,8 @@ class FileHashes:
         limit : int, optional
             Files (and folders) of more bytes are not read: size and time stand for their content.
         """
+        if "://" in str(path):
+            return digest(str(path), [] if limit is not None else _metadata(path))
         if path.is_dir():
             return self._of_folder(path, limit)
         status = path.stat()
@@ -75,6 +81,8 @@ class FileHashes:
 
     def known(self, path: Path) -> str | None:
         """Hash of a file or folder as far as it is remembered; None where it would have to be read."""
+        if "://" in str(path):
+            return self.of(path)
         if path.is_dir():
             members = sorted(member for member in path.rglob("*") if member.is_file())
             contents = [self.known(member) for member in members]
@@ -93,6 +101,15 @@ class FileHashes:
         """Keep what was learnt."""
         if self._known != self._kept:
             write_atomic(self._cache, json.dumps(self._known, indent=0).encode())
+
+
+def _metadata(image: Path) -> list[str]:
+    """Texts that describe an OME-Zarr image and its finest level, as far as there are any."""
+    texts = []
+    for name in ("zarr.json", ".zattrs", ".zarray", "0/zarr.json", "0/.zarray"):
+        with contextlib.suppress(FileNotFoundError):
+            texts.append((image / name).read_text(encoding="utf-8"))
+    return texts
 
 
 def code_digest(step: str) -> str:

@@ -210,6 +210,8 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
                 "--lifetime-stagger",
                 f"{0.1 * cfg.minutes:.1f}m",
                 "--no-dashboard",
+                "--dashboard-address",
+                NOWHERE,
             ],
             death_timeout=DEATH_TIMEOUT,
             local_directory=private,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import numpy as np
 from unet_core.annotations import FORMATS
 from unet_core.annotations.classes import UnknownClasses, told
 from unet_core.annotations.layer import Layer
-from unet_core.blocks import ZYX, Grid
+from unet_core.blocks import ZYX
 from unet_core.config import Annotation, Dataset, Groundtruth
 from unet_core.digest import FileHashes, code_digest, digest
 from unet_core.engine import Engine
-from unet_core.readers import CZYX, open_image, split_internal, to_czyx
+from unet_core.images import convert_image
+from unet_core.readers import split_internal
 from unet_core.runtime import UserError, write_stamp
 from unet_core.samples import Sample
 from unet_core.store import LABELS, Spec, begin, details_if_done, finish, remove, remove_others
@@ -200,7 +200,7 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, convert
     path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
     details = details_if_done(path, image_digest)
     if details is None:
-        details = _convert_image(sample, cfg, path, image_digest)
+        details = convert_image(sample, cfg, path, image_digest)
         converted.append("image")
     if sample.split == "unannotated":
         # The annotation of this sample was taken away.
@@ -223,7 +223,9 @@ def _entry(
 
 def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
     """Digest of the image of a sample in the store, from that of its file."""
-    return digest(content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), code_digest("groundtruth"))
+    return digest(
+        content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), cfg.in_place, code_digest("groundtruth")
+    )
 
 
 def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, shape: list[int]) -> str:
@@ -247,107 +249,6 @@ def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], conten
     if part_of := getattr(FORMATS[source.format], "content", None):
         return part_of(files, (sample.stem, sample.page))
     return [content, [split_internal(str(file))[1] for file in files]]
-
-
-def _convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
-    with open_image(sample.image, sample.internal) as opened:
-        try:
-            source = to_czyx(opened, cfg.axes, sample.page)
-        except ValueError as error:
-            raise ValueError(f"{sample.image} {error}") from None
-        channels = cfg.channels or list(range(source.shape[0]))
-        if max(channels) >= source.shape[0]:
-            raise ValueError(f"{sample.image} has {source.shape[0]} channels, but channels says {channels} (they count from 0)")
-        shape = source.shape[1:]
-        if 0 in shape:
-            raise ValueError(f"{sample.image} has no pixels (shape {shape})")
-        spec = Spec(
-            shape, _stored_type(source.dtype, sample), "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
-        )
-        intensities = [Intensities(np.dtype(spec.dtype), math.prod(shape)) for _ in channels]
-        _check_range(source, spec.grid, channels, sample)
-        provenance = {"step": "groundtruth", "image": str(sample.image), "config": cfg.model_dump(mode="json", by_alias=True)}
-        result = begin(path, image_digest, spec, provenance)
-        # Statistics need all blocks, so that they are read again after an interruption; writing is what is saved.
-        for index in range(len(result.grid)):
-            data = source[result.grid.box(index).slices][channels].astype(spec.dtype)
-            for channel, statistics in zip(data, intensities, strict=True):
-                statistics.add(channel)
-            if not result.has_block(index):
-                result.write(index, data, image_digest)
-    details = {"shape": [len(channels), *shape], "intensities": [statistics.summary() for statistics in intensities]}
-    finish(path, image_digest, details)
-    return details
-
-
-def _stored_type(dtype: np.dtype, sample: Sample) -> str:
-    """Type in the store: small integers and float32 stay, wider numbers become float32."""
-    if dtype.kind == "b":
-        return "uint8"
-    if dtype.kind in "ui" and dtype.itemsize <= 2:
-        return dtype.newbyteorder("=").name
-    if dtype.kind in "uif":
-        return "float32"
-    raise ValueError(f"{sample.image}: pixels of type {dtype}; needed are integers or floating-point numbers")
-
-
-def _check_range(source: CZYX, grid: Grid, channels: list[int], sample: Sample) -> None:
-    """Floating-point numbers must be finite, also as float32."""
-    if source.dtype.kind != "f":
-        return
-    limit = np.finfo(np.float32).max
-    bad = sum(int((~(np.abs(source[box.slices][channels]) <= limit)).sum()) for box in grid)
-    if bad:
-        raise ValueError(f"{sample.image}: {bad} pixels are NaN, infinite or beyond the range of float32; replace them")
-
-
-class Intensities:
-    """Statistics of one channel, gathered block by block.
-
-    Exact for integers of up to 16 bits (a histogram); for floating-point numbers the percentiles are those of at most
-    about four million regularly chosen pixels.
-    """
-
-    SAMPLED = 2**22
-
-    def __init__(self, dtype: np.dtype, voxels: int) -> None:
-        self._integer = dtype.kind in "ui"
-        self._offset = int(np.iinfo(dtype).min) if self._integer else 0
-        self._histogram = np.zeros(int(np.iinfo(dtype).max) - self._offset + 1 if self._integer else 0, np.int64)
-        self._step = max(1, voxels // self.SAMPLED)
-        self._values: list[np.ndarray] = []
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
-
-    def add(self, values: np.ndarray) -> None:
-        """Count in the voxels of one block."""
-        flat = values.ravel()
-        if self._integer:
-            self._histogram += np.bincount(flat.astype(np.int64) - self._offset, minlength=self._histogram.size)
-        else:
-            self._values.append(flat[:: self._step].copy())
-            self._count += flat.size
-            self._sum += float(flat.sum(dtype=np.float64))
-            self._squares += float(np.square(flat, dtype=np.float64).sum())
-
-    def summary(self) -> dict[str, Any]:
-        """Mean, standard deviation, and the percentiles 0, 0.1, 0.5, 1, 2, ... 98, 99, 99.5, 99.9, 100."""
-        levels = [0, 0.1, 0.5, *range(1, 100), 99.5, 99.9, 100]
-        if self._integer:
-            gray = np.arange(self._histogram.size) + self._offset
-            count = int(self._histogram.sum())
-            mean = float((self._histogram * gray).sum() / count)
-            deviation = float(np.sqrt((self._histogram * (gray - mean) ** 2).sum() / count))
-            rank = np.searchsorted(np.cumsum(self._histogram), np.array(levels) * (count - 1) / 100, side="right")
-            percentiles = gray[np.minimum(rank, gray.size - 1)].astype(float)
-        else:
-            mean = self._sum / self._count
-            deviation = float(np.sqrt(max(0.0, self._squares / self._count - mean**2)))
-            percentiles = np.percentile(np.concatenate(self._values), levels)
-        return {
-            "mean": mean,
-            "deviation": deviation,
-            "percentiles": {str(level): float(v) for level, v in zip(levels, percentiles, strict=True)},
-        }
 
 
 def read_annotation(sample: Sample, cfg: Dataset, policy: Groundtruth, shape: ZYX) -> Canvas:

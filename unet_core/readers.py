@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unet_core.blocks import ZYX
+
 if TYPE_CHECKING:
     import tifffile
 
@@ -32,8 +34,34 @@ def split_internal(path: str) -> tuple[Path, str]:
     for suffix in (".h5", ".hdf5", ".zarr"):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
-            return Path(head + suffix), internal
-    return Path(path), ""
+            return path_of(head + suffix), internal
+    return path_of(path), ""
+
+
+def path_of(text: str) -> Path:
+    """Path of a file, or of what a URL names: fsspec reads those, as s3://bucket/image.zarr, with the package that it needs.
+
+    Examples
+    --------
+    >>> path_of("a/b.tif"), str(path_of("memory://a/b.zarr"))
+    (PosixPath('a/b.tif'), 'memory://a/b.zarr')
+    """
+    if not is_url(text):
+        return Path(text)
+    from upath import UPath  # not a Path for all types, but all that we ask of one
+
+    return UPath(text)  # type: ignore[return-value]
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is a URL.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/image.zarr"), is_url(Path("a/b"))
+    (True, False)
+    """
+    return "://" in str(path)
 
 
 @contextmanager
@@ -53,9 +81,11 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
         If the file is missing, of an unknown kind, truncated or otherwise unreadable; of some kinds of files this comes
         out when their pixels are asked for.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
     suffix = path.suffix.lower()
+    if is_url(path) and suffix != ".zarr":
+        raise ValueError(f"{path}: behind a URL only OME-Zarr can be read; copy the file here first")
+    if not is_url(path) and not path.exists():
+        raise ValueError(f"{path}: no such file")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}.get(suffix, _open_tiff)
@@ -69,6 +99,10 @@ class _Image:
     def __init__(self, path: Path, array: Any) -> None:
         self._path, self._array = path, array
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
+        # Where a part can be read without the rest: what is decoded at once.
+        self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
+        if self.chunks is None and type(array) is not np.ndarray:  # mapped, or stored without chunks
+            self.chunks = (1,) * len(self.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Part of the array, by whole numbers and slices."""
@@ -123,6 +157,9 @@ class CZYX:
         size = dict(zip(axes, array.shape, strict=True))
         self.shape = (size.get("c", 1), size.get("z", 1), size["y"], size["x"])
         self.dtype = np.dtype(array.dtype)
+        chunk = dict(zip(axes, getattr(array, "chunks", None) or (), strict=False))
+        # What is decoded at once along z, y, x; None where parts cannot be read alone.
+        self.chunk: ZYX | None = (chunk.get("z", 1), chunk["y"], chunk["x"]) if chunk else None
 
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
@@ -154,14 +191,17 @@ def _check_pages(file: tifffile.TiffFile) -> None:
 
 
 def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
-    """Memory map where the file allows it; else its pages, which are decoded when asked for; else all at once."""
+    """Memory map where the file allows it; else its pages, strips or tiles, which are decoded when asked for; else all at once."""
     import tifffile
+    import zarr
 
     with contextlib.suppress(ValueError):  # compressed or tiled
         return tifffile.memmap(path, mode="r")
     lead = series.shape[: -len(series.keyframe.shape)]
     paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
-    return _TiffPages(series, lead) if paged and not series.is_multifile else series.asarray()
+    if series.is_multifile or (not paged and len(series.keyframe.dataoffsets) == 1):
+        return series.asarray()
+    return _TiffPages(series, lead) if paged else zarr.open_array(series.aszarr(level=0), mode="r")
 
 
 class _TiffPages:
@@ -170,6 +210,7 @@ class _TiffPages:
     def __init__(self, series: tifffile.TiffPageSeries, lead: tuple[int, ...]) -> None:
         self._series, self._lead = series, lead
         self.shape, self.dtype = series.shape, series.dtype
+        self.chunks = (1,) * len(lead) + tuple(series.keyframe.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Part of the array; see `_Image`."""
@@ -224,7 +265,7 @@ def _open_zarr(path: Path, internal: str) -> Iterator[Any]:
 
     folder, _ = _zarr_array(path, internal)
     with _reading(path):
-        array = zarr.open_array(folder, mode="r")
+        array = zarr.open_array(str(folder), mode="r", storage_options=getattr(folder, "storage_options", None))
     yield array
 
 
@@ -237,14 +278,17 @@ def _zarr_array(path: Path, internal: str) -> tuple[Path, tuple[int, ...]]:
         if multiscales:
             node /= multiscales[0]["datasets"][0]["path"]
         header = _json(node / "zarr.json") or _json(node / ".zarray")
-        inside = sorted(child.relative_to(path).as_posix() for child in node.iterdir() if child.is_dir()) if node.is_dir() else []
     if "shape" not in header:
-        raise ValueError(_which_array(path, inside))
+        listed = [] if is_url(path) or not node.is_dir() else [child for child in node.iterdir() if child.is_dir()]
+        raise ValueError(_which_array(path, sorted(child.relative_to(path).as_posix() for child in listed)))
     return node, tuple(header["shape"])
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def _which_array(path: Path, inside: list[str]) -> str:

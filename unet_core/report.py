@@ -16,7 +16,7 @@ from unet_core.config import Report
 from unet_core.cost import HOURS, clock, cost_table
 from unet_core.predict import from_stored
 from unet_core.runtime import read_json, write_atomic
-from unet_core.store import Result, open_labels, open_weights
+from unet_core.store import Result, open_image_of, open_labels, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict
 
 
 def _preview(model: str, dataset: str, name: str, results: Path) -> figures.Pictures:
-    image = Result(results / "groundtruth" / f"{dataset}.zarr" / name)
+    image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name)
     plane = image.shape[0] // 2
     found = Result(results / "instances" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW)
     probability = from_stored(Result(results / "predict" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW))
@@ -202,7 +202,7 @@ def _weight_maps(models: list[str], results: Path) -> list[dict[str, Any]]:
         plane = target_result.shape[0] // 2
         target = target_result.preview(plane, PREVIEW)
         w_c = np.array(plan["class_weights"]["value"] + [np.nan] * (256 - len(plan["class_weights"]["value"])))
-        image = Result(results / "groundtruth" / f"{dataset}.zarr" / name).preview(plane, PREVIEW)[0]
+        image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name).preview(plane, PREVIEW)[0]
         pictures = figures.weight_map(image, target, w_c[target] + border.preview(plane, PREVIEW))
         maps.append({"pictures": pictures, "caption": f"{dataset}: {name}, for model {model}"})
     return maps

@@ -48,9 +48,9 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
         sys.modules["torch"].set_num_threads(min(threads, len(os.sched_getaffinity(0))))
-    if threading.current_thread() is threading.main_thread():
-        # So that what is open is closed, worker jobs among them: Python's default is to drop everything.
-        signal.signal(signal.SIGTERM, _end)
+    # So that what is open is closed, worker jobs among them: Python's default is to drop everything.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end) if in_main else None
     try:
         yield
     except UserError as error:
@@ -60,6 +60,8 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
         logger.exception("stopped by an unexpected error, a fault of the pipeline; please report it with %s", path)
         sys.exit(1)
     finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         logging.shutdown()
 
 

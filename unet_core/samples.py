@@ -19,7 +19,7 @@ from pathlib import Path
 from unet_core.annotations import FORMATS
 from unet_core.config import Config, ConfigError, Dataset, Split
 from unet_core.digest import FileHashes, digest
-from unet_core.readers import SUFFIXES, image_shape, split_internal
+from unet_core.readers import SUFFIXES, image_shape, is_url, split_internal
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,9 @@ def split_of(name: str, split: Split) -> str:
 
 
 def expand(path: str) -> str:
-    """Fill in ``~`` and environment variables of a path."""
-    return Path(os.path.expandvars(os.path.expanduser(path))).as_posix()
+    """Fill in ``~`` and environment variables of a path; a URL stays one."""
+    filled = os.path.expandvars(os.path.expanduser(path))
+    return filled if is_url(filled) else Path(filled).as_posix()
 
 
 def _unset(path: str) -> str:
@@ -175,15 +176,18 @@ def _images(cfg: Dataset, problems: list[str]) -> Iterable[tuple[Path, str, int 
     for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
         path, internal = split_internal(expand(pattern))
         unset = _unset(str(path))
-        if unset and not path.exists():
+        if unset and (is_url(path) or not path.exists()):
             problems.append(f"images: {unset}")
             continue
-        files = [path] if path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        # What is behind a URL is not asked for here: that may take long, and every job of a cluster would do it.
+        files = [path] if is_url(path) or path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         if not files:
             problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()})")
         for file in files:
             if file.suffix.lower() not in SUFFIXES:
                 problems.append(f"images: {file}: unknown kind of image; known are {', '.join(SUFFIXES)}")
+            elif is_url(file) and file.suffix.lower() != ".zarr":
+                problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
             elif "t" not in cfg.axes:
                 yield file, internal, None
             else:

@@ -164,7 +164,8 @@ class Sampler:
         x0, y0 = map(int, low.tolist())
         x1, y1 = map(int, (positions_YX2.amax(0).amax(0).ceil() + 3).tolist())
         y, x = origin
-        data = read_mirrored(source, Box((plane, y + y0, x + x0), (plane + 1, y + y1, x + x1)))[..., 0, :, :]
+        box = Box((plane, y + y0, x + x0), (plane + 1, y + y1, x + x1))
+        data = (source.read(box) if box == box.clip(source.shape) else read_mirrored(source, box))[..., 0, :, :]
         values = data.astype(np.float32)
         if norm is not None:
             values = (values - norm.offset) * norm.scale

@@ -37,11 +37,24 @@ def watch_preempted(folder: Path, interval: float = 20) -> None:
     since = datetime.datetime.now().isoformat(timespec="seconds")
 
     def watch() -> None:
+        refused: set[str] = set()
         while True:
             time.sleep(interval)
             for number in preempted_jobs(folder, since):
-                # Snakemake's logging shows only messages of its own.
-                print(f"SLURM job {number} was cancelled to make room for others; it is queued again", file=sys.stderr, flush=True)
-                subprocess.run(["scontrol", "requeue", number], capture_output=True)
+                if number not in refused and not _requeue(number):
+                    refused.add(number)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _requeue(number: str) -> bool:
+    """Queue a job again and say so, or say why that cannot be."""
+    answer = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
+    what = (
+        f"it cannot be queued again ({answer.stderr.strip()}), and Snakemake would wait for it for ever: stop this run and start it anew"
+        if answer.returncode
+        else "it is queued again"
+    )
+    # Snakemake's logging shows only messages of its own.
+    print(f"SLURM job {number} was cancelled to make room for others; {what}", file=sys.stderr, flush=True)
+    return not answer.returncode

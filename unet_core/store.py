@@ -27,6 +27,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsGroupError
 
 from unet_core.blocks import ZYX, Box, Grid
+from unet_core.in_place import InPlace
 from unet_core.runtime import UserError, versions
 
 CHUNK = 256
@@ -220,6 +221,35 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any]) -> Re
     return Result(path)
 
 
+def refer(path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Note, as a result that is done, where an image lies instead of copying it; what else stands there goes, labels excepted.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the result.
+    digest : str
+        Hash of all that determines the image.
+    reference : dict
+        What `in_place.InPlace` needs.
+    details : dict
+        What the step counted in it.
+    provenance : dict
+        As in `begin`.
+    """
+    if "reference" not in read_attributes(path):
+        remove(path)
+    _make_parents(path)
+    unet: dict[str, Any] = {"digest": digest, "done": True, "kind": "image", "reference": reference, "details": details}
+    zarr.open_group(path, mode="a").attrs.put({"unet": unet | {"provenance": provenance | {"versions": versions()}}})
+
+
+def open_image_of(store: Path, sample: str) -> Result | InPlace:
+    """Image of a sample, from the store of the step groundtruth or from where it lies."""
+    reference = read_attributes(store / sample).get("reference")
+    return InPlace(reference) if reference else Result(store / sample)
+
+
 def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
     """Mark a result as done and keep what the step counted in it."""
     group = zarr.open_group(path, mode="r+")
@@ -234,6 +264,8 @@ def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
     attributes = read_attributes(path)
     if attributes.get("digest") != digest or not attributes.get("done"):
         return None
+    if "reference" in attributes:
+        return attributes["details"]
     try:
         return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
     except UserError:  # the description of an array is gone

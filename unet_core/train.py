@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unet_core import unet
+from unet_core.cached import Cache, Cached
 from unet_core.checkpoint import best_step, is_of
 from unet_core.config import Network, Train
 from unet_core.digest import code_digest, digest
@@ -23,7 +24,7 @@ from unet_core.model import load_checkpoint, weights_digest
 from unet_core.processes import ALONE, Processes, join_processes
 from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
 from unet_core.sampling import Sampler, TrainingSample
-from unet_core.store import Result, open_labels, open_weights
+from unet_core.store import open_image_of, open_labels, open_weights
 from unet_core.training import train_network
 from unet_core.warm_start import Start, choose_start, given_model
 
@@ -63,13 +64,14 @@ def train_model(
     decided = read_json(plan)
     used: dict[str, str] = {}
     splits: dict[str, list[TrainingSample]] = {"train": [], "validation": []}
+    cache = Cache()
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
             if entry["split"] in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = digest(entry["split"], truths[name]["image"], entry["digest"], norm)
-                splits[entry["split"]].append(_open_sample(results, dataset, name, norm, entry))
+                splits[entry["split"]].append(_open_sample(results, dataset, name, norm, entry, cache))
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
     settings = {key: _value(decided[key]) for key in keys}
     source = given_model(cfg.start)
@@ -141,13 +143,16 @@ def adopt_model(path: Path, stamp: Path) -> None:
     write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": weights_digest(path)})
 
 
-def _open_sample(results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any]) -> TrainingSample:
+def _open_sample(
+    results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
+) -> TrainingSample:
     store = results / "groundtruth" / f"{dataset}.zarr"
-    target, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
+    targets = open_weights(results / "weights" / f"{dataset}.zarr", name)
     offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
     instances = open_labels(store, name)[0] if entry["split"] == "validation" else None
     annotated = sum(entry["class_pixels"])
-    return TrainingSample(Result(store / name), target, border, offset, scale, annotated, dataset, instances)
+    image, target, border = (Cached(source, cache) for source in (open_image_of(store, name), *targets))
+    return TrainingSample(image, target, border, offset, scale, annotated, dataset, instances)
 
 
 def _value(decision: Any) -> Any:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 from distributed.security import Security
@@ -43,6 +44,19 @@ def dask(**slurm: object) -> Dask:
 def pid(_: int) -> int:
     time.sleep(1)
     return os.getpid()
+
+
+def listening(_: int) -> set[int]:
+    """Ports that are open to other machines than this one."""
+    found = psutil.Process().net_connections("tcp")
+    return {c.laddr.port for c in found if c.status == psutil.CONN_LISTEN and not c.laddr.ip.startswith(("127.", "::1"))}
+
+
+def test_a_worker_can_be_reached_from_other_machines_by_tls_alone(tmp_path: Path) -> None:
+    with open_engine(dask(minimum=1, maximum=1), "weights", 1, tmp_path / "logs") as engine:
+        ((_, ports),) = engine.run(listening, [0], 1, "sockets")
+    log = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.err"))
+    assert len(ports) == 1 and re.search(rf"worker at: +tls://[^ ]+:{ports.pop()}\n", log)
 
 
 def test_steps_on_worker_jobs_give_the_same_results(project: ClusterProject) -> None:
