@@ -202,6 +202,33 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class SameSizeUNet(UNet):
+    """U-Net whose output is as large as its input, which it mirrors beyond its edges: for tools that know only such networks.
+
+    In tiles that start at multiples of ``2**depth`` and overlap by `halo` or more on each side it gives the values of the whole image.
+    """
+
+    def forward(self, image_NCYX: Tensor) -> Tensor:
+        """Class scores (before the softmax) of each pixel.
+
+        Parameters
+        ----------
+        image_NCYX : Tensor
+            Images, each side at least `halo` plus ``2**(depth + 1)`` pixels.
+
+        Returns
+        -------
+        Tensor
+            Scores, shape (N, K, Y, X).
+        """
+        before = halo(self.depth, self.wider)
+        height, width = image_NCYX.shape[2:]
+        below, right = (input_size(n, self.depth, self.wider) - n - before for n in (height, width))
+        padded = nn.functional.pad(image_NCYX, (before, right, before, below), mode="reflect")
+        scores: Tensor = super().forward(padded)
+        return scores[:, :, :height, :width]
+
+
 def _conv_pair(c_in: int, c_out: int, norm: str, norm_first: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for c in (c_in, c_out):
