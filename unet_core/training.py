@@ -111,7 +111,8 @@ def train_network(
                 _check_weights(state, folder)
                 if curves is not None:
                     show(curves, state.history[-1])
-                    log_entry(state.history[-1], steps, progress.format_dict["rate"] or 0.0)
+                    done = progress.format_dict
+                    log_entry(state.history[-1], steps, (done["n"] - done["initial"]) / max(done["elapsed"], 1e-9))
                     state.save_validated(folder, wanted)
             if state.step < steps:
                 _stop_if_warned(warned, state, folder, wanted, steps, processes)
