@@ -28,7 +28,8 @@ def live_curves(folder: Path, step: int) -> Iterator[SummaryWriter]:
     """
     if step == 0:
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    writer = SummaryWriter(str(folder / FOLDER), purge_step=step + 1 if step else None)
+    # Names of files tell seconds only: without the step a run that goes on at once would overwrite the file before.
+    writer = SummaryWriter(str(folder / FOLDER), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
     try:
         yield writer
     finally:
