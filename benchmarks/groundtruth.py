@@ -24,7 +24,8 @@ from skimage import draw
 
 from unet_core.annotations import geojson
 from unet_core.canvas import Canvas
-from unet_core.config import Annotation, Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Annotation, Dataset
 from unet_core.demo import run_lengths
 from unet_core.engine import local_engine
 from unet_core.groundtruth import convert_groundtruth

@@ -33,7 +33,8 @@ from scipy import ndimage
 
 from unet_core.blocks import Grid
 from unet_core.components import component_rows, contacts, faces_of, number, plant, settle, unite
-from unet_core.config import Dataset, Instances
+from unet_core.config import Instances
+from unet_core.data_config import Dataset
 from unet_core.engine import local_engine
 from unet_core.instances import make_instances
 from unet_core.runs import label_runs, paint

@@ -37,7 +37,7 @@ from scipy import ndimage
 
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.compiled import compiled
-from unet_core.config import Dataset, Weights
+from unet_core.data_config import Dataset, Weights
 from unet_core.distance import separate
 from unet_core.engine import local_engine
 from unet_core.runtime import write_stamp

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 
 from unet_core.blocks import Box
-from unet_core.config import Weights
+from unet_core.data_config import Weights
 from unet_core.figures import weight_figure
 from unet_core.weights import target_and_border
 

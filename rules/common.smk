@@ -4,7 +4,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from unet_core.config import ConfigError
+from unet_core.data_config import ConfigError
 from unet_core.digest import FileHashes, code_digest
 from unet_core.parse import parse_config
 from unet_core.samples import check_data, content_of, expand
@@ -148,6 +148,19 @@ def bought_model(name):
     }
 
 
+def start_of(name):
+    """Content of the model that training starts from, if `train.start` names one."""
+    path = Path(expand(cfg.train_of(name).start))
+    if str(path) in ("previous", "new"):
+        return None
+    hashes = FileHashes(Path(expand(cfg.results)) / "train" / f"{name}.start.json")
+    return [
+        hashes.of(path / file)
+        for file in ("model.json", "best.safetensors")
+        if (path / file).is_file()
+    ]
+
+
 def plan_options(wildcards):
     """What decides a plan, beside the data."""
     name = wildcards.model
@@ -163,7 +176,11 @@ def plan_options(wildcards):
 def train_options(wildcards):
     """What decides a model, beside its data and plan."""
     name = wildcards.model
-    options = {"train": plain(cfg.train_of(name)), "bought": bought_model(name)}
+    options = {
+        "train": plain(cfg.train_of(name)),
+        "bought": bought_model(name),
+        "start": start_of(name),
+    }
     return options | {"code": code_digest("train")}
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Dataset, Groundtruth
+from unet_core.config import Dask, Groundtruth
+from unet_core.data_config import Dataset
 from unet_core.engine import open_engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.runtime import job_log

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Dataset, Weights
+from unet_core.config import Dask
+from unet_core.data_config import Dataset, Weights
 from unet_core.engine import open_engine
 from unet_core.runtime import job_log
 from unet_core.weights import make_weights

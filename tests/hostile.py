@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unet_core.annotations import FORMATS
 from unet_core.annotations.layer import Images
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 SHAPE = (1, 40, 50)
 

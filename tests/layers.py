@@ -8,7 +8,7 @@ import numpy as np
 
 from unet_core.annotations import FORMATS
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 
 def objects_in(name: str, path: Path, shape: ZYX, stem: str = "a", **options: object) -> list[tuple[str | None, np.ndarray]]:

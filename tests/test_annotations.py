@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from unet_core.annotations import FORMATS, boundaries, ctc, labels, masks, rle
 from unet_core.annotations.layer import Layer, as_labels, read_plane
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 from unet_core.demo import run_lengths
 
 PLANE: ZYX = (1, 2, 3)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from unet_core.annotations.layer import layer_of, object_of
 from unet_core.blocks import ZYX
 from unet_core.canvas import Canvas, paint
-from unet_core.config import Dataset
+from unet_core.data_config import Dataset
 from unet_core.samples import find_samples
 
 SHAPE: ZYX = (1, 6, 8)

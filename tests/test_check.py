@@ -12,7 +12,8 @@ import tifffile
 import yaml
 
 from unet_core.check import main
-from unet_core.config import Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Dataset
 from unet_core.engine import Engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.runtime import UserError

@@ -16,7 +16,7 @@ from skimage.measure import label
 from tests.layers import objects_in
 from unet_core.annotations import FORMATS, cellpose
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 SHAPE: ZYX = (1, 4, 6)
 MASK = np.array([[1, 1, 0, 2, 2, 0], [1, 0, 0, 0, 0, 2], [0, 0, 3, 0, 0, 2], [1, 1, 3, 3, 0, 0]], np.uint8)

@@ -71,7 +71,7 @@ def test_the_functions_of_this_package_are_called_with_one_set_of_types_each() -
 import numpy as np
 from unet_core import distance, weights
 from unet_core.blocks import Box
-from unet_core.config import Weights
+from unet_core.data_config import Weights
 for dtype in (np.uint32, np.int64, np.uint8):
     for order in "CF":
         labels = np.asarray(np.arange(24).reshape(2, 3, 4) % 3, dtype, order=order)

@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from tests.config_text import MARK, PATH, options_text
-from unet_core.config import Config, ConfigError, Dataset, Split, Train
+from unet_core.config import Config, Train
+from unet_core.data_config import ConfigError, Dataset, Split
 from unet_core.parse import parse_config
 
 SECTIONS = [name for name in Config.model_fields if name not in ("results", "datasets", "models")]

@@ -16,7 +16,8 @@ from roifile import ImagejRoi
 from tests import scene
 from unet_core.annotations import FORMATS
 from unet_core.canvas import paint
-from unet_core.config import Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Dataset
 from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.samples import find_samples

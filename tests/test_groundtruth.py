@@ -19,7 +19,8 @@ from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.annotations.layer import NOTHING, Layer
 from unet_core.canvas import Canvas
-from unet_core.config import Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Dataset
 from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.intensities import Intensities

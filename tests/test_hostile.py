@@ -27,7 +27,7 @@ from roifile import ImagejRoi
 from tests import scene
 from tests.hostile import SHAPE
 from unet_core.annotations import FORMATS
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 ROOT = Path(__file__).parent.parent
 JSON, XML = ("coco", "geojson", "labelme"), ("cvat", "aperio")

@@ -16,7 +16,7 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 
 # Third-party packages that only these modules may import.
 OWNERS = {
-    "torch": {"unet", "augment", "loss", "model", "sampling", "checkpoint", "processes", "train"},
+    "torch": {"unet", "augment", "loss", "model", "sampling", "checkpoint", "processes", "validation", "warm_start", "training", "share"},
     "dask": {"engine"},
     "distributed": {"engine"},
     "zarr": {"store", "readers"},

@@ -12,7 +12,7 @@ from skimage.draw import polygon2mask
 
 from unet_core.annotations import imagej
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 SHAPE: ZYX = (1, 6, 8)
 SOURCE = Annotation(format="imagej", path="unused")

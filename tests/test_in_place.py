@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_core.blocks import Box
-from unet_core.config import Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Dataset
 from unet_core.engine import local_engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.in_place import InPlace, pieces

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from unet_core import passes
-from unet_core.config import Dataset, Instances, PixelSize
+from unet_core.config import Instances
+from unet_core.data_config import Dataset, PixelSize
 from unet_core.engine import Engine
 from unet_core.instances import make_instances
 from unet_core.runtime import read_json, write_stamp

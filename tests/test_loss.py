@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unet_core.config import IGNORE
+from unet_core.data_config import IGNORE
 from unet_core.loss import weighted_cross_entropy
 
 

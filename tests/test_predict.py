@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.test_tiles import in_one_piece
-from unet_core.config import Dataset, Network, Predict
+from unet_core.config import Network, Predict
+from unet_core.data_config import Dataset
 from unet_core.engine import Engine
 from unet_core.model import build, load_network, save_checkpoint, weights_digest
 from unet_core.predict import from_stored, predict_samples, to_stored

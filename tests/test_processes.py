@@ -14,45 +14,47 @@ import torch
 
 from tests.test_sampling import STILL, sample
 from tests.test_train import plan
-from unet_core import train
+from unet_core import training
 from unet_core.checkpoint import State
 from unet_core.config import Network, Train
 from unet_core.model import load_checkpoint
 from unet_core.processes import join_processes, launch
 from unet_core.runtime import UserError, job_log
 from unet_core.sampling import Sampler
-from unet_core.train import train_network
-from unet_core.unet import input_size
+from unet_core.training import train_network
+from unet_core.unet import halo, input_size
 
 # Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.
 NETWORK = Network(depth=2, width=4, dropout=0)
 
 
-def warn_at(stopped: int) -> None:
-    """Send this process the signal that SLURM sends before the time limit, in a step."""
-    step = train._step
+def warn_at(stopped: int, by: int) -> None:
+    """Send this process a signal in a step, as SLURM does before the time limit."""
+    step = training._step
 
     def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == stopped:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), by)
 
-    train._step = warned
+    training._step = warned
 
 
 def program(job: dict) -> None:
     """What each process runs: a short training, in which one may be warned."""
     with join_processes() as processes, job_log(Path(job["log"]), append=True):
         cfg = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL, batch=job["batch"])
-        sampler = Sampler([sample()], input_size(20, 2), 2, batch=cfg.batch, seed=0, augment=STILL)
+        sampler = Sampler([sample()], input_size(20, 2), halo(2), batch=cfg.batch, seed=0, augment=STILL)
         decided = plan(12) | {"network": NETWORK.model_dump()}
         if job["warned"] == processes.rank:
-            warn_at(5)
+            warn_at(5, job["by"])
         train_network(cfg, decided, sampler, [sample((2, 60, 70), seed=1)], folder=Path(job["folder"]), wanted="d", processes=processes)
 
 
-def run(folder: Path, processes: int, batch: int = 3, warned: int | None = None) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned}
+def run(
+    folder: Path, processes: int, batch: int = 3, warned: int | None = None, by: signal.Signals = signal.SIGUSR1
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned, "by": by}
     if processes == 1:
         program(job)
     else:
@@ -78,6 +80,16 @@ def test_all_processes_stop_where_one_is_warned_and_go_on_to_the_same_end(tmp_pa
     assert load_checkpoint(tmp_path / "warned/last.safetensors")[1]["step"] == 8
     assert "stopped by a signal to another process after step 8 of 12, and saved" in (tmp_path / "warned/log").read_text()
     tensors, again = run(tmp_path / "warned", 2)
+    assert again == curves
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_process_that_is_killed_ends_the_training_which_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    expected, curves = run(tmp_path / "whole", 2)
+    with pytest.raises(UserError, match="training in 2 processes ended with code"):
+        run(tmp_path / "killed", 2, warned=1, by=signal.SIGKILL)
+    assert load_checkpoint(tmp_path / "killed/last.safetensors")[1]["step"] == 4
+    tensors, again = run(tmp_path / "killed", 2)
     assert again == curves
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
 

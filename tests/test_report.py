@@ -16,7 +16,8 @@ import pytest
 import tifffile
 
 from unet_core import figures
-from unet_core.config import Annotation, Dataset, Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Split, Train, Weights
+from unet_core.config import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Train
+from unet_core.data_config import Annotation, Dataset, Split, Weights
 from unet_core.demo import fluorescence, touching_objects
 from unet_core.engine import Engine
 from unet_core.evaluate import evaluate_samples

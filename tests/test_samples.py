@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from unet_core.config import Config, ConfigError, Dataset, Split
+from unet_core.config import Config
+from unet_core.data_config import ConfigError, Dataset, Split
 from unet_core.parse import parse_config
 from unet_core.samples import Sample, check_data, content_of, expand, find_samples, split_of
 

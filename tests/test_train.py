@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import struct
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from tests.test_sampling import STILL, sample
-from unet_core import train
-from unet_core.checkpoint import best_step
+from unet_core import training, validation
+from unet_core.checkpoint import State, best_step
 from unet_core.config import Network, Train
-from unet_core.model import load_checkpoint, load_network, save_checkpoint
+from unet_core.model import build, load_checkpoint, load_network, save_checkpoint
 from unet_core.runtime import UserError
 from unet_core.sampling import Sampler
-from unet_core.train import learning_rate, train_network, validate
-from unet_core.unet import input_size
+from unet_core.training import learning_rate, train_network
+from unet_core.unet import halo, input_size
+from unet_core.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch")
 CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
@@ -33,15 +39,28 @@ def plan(steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(folder: Path, steps: int, cfg: Train = CFG) -> list[dict[str, float]]:
-    sampler = Sampler([sample()], input_size(20, 2), 2, batch=2, seed=0, augment=cfg.augment)
+def run(folder: Path, steps: int, cfg: Train = CFG, schedule: int | None = None) -> list[dict[str, float]]:
+    """Train; with `schedule` so many steps of a longer training."""
+    sampler = Sampler([sample()], input_size(20, 2), halo(2), batch=2 * cfg.accumulate, seed=0, augment=cfg.augment)
+    if schedule:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=f"after step {steps} of {schedule}"):
+            step = training._step
+
+            def warned(cfg: Train, state: State, *arguments: Any) -> None:
+                step(cfg, state, *arguments)
+                if state.step == steps:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+
+            patch.setattr(training, "_step", warned)
+            train_network(cfg, plan(schedule), sampler, [sample(seed=1)], folder=folder, wanted="d")
+        return []
     return train_network(cfg, plan(steps), sampler, [sample(seed=1)], folder=folder, wanted="d")
 
 
 def test_the_loss_falls_and_the_best_checkpoint_is_that_of_the_lowest_validation_loss(tmp_path: Path) -> None:
-    history = run(tmp_path, 40)
+    history = run(tmp_path, 80)
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
-    assert [entry["step"] for entry in history] == list(range(4, 41, 4))
+    assert [entry["step"] for entry in history] == list(range(4, 81, 4))
     _, state = load_checkpoint(tmp_path / "best.safetensors")
     assert state["history"][-1]["step"] == best_step(history) == min(history, key=lambda e: e["validation_loss"])["step"]
     assert (tmp_path / "curves.csv").read_text().splitlines()[0] == "step,learning_rate,train_loss,validation_loss,validation_iou"
@@ -57,34 +76,34 @@ def test_a_warned_training_saves_at_once_and_ends_bit_for_bit_as_one_that_was_no
     tmp_path: Path, cfg: Train, stopped_at: int, by: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(tmp_path / "whole", 12, cfg)
-    step = train._step
+    step = training._step
 
-    def warned(cfg: Train, state: train.State, *arguments: Any) -> None:
+    def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == stopped_at:
             os.kill(os.getpid(), by)
 
     handler = signal.getsignal(by)
-    monkeypatch.setattr(train, "_step", warned)
+    monkeypatch.setattr(training, "_step", warned)
     with pytest.raises(UserError, match=f"stopped by {by.name} after step {stopped_at} of 12, and saved; run again"):
         run(tmp_path / "stopped", 12, cfg)
     assert signal.getsignal(by) == handler
     assert load_checkpoint(tmp_path / "stopped/last.safetensors")[1]["step"] == stopped_at
-    monkeypatch.setattr(train, "_step", step)
+    monkeypatch.setattr(training, "_step", step)
     assert run(tmp_path / "stopped", 12, cfg) == expected
     for name in ("best.safetensors", "last.safetensors", "curves.csv"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = train._step
+    step = training._step
 
-    def warned(cfg: Train, state: train.State, *arguments: Any) -> None:
+    def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == 4:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    monkeypatch.setattr(train, "_step", warned)
+    monkeypatch.setattr(training, "_step", warned)
     assert run(tmp_path, 4)[-1]["step"] == 4
 
 
@@ -92,7 +111,7 @@ def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: p
 def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(tmp_path / "whole", 12)
     calls = 0
-    loss = train._loss
+    loss = training._loss
 
     def dying(*arguments: Any) -> Any:
         nonlocal calls
@@ -101,13 +120,106 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, 
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(train, "_loss", dying)
+    monkeypatch.setattr(training, "_loss", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", 12)
-    monkeypatch.setattr(train, "_loss", loss)
+    monkeypatch.setattr(training, "_loss", loss)
     assert run(tmp_path / "killed", 12) == expected
     for name in ("best.safetensors", "last.safetensors", "curves.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty"])
+def test_a_damaged_last_checkpoint_is_told_and_training_starts_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    expected = run(tmp_path / "whole", 8)
+    run(tmp_path / "damaged", 4, schedule=8)
+    last = tmp_path / "damaged/last.safetensors"
+    last.write_bytes(last.read_bytes()[: -100 if damage == "truncated" else 0])
+    assert run(tmp_path / "damaged", 8) == expected
+    assert re.search(r"last.safetensors is damaged \(.+\); training starts anew", caplog.text)
+    for name in ("best.safetensors", "last.safetensors", "curves.csv"):
+        assert (tmp_path / "damaged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_precision_goes_on_bit_for_bit(tmp_path: Path, precision: str, accumulate: int) -> None:
+    cfg = CFG.model_copy(update={"precision": precision, "accumulate": accumulate, "clip": 1.0})
+    expected = run(tmp_path / "whole", 8, cfg)
+    run(tmp_path / "parts", 4, cfg, schedule=8)
+    assert run(tmp_path / "parts", 8, cfg) == expected
+    assert (tmp_path / "parts/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
+
+
+def test_gradients_of_several_passes_add_up_to_those_of_one() -> None:
+    torch.manual_seed(0)
+    net = build(NETWORK.model_copy(update={"norm": "none", "dropout": 0.0}), 1, 2)
+    batch = Sampler([sample()], input_size(20, 2), halo(2), batch=4, seed=0, augment=STILL).draw(0)
+    batch.target_NYX[0] = 255  # passes weigh as much as they have annotated pixels
+    changed = []
+    for accumulate in (1, 2, 3):
+        cfg = CFG.model_copy(update={"accumulate": accumulate, "momentum": 0.0})
+        copy = deepcopy(net)
+        state = State(copy, torch.optim.SGD(copy.parameters()))
+        training._step(cfg, state, copy, batch, torch.tensor([1.0, 2.0]), 10, training.ALONE)
+        changed.append(torch.cat([parameter.detach().flatten() for parameter in copy.parameters()]))
+    for other in changed[1:]:
+        torch.testing.assert_close(other, changed[0], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(changed[0], torch.cat([parameter.detach().flatten() for parameter in net.parameters()]), atol=1e-4)
+
+
+def test_training_stops_early_where_nothing_gets_better_and_stays_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = run(tmp_path / "whole", 200, CFG.model_copy(update={"learning_rate": 0.2}))
+    best = next(
+        n for n in range(len(whole)) if all(whole[n]["validation_loss"] < later["validation_loss"] for later in whole[n + 1 : n + 4])
+    )
+    cfg = CFG.model_copy(update={"learning_rate": 0.2, "patience": 3})
+    caplog.set_level("INFO")
+    stopped = run(tmp_path / "early", 200, cfg)
+    assert len(stopped) < len(whole) and stopped == whole[: len(stopped)]
+    assert best_step(stopped) == stopped[-4]["step"] and best <= len(stopped) - 4
+    assert f"stops early at step {stopped[-1]['step']}" in caplog.text
+    assert run(tmp_path / "early", 200, cfg) == stopped
+
+
+def test_the_best_checkpoint_may_be_that_of_the_highest_score() -> None:
+    history = [
+        {"step": step, "validation_loss": loss, "validation_seg": seg} for step, loss, seg in ((1, 2, 0.5), (2, 1, 0.9), (3, 0, 0.7))
+    ]
+    assert (best_step(history), best_step(history, "seg")) == (3, 2)
+
+
+def test_curves_of_tensorboard_are_those_of_the_table_also_after_a_stop(tmp_path: Path) -> None:
+    run(tmp_path, 8, schedule=12)
+    history = run(tmp_path, 12)
+    table = pd.read_csv(tmp_path / "curves.csv").set_index("step")
+    assert list(table.index) == [entry["step"] for entry in history] == [4, 8, 12]
+    found = events(tmp_path / "tensorboard")
+    assert found.keys() == {(name, step) for name in table.columns for step in table.index}
+    for (name, step), value in found.items():
+        assert value == pytest.approx(table.loc[step, name], rel=1e-6)
+
+
+def events(folder: Path) -> dict[tuple[str, int], float]:
+    """Scalars of TensorBoard's event files: records of length, checksum, message, checksum."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+            data = data[16 + length :]
+    return found
+
+
+def test_a_network_is_compiled_if_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    expected = run(tmp_path / "plain", 4)
+    assert not compiled
+    assert run(tmp_path / "compiled", 4, CFG.model_copy(update={"compile": True})) == expected and len(compiled) == 1
 
 
 def test_a_checkpoint_of_another_digest_is_not_gone_on_from(tmp_path: Path) -> None:
@@ -120,7 +232,7 @@ def test_a_checkpoint_of_another_digest_is_not_gone_on_from(tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     run(tmp_path, 4)
     before = (tmp_path / "last.safetensors").read_bytes()
-    with pytest.raises(UserError, match=r"the loss became nan before step 8; lower train.learning_rate or set train.clip"):
+    with pytest.raises(UserError, match=r"the loss became nan at step [5-8] of training; lower train.learning_rate or set train.clip"):
         run(tmp_path, 12, CFG.model_copy(update={"learning_rate": 1e30}))
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
@@ -128,8 +240,8 @@ def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_checkpoint(tmp
 def test_weights_that_become_infinite_in_the_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, 4)
     before = (tmp_path / "last.safetensors").read_bytes()
-    monkeypatch.setattr(train, "validate", lambda *_: {"validation_loss": float("nan"), "validation_iou": 0.0})
-    with pytest.raises(UserError, match="the checkpoint of the last good validation stays"):
+    monkeypatch.setattr(training, "validate", lambda *_: {"validation_loss": float("nan"), "validation_iou": 0.0})
+    with pytest.raises(UserError, match="validation_loss became nan at step 8 .* the checkpoints before that stay in"):
         run(tmp_path, 8)
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
@@ -146,10 +258,10 @@ def test_validation_by_blocks_equals_the_formula_on_the_whole(monkeypatch: pytes
     given = sample((2, 50, 44))
     given.target.array[0, :9] = 255  # type: ignore[attr-defined]
     torch.manual_seed(0)
-    net = train.build(NETWORK, 1, 2)
+    net = build(NETWORK, 1, 2)
     w_c = torch.tensor([0.5, 2.0])
     whole = validate(net, [given], w_c, input_size(200, 2), "float32")
-    monkeypatch.setattr(train, "VALIDATION_BLOCK", (1, 16, 32))
+    monkeypatch.setattr(validation, "VALIDATION_BLOCK", (1, 16, 32))
     blocks = validate(net, [given], w_c, input_size(20, 2), "float32")
     assert blocks == pytest.approx(whole, rel=1e-5)
     assert validate(net, [], w_c, 100, "float32") == {}

@@ -19,7 +19,7 @@ from skimage.segmentation import find_boundaries
 from tests.test_distance import SPACINGS, distances_one_by_one, random_labels
 from unet_core import weights
 from unet_core.blocks import ZYX, Box, Grid
-from unet_core.config import IGNORE, Dataset, Weights
+from unet_core.data_config import IGNORE, Dataset, Weights
 from unet_core.engine import Engine
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store import Spec, begin, finish, open_weights

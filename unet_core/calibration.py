@@ -23,21 +23,23 @@ class Tiles(NamedTuple):
     batch: int
 
 
-def candidates(side: int, largest: int, depth: int, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
+def candidates(side: int, largest: int, shape: tuple[int, int], batches: tuple[int, ...] = (1,)) -> list[Tiles]:
     """Tiles that divide a block of `side` pixels without much waste, the smallest first; batches only as large as one largest tile.
+
+    `shape` is that of the network, as in `unet.shape_of`.
 
     Examples
     --------
-    >>> candidates(2048, largest=2240, depth=4)[-2:]
+    >>> candidates(2048, largest=2240, shape=(4, 0))[-2:]
     [Tiles(largest=1212, batch=1), Tiles(largest=2236, batch=1)]
     """
-    step = 2**depth
+    step = 2 ** shape[0]
     outputs = {math.ceil(side / n / step) * step for n in range(1, MOST_TILES + 1)}
-    fitting = sorted(tile for output in outputs if (tile := unet.input_size(output, depth)) <= largest) or [largest]
+    fitting = sorted(tile for output in outputs if (tile := unet.input_size(output, *shape)) <= largest) or [largest]
     return [Tiles(tile, n) for tile in fitting for n in batches if n == 1 or n * tile**2 <= largest**2]
 
 
-def fastest(network: TileFunction, tried: list[Tiles], channels: int, depth: int, side: int, seconds: float) -> dict[str, Any]:
+def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: tuple[int, int], side: int, seconds: float) -> dict[str, Any]:
     """Time a network on tiles and choose those with the most pixels of a block per second.
 
     Parameters
@@ -48,8 +50,8 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, depth: int
         From `candidates`; beginning with the small ones, as long as time is left and until the memory is full.
     channels : int
         Of the image.
-    depth : int
-        Of the network.
+    shape : tuple of int
+        Of the network; see `unet.shape_of`.
     side : int
         Of a block.
     seconds : float
@@ -68,7 +70,7 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, depth: int
             took = min(_seconds(network, image) for _ in range(3 if not rates else 2))
         except MemoryError:
             break
-        count = math.ceil(side / unet.output_size(tiles.largest, depth))
+        count = math.ceil(side / unet.output_size(tiles.largest, *shape))
         rates.append((*tiles, round((side / count) ** 2 * tiles.batch / took / 1e6, 4)))
         # The next one takes at least as long, twice.
         if time.perf_counter() + 3 * took > end:

@@ -13,7 +13,7 @@ from unet_core.annotations import FORMATS
 from unet_core.annotations.classes import UnknownClasses
 from unet_core.annotations.layer import Layer
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation, Dataset
+from unet_core.data_config import Annotation, Dataset
 from unet_core.samples import Sample
 
 # What the names of classes in an annotation may stand for, beside the data set's classes.

@@ -17,7 +17,7 @@ import yaml
 
 from unet_core.blocks import Box
 from unet_core.canvas import paint
-from unet_core.config import Dataset
+from unet_core.data_config import Dataset
 from unet_core.digest import digest
 from unet_core.lint import Finding
 from unet_core.outliers import drift, outliers, twins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from unet_core.model import load_checkpoint, save_checkpoint
 from unet_core.runtime import UserError, write_atomic
 from unet_core.unet import UNet
+
+logger = logging.getLogger(__name__)
 
 History = list[dict[str, float]]
 
@@ -30,10 +33,16 @@ class State:
         Of the steps since the last validation.
     history : list of dict
         One entry per validation.
+    best_by : str
+        Score that chooses the best checkpoint.
+    scaler : GradScaler
+        Scale of the loss; without effect unless the arithmetic is float16.
     """
 
     net: UNet
     optimiser: torch.optim.Optimizer
+    best_by: str = "loss"
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     step: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
     history: History = field(default_factory=list)
@@ -42,18 +51,19 @@ class State:
         """Write ``last.safetensors``, from which `resume` goes on."""
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         for name, parameter in self.net.named_parameters():
-            kept = self.optimiser.state[parameter]
+            kept = self.optimiser.state.get(parameter, {})  # nothing for a parameter that is frozen
             tensors |= {f"optimiser.{key}.{name}": value for key, value in kept.items() if value is not None}
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
-        save_checkpoint(folder / "last.safetensors", tensors, {"digest": wanted, "step": self.step, "history": self.history})
+        state = {"digest": wanted, "step": self.step, "history": self.history, "scaler": self.scaler.state_dict()}
+        save_checkpoint(folder / "last.safetensors", tensors, state)
 
     def save_validated(self, folder: Path, wanted: str) -> None:
         """Write ``curves.csv`` and, if it is the best so far, ``best.safetensors``; then the last checkpoint.
 
         In this order, so that the last checkpoint never claims a best one that is not there.
         """
-        if best_step(self.history) == self.step:
+        if best_step(self.history, self.best_by) == self.step:
             save_checkpoint(folder / "best.safetensors", dict(self.net.state_dict()), {"digest": wanted, "history": self.history})
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(self.history[-1]))
@@ -80,18 +90,22 @@ class State:
                 # AdamW counts its steps on the CPU.
                 self.optimiser.state[parameters[parameter]][key] = tensor if key == "step" else tensor.to(where)
         self.step, self.history = kept["step"], kept["history"]
+        if kept["scaler"]:
+            self.scaler.load_state_dict(kept["scaler"])
         self.losses = list(tensors["losses"].to(where)) if "losses" in tensors else []
         return True
 
 
-def best_step(history: History) -> float:
-    """Step of the lowest validation loss; without validation the last one."""
-    return min(history, key=lambda entry: (entry.get("validation_loss", 0.0), -entry["step"]))["step"]
+def best_step(history: History, by: str = "loss") -> float:
+    """Step of the lowest validation loss, or of the highest other score; of equal ones, and without validation, the last."""
+    sign = 1 if by == "loss" else -1
+    return min(history, key=lambda entry: (sign * entry.get(f"validation_{by}", 0.0), -entry["step"]))["step"]
 
 
 def is_of(checkpoint: Path, wanted: str) -> bool:
     """Whether a checkpoint is there, whole, and was made for the digest."""
     try:
         return checkpoint.is_file() and load_checkpoint(checkpoint)[1].get("digest") == wanted
-    except UserError:  # damaged: it is made again
+    except UserError as error:
+        logger.warning("train: %s is damaged (%s); training starts anew", checkpoint, error.__cause__)
         return False

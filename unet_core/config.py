@@ -8,173 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-NAME = r"^[\w-]+$"
-Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# Training target of pixels that are neither learnt nor scored.
-IGNORE = 255
+from unet_core.data_config import Dataset, Fraction, Name, NonNegative, Positive, Section, Weights
 
 
-class ConfigError(ValueError):
-    """The configuration or the files that it names are wrong; the message lists all that was found."""
-
-
-class _Section(BaseModel):
-    """Frozen, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PixelSize(_Section):
-    """Physical size of a pixel."""
-
-    z: Positive = Field(1.0, description="micrometres")
-    y: Positive = Field(1.0, description="micrometres")
-    x: Positive = Field(1.0, description="micrometres")
-
-
-class Annotation(_Section):
-    """One source of annotations of a data set."""
-
-    format: Literal[
-        "labels",
-        "binary",
-        "colours",
-        "ctc",
-        "rle",
-        "masks",
-        "boundaries",
-        "coco",
-        "imagej",
-        "geojson",
-        "labelme",
-        "cvat",
-        "aperio",
-        "napari",
-        "ilastik",
-        "cellpose",
-    ] = Field(
-        description="labels: one label image per image; binary: masks whose parts are objects; colours: masks of classes; "
-        "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
-        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
-        "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
-        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
-        "ilastik: HDF5 exports; cellpose: its _cp_masks images"
-    )
-    path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
-    class_: str | None = Field(
-        None, alias="class", description="class of these objects; default: what the annotation calls them, or the first of `classes`"
-    )
-    classes: dict[str, str] = Field(
-        default={}, description="what the annotation calls a class: the data set's name for it, or ignore, or background (left out)"
-    )
-    ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
-    region: bool = Field(False, description="these objects are the areas that were annotated; outside nothing is learnt or scored")
-    ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
-    border: NonNegative = Field(0.0, description="pixels on either side of the objects' outlines that are neither learnt nor scored")
-    slices: list[Annotated[int, Field(ge=0)]] | Literal["painted"] | None = Field(
-        None, description="z planes (from 0) that were annotated, or painted: those with objects; the others are ignored"
-    )
-    samples: list[str] = Field(default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)")
-
-    @model_validator(mode="after")
-    def _keys_agree(self) -> Annotation:
-        if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
-            raise ValueError("of ignore, region, class and classes a source may have one")
-        if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
-            raise ValueError(f"ignore_label has no meaning for format {self.format}: only for labels, binary, boundaries and cellpose")
-        return self
-
-
-class Split(_Section):
-    """Which annotated samples are kept from training: a share by hash of the name, or name patterns."""
-
-    test: Fraction | list[str] = Field(0.2, description="share, or list of sample names (* matches)")
-    validation: Fraction | list[str] = Field(0.1, description="share, or list of sample names (* matches)")
-
-    @model_validator(mode="after")
-    def _shares_leave_some(self) -> Split:
-        shares = sum(part for part in (self.test, self.validation) if not isinstance(part, list))
-        if shares > 1:
-            raise ValueError(f"the shares of test and validation add up to {shares}; at most 1")
-        return self
-
-
-class Weights(_Section):
-    """Border weight maps (paper, equation 2)."""
-
-    w0: NonNegative = Field(10.0, description="height of the border term (paper: 10)")
-    sigma: Positive = Field(5.0, description="width of the border term in pixels along x (paper: about 5)")
-    separation: NonNegative = Field(2.0, description="width of the background ridge cut between touching objects, pixels along x")
-    inside: Literal["none", "object", "border"] = Field(
-        "none", description="border term inside objects: none; object: at distance 0 from the object itself; border: from its border"
-    )
-    near: NonNegative = Field(
-        0.0, description="height of a weight of background near objects (Fiji plugin: 0.9, with class_weights [0.1, 1])"
-    )
-    near_sigma: Positive = Field(10.0, description="width of that weight, in pixels along x (Fiji plugin: 10)")
-    tolerance: Positive = Field(1e-4, description="border terms below this are stored as 0")
-    dtype: Literal["float16", "float32"] = Field("float32", description="how border terms are stored")
-
-    @model_validator(mode="after")
-    def _fits_the_type(self) -> Weights:
-        if self.dtype == "float16" and self.w0 + self.near > 65504:
-            raise ValueError("w0 and near are too high for dtype float16 (65504 at most); use float32")
-        return self
-
-
-class Dataset(_Section):
-    """Images of one kind, with or without annotations."""
-
-    images: str | list[str] = Field(description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path")
-    axes: str = Field("yx", description="axes of one file, of t c z y x; each t is a sample of its own")
-    channels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="channels to use; default: all")
-    pixel_size: PixelSize = PixelSize()
-    in_place: Literal["auto", "always", "never"] = Field(
-        "auto", description="read images where they lie instead of copying them; auto: those of more than 1 GiB, if parts can be read"
-    )
-    annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
-    classes: list[Name] = Field(default=["cell"], min_length=1, max_length=254, description="names of the object classes")
-    unmatched: Literal["error", "allow"] = Field(
-        "error", description="images without annotation (in ctc these are normal) and annotations without image"
-    )
-    sources: Literal["all", "first"] = Field(
-        "all", description="of several sources: all together, or of each sample the first that has it (areas to ignore always count)"
-    )
-    split: Split = Split()
-    weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")
-
-    @field_validator("axes")
-    @classmethod
-    def _axes_are_known(cls, axes: str) -> str:
-        if set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes):
-            raise ValueError("must be letters of t c z y x, each at most once, with y and x among them")
-        return axes
-
-    @field_validator("classes")
-    @classmethod
-    def _classes_differ(cls, classes: list[str]) -> list[str]:
-        if len(set(classes)) < len(classes):
-            raise ValueError("each class may be named only once")
-        return classes
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> Dataset:
-        for annotation in self.annotations:
-            if annotation.class_ is not None and annotation.class_ not in self.classes:
-                raise ValueError(f"annotation class {annotation.class_!r} is not among classes: {', '.join(self.classes)}")
-            for name in set(annotation.classes.values()) - {*self.classes, "ignore", "background"}:
-                raise ValueError(f"annotation class {name!r} is not among classes: {', '.join(self.classes)}, ignore, background")
-        if self.channels is not None and "c" not in self.axes:
-            raise ValueError("channels needs an axis c in axes")
-        return self
-
-
-class Model(_Section):
+class Model(Section):
     """A named U-Net: what it learns from and what it is applied to."""
 
     train_on: list[str] = Field(default=[], description="data sets; default: the one of the model's name")
@@ -186,7 +25,7 @@ class Model(_Section):
     instances: dict[str, Any] = Field(default={}, description="keys of the section instances that differ for this model")
 
 
-class Groundtruth(_Section):
+class Groundtruth(Section):
     """Conversion of images and annotations."""
 
     overlaps: Literal["error", "later", "smaller", "ignore"] = Field(
@@ -194,7 +33,7 @@ class Groundtruth(_Section):
     )
 
 
-class Plan(_Section):
+class Plan(Section):
     """What is decided from the data."""
 
     normalisation: Literal["percentile", "mean_std"] = Field(
@@ -218,16 +57,22 @@ class Plan(_Section):
         return percentiles
 
 
-class Network(_Section):
+class Network(Section):
     """Shape of the U-Net."""
 
     depth: int = Field(4, ge=1, le=7, description="number of 2x2 poolings (paper: 4)")
     width: int = Field(64, ge=1, le=1024, description="channels of the first level (paper: 64)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="dropout at the end of the contracting path")
-    norm: Literal["none", "batch"] = Field("none", description="normalisation after each convolution (paper: none)")
+    norm: Literal["none", "batch", "instance"] = Field(
+        "none",
+        description="normalisation at each 3x3 convolution (paper: none); instance: by each tile, so that results depend on its size",
+    )
+    norm_position: Literal["before_relu", "after_relu"] = Field("before_relu", description="where it acts; PyTorch tutorials: after_relu")
+    up_kernel: Literal[2, 3] = Field(2, description="side of the up-convolutions, of stride 2 (paper: 2)")
+    final_kernel: Literal[1, 3] = Field(1, description="side of the last convolution (paper: 1)")
 
 
-class Augment(_Section):
+class Augment(Section):
     """Random variations of the training tiles."""
 
     rotation: bool = Field(True, description="rotation by any angle")
@@ -239,14 +84,23 @@ class Augment(_Section):
     brightness: NonNegative = Field(0.1, description="gray values: shift up to +-brightness (normalised units)")
     gamma: NonNegative = Field(0.2, description="gray values: exponent up to exp(+-gamma)")
     noise: NonNegative = Field(0.05, description="gray values: Gaussian noise of up to this deviation (normalised units)")
+    blur: Annotated[float, Field(ge=0, le=20)] = Field(0.0, description="gray values: Gaussian blur of up to this deviation in pixels")
 
 
-class Train(_Section):
+class Train(Section):
     """Training."""
 
+    preset: Literal["paper2015", "modern", "small", "tutorial"] | None = Field(
+        None, description="other values for the options below, each of which may still be set; docs/training.md has the table"
+    )
     network: Network = Network()
     tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, about 572 at most")
     batch: int = Field(1, ge=1, description="tiles per step, of all GPUs together (paper: 1)")
+    accumulate: int = Field(1, ge=1, description="passes of `batch` tiles whose gradients are added up for one step")
+    foreground: Fraction = Field(0.0, description="share of tiles that are centred on a pixel of an object")
+    sampling: Literal["proportional", "balanced"] = Field(
+        "proportional", description="tiles from each data set: as its annotated pixels, or balanced = the same number"
+    )
     steps: int | Literal["auto"] = Field("auto", description="steps of the optimiser; auto: by the plan")
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd, with momentum (paper), or adamw, which learns in fewer steps")
     learning_rate: Positive = Field(0.001, description="step size of the optimiser; 0.002 is usual for adamw")
@@ -255,8 +109,23 @@ class Train(_Section):
     schedule: Literal["constant", "poly"] = Field("poly", description="poly: learning rate falls as (1 - step/steps)^0.9")
     warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     clip: NonNegative = Field(0.0, description="largest norm of the gradient; 0: no limit")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the network")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="arithmetic of the network; float16: with a loss that is scaled up"
+    )
+    compile: bool = Field(False, description="compile the network (torch.compile): minutes at the start, then faster steps on a GPU")
     validate_every: int = Field(500, ge=1, description="steps between validations (and checkpoints)")
+    best_by: Literal["loss", "iou", "seg", "ap50"] = Field(
+        "loss", description="which validation score chooses the best checkpoint; iou, seg and ap50 at probability 0.5"
+    )
+    patience: int = Field(0, ge=0, description="stop after so many validations without a better one; 0: never")
+    start: str = Field(
+        "previous",
+        min_length=1,
+        description="first weights: previous = of this model, if only annotations were added since, else new; new; or a model's folder",
+    )
+    freeze: list[Literal["contracting", "expanding", "output"]] = Field(
+        default=[], description="parts of the network that keep the weights that training starts from"
+    )
     seed: int = Field(0, ge=0, description="of all random numbers")
     augment: Augment = Augment()
 
@@ -268,7 +137,7 @@ class Train(_Section):
         return value
 
 
-class Predict(_Section):
+class Predict(Section):
     """Overlap-tile inference."""
 
     tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by plan and measurement")
@@ -282,7 +151,7 @@ class Predict(_Section):
     )
 
 
-class Instances(_Section):
+class Instances(Section):
     """Objects from probabilities."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="foreground probability of an object's pixels")
@@ -299,7 +168,7 @@ class Instances(_Section):
     connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """Scores."""
 
     splits: list[Literal["train", "validation", "test"]] = Field(default=["test"], min_length=1, description="which samples are scored")
@@ -324,13 +193,13 @@ class Evaluate(_Section):
         return sorted(set(thresholds))
 
 
-class Report(_Section):
+class Report(Section):
     """Tables and pictures."""
 
     previews: int = Field(3, ge=1, le=50, description="samples shown per model and data set")
 
 
-class Slurm(_Section):
+class Slurm(Section):
     """Worker jobs that a step submits to SLURM."""
 
     partition: str | None = Field(None, description="null: the default one")
@@ -351,7 +220,7 @@ class Slurm(_Section):
         return self
 
 
-class Tls(_Section):
+class Tls(Section):
     """Certificates for a scheduler that runs already."""
 
     ca: str | None = Field(None, description="file of the certificate authority")
@@ -359,7 +228,7 @@ class Tls(_Section):
     key: str | None = Field(None, description="file of its key")
 
 
-class Dask(_Section):
+class Dask(Section):
     """How blocks are worked on."""
 
     cluster: Annotated[str, Field(pattern=r"^(local|slurm|tls://.+:[0-9]+)$")] = Field(
@@ -400,7 +269,7 @@ def _not_empty(names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-class Config(_Section):
+class Config(Section):
     """The whole of `config.yaml`."""
 
     results: str = Field("results", min_length=1, description="folder of everything that is made")

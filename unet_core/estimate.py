@@ -23,7 +23,8 @@ import psutil
 import yaml
 
 from unet_core.blocks import Grid
-from unet_core.config import Config, ConfigError
+from unet_core.config import Config
+from unet_core.data_config import ConfigError
 from unet_core.model import device
 from unet_core.parse import parse_config
 from unet_core.rehearsal import Cost, Rehearsal, Stage, process_start

@@ -16,7 +16,8 @@ from unet_core.annotations.classes import UnknownClasses, told
 from unet_core.blocks import ZYX, Box
 from unet_core.canvas import paint
 from unet_core.check import Checked, write_check
-from unet_core.config import Annotation, Dataset, Groundtruth
+from unet_core.config import Groundtruth
+from unet_core.data_config import Annotation, Dataset
 from unet_core.digest import FileHashes, code_digest, digest
 from unet_core.engine import Engine
 from unet_core.images import convert_image

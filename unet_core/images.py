@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX, Grid
-from unet_core.config import Dataset
+from unet_core.data_config import Dataset
 from unet_core.headers import header_of
 from unet_core.in_place import InPlace, pieces
 from unet_core.intensities import Intensities

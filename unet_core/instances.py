@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from unet_core.components import Forest, number, objects_by_block, plant, settle, unite
-from unet_core.config import Dataset, Instances
+from unet_core.config import Instances
+from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.objects import SUFFIXES, Measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from unet_core.config import IGNORE
+from unet_core.data_config import IGNORE
 
 
 def weighted_cross_entropy(

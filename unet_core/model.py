@@ -22,6 +22,9 @@ from unet_core.config import Network
 from unet_core.runtime import UserError, read_json, write_atomic
 from unet_core.unet import UNet
 
+# Arithmetic of the network, where it is not float32.
+LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def device() -> torch.device:
     """The accelerator of this process if there is one, else the CPU."""
@@ -32,6 +35,11 @@ def device_name() -> str:
     """Kind of the device: cpu, or what the GPU is called."""
     where = device()
     return torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+
+
+def arithmetic(where: torch.device, precision: str) -> torch.autocast:
+    """Context in which the network computes with float32, bfloat16 or float16."""
+    return torch.autocast(where.type, LOW_PRECISION.get(precision, torch.bfloat16), enabled=precision in LOW_PRECISION)
 
 
 def build(network: Network, channels: int, classes: int) -> UNet:
@@ -63,7 +71,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; 'snakemake --forcerun train' makes it again") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from None
+        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from error
 
 
 def weights_digest(folder: Path) -> str:
@@ -113,7 +121,7 @@ def network_function(
     shift, factor = (torch.tensor(values, dtype=torch.float32, device=where)[:, None, None] for values in (offset, scale))
 
     def probabilities(image_NCYX: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(where.type, half, enabled=half != parameter.dtype):
+        with arithmetic(where, precision if half != parameter.dtype else "float32"):
             scores = net(image_NCYX.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
         return scores.float().softmax(dim=1)
 

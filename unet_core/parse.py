@@ -10,7 +10,9 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from unet_core.config import NAME, Config, ConfigError, override
+from unet_core.config import Config, override
+from unet_core.data_config import NAME, ConfigError
+from unet_core.presets import with_preset
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
@@ -31,7 +33,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     ConfigError
         With one line for each mistake: key, value, what is allowed.
     """
-    filled = _fill_models(_short_gate(raw))
+    filled = _fill_presets(_fill_models(_short_gate(raw)))
     problems = [*_override_problems(filled), *_name_problems(filled)]
     try:
         cfg = Config.model_validate(filled)
@@ -70,6 +72,21 @@ def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
                 model["predict_on"] = trained
         models[name] = model
     return filled | {"models": models}
+
+
+def _fill_presets(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out what the presets of training say."""
+    filled = dict(raw)
+    if isinstance(raw.get("train"), Mapping):
+        filled["train"] = with_preset(raw["train"])
+    if isinstance(raw.get("models"), Mapping):
+        filled["models"] = {
+            name: {**model, "train": with_preset(model["train"], of_a_model=True)}
+            if isinstance(model, Mapping) and isinstance(model.get("train"), Mapping)
+            else model
+            for name, model in raw["models"].items()
+        }
+    return filled
 
 
 def _override_problems(raw: Mapping[str, Any]) -> Iterable[str]:

@@ -86,15 +86,15 @@ def normalisation(intensities: list[dict[str, Any]], cfg: Plan) -> dict[str, lis
 
 def training_tile(cfg: Train, longest_side: int) -> tuple[int, str]:
     """Side of the training tile and the reason for it."""
-    depth = cfg.network.depth
+    shape = unet.shape_of(cfg.network)
     if cfg.tile != "auto":
         try:
-            unet.output_size(cfg.tile, depth)
+            unet.output_size(cfg.tile, *shape)
         except ValueError as error:
             raise UserError(f"train.tile: {error}") from None
         return cfg.tile, "set in the configuration"
-    whole = unet.input_size(longest_side, depth)
-    paper = unet.input_size(max(1, PAPER_TILE - 2 * unet.halo(depth)), depth)
+    whole = unet.input_size(longest_side, *shape)
+    paper = unet.input_size(max(1, PAPER_TILE - 2 * unet.halo(*shape)), *shape)
     return min(whole, paper), "the smaller of the paper's tile and what covers the largest training image"
 
 
@@ -102,7 +102,7 @@ def training_steps(cfg: Train, pixels: int, output: int) -> tuple[int, str]:
     """Number of training steps, for a number of annotated training pixels and a side of the network's output, and the reason for it."""
     if cfg.steps != "auto":
         return cfg.steps, "set in the configuration"
-    steps = math.ceil(PASSES * pixels / (output**2 * cfg.batch))
+    steps = math.ceil(PASSES * pixels / (output**2 * cfg.batch * cfg.accumulate))
     bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
     reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES} times, {bounds}"
     return min(max(steps, FEWEST_STEPS), MOST_STEPS), reason
@@ -125,19 +125,19 @@ def allowed_memory(cfg: Plan) -> int:
 
 def prediction_tile(cfg: Predict, network: Network, channels: int, memory: int, longest_side: int) -> tuple[int, str]:
     """Side of the largest tile in prediction and the reason for it."""
-    depth = network.depth
+    shape, group = unet.shape_of(network), 2**network.depth
     if cfg.tile != "auto":
         try:
-            tiling(longest_side, cfg.tile, depth)
+            tiling(longest_side, cfg.tile, *shape)
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
         return cfg.tile, "set in the configuration"
     # Tiles are useful by whole groups of pooled pixels.
-    smallest = unet.input_size(2**depth, depth)
-    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), depth))
+    smallest = unet.input_size(group, *shape)
+    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), *shape))
     tile = wanted
     while tile > smallest and tile_memory(tile, network, channels) > memory:
-        tile -= 2**depth
+        tile -= group
     if tile_memory(tile, network, channels) > memory:
         needed = tile_memory(tile, network, channels) / 2**30
         raise UserError(
@@ -239,7 +239,7 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
         )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
     tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries))
-    output = unet.output_size(tile, train.network.depth)
+    output = unet.output_size(tile, *unet.shape_of(train.network))
     steps, reason = training_steps(train, sum(pixels), output)
     return {
         "class_pixels": {"value": pixels, "why": f"over {len(entries)} training samples; background first"},
@@ -266,7 +266,7 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
 
 def prediction_block(tile: int, network: Network) -> list[int]:
     """Shard of the probabilities: whole chunks around the output of one tile, and as many planes as make a fair amount of work."""
-    output = unet.output_size(tile, network.depth)
+    output = unet.output_size(tile, *unet.shape_of(network))
     side = CHUNK * math.ceil(output / CHUNK)
     return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2)), side, side]
 

@@ -17,7 +17,8 @@ import numpy as np
 from unet_core import unet
 from unet_core.blocks import ZYX
 from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest
-from unet_core.config import Dataset, Predict
+from unet_core.config import Predict
+from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, device_name, load_network, network_function
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     images: Path
     store: Path
     tiles: Tiles
+    tile_counts: bool
 
 
 class Todo(NamedTuple):
@@ -104,11 +106,12 @@ def predict_samples(
     todo, entries = [], {}
     for name, entry in samples.items():
         norm = decided["samples"][f"{images.stem}/{name}"]
-        wanted = wanted_digest(entry["image"], trained["weights"], norm, cfg)
+        wanted = wanted_digest(entry["image"], trained["weights"], norm, cfg, decided)
         entries[name] = {"split": entry["split"], "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, norm))
-    job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, Tiles(decided["predict_tile"]["value"], 1))
+    tiles = Tiles(decided["predict_tile"]["value"], 1)
+    job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, tiles, _tile_counts(decided))
     if todo:
         specs = {sample.name: _spec(sample, job, dataset, decided) for sample in todo}
         job = job._replace(tiles=_measured(job, todo[0], specs, stamp.with_suffix(".tile.json"), engine))
@@ -121,10 +124,16 @@ def predict_samples(
     write_stamp(stamp, {"step": "predict", "store": store.name, "classes": decided["classes"], "samples": entries})
 
 
-def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: Predict) -> str:
+def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: Predict, plan: dict[str, Any]) -> str:
     """Digest of the probabilities of a sample from those of its image and of the model's weights."""
-    # The tile is no part of the digest: the result does not depend on it.
-    return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
+    # The tile counts only where the result depends on it.
+    tile = [plan["predict_tile"]["value"]] if _tile_counts(plan) else []
+    return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"), *tile)
+
+
+def _tile_counts(plan: dict[str, Any]) -> bool:
+    """Whether results depend on the tile: instance normalisation takes the statistics of each tile."""
+    return plan["network"]["norm"] == "instance"
 
 
 def block_of(planned: ZYX, chunk_planes: int) -> ZYX:
@@ -186,19 +195,19 @@ def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
     image = open_image_of(job.images, sample.name)
-    network, depth = _network(job, sample.norm)
-    tiles = _fitting(job.tiles)
+    network, shape = _network(job, sample.norm)
+    box, tiles = result.grid.box(index), _fitting(job.tiles)
     while True:
         try:
-            stored = predict_box(image, result.grid.box(index), network, depth=depth, largest=tiles.largest, batch=tiles.batch)
+            stored = predict_box(image, box, network, depth=shape[0], wider=shape[1], largest=tiles.largest, batch=tiles.batch)
             break
         except TooLarge as error:
-            tiles = _smaller(job.tiles, tiles, depth, str(error))
+            tiles = _smaller(job, tiles, shape, str(error))
     result.write(index, stored, sample.wanted)
 
 
-def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, int]:
-    """The network as a function of tiles, and its depth."""
+def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, tuple[int, int]]:
+    """The network as a function of tiles, and its shape as in `unet.shape_of`."""
     with _LOADING:
         net = load_network(job.folder, job.weights, job.cfg.precision)
     function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype)
@@ -207,7 +216,7 @@ def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, int]
         with _turns():
             return function(tiles_NCYX)
 
-    return in_turn, net.depth
+    return in_turn, (net.depth, net.wider)
 
 
 @functools.cache
@@ -224,15 +233,16 @@ def _fitting(tiles: Tiles) -> Tiles:
     return _fits.get(tiles, tiles)
 
 
-def _smaller(wanted: Tiles, tiles: Tiles, depth: int, what: str) -> Tiles:
+def _smaller(job: Job, tiles: Tiles, shape: tuple[int, int], what: str) -> Tiles:
     """Tiles that need half of the memory, for all further blocks of this process too."""
-    step = 2**depth
-    output = unet.output_size(tiles.largest, depth) if tiles.batch == 1 else 0
-    if tiles.batch == 1 and output < 2 * step:
-        raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); use one with more, or a network of less width")
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else Tiles(unet.input_size(output // 2 // step * step, depth), 1)
+    step = 2 ** shape[0]
+    output = unet.output_size(tiles.largest, *shape) if tiles.batch == 1 else 0
+    if tiles.batch == 1 and (output < 2 * step or job.tile_counts):
+        advice = "set predict.tile to less" if job.tile_counts else "use one with more, or a network of less width"
+        raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else Tiles(unet.input_size(output // 2 // step * step, *shape), 1)
     logger.warning("predict: %s do not fit the memory of the GPU: going on with %d of %d px", what, smaller.batch, smaller.largest)
-    _fits[wanted] = smaller
+    _fits[job.tiles] = smaller
     return smaller
 
 
@@ -240,7 +250,7 @@ def _measured(job: Job, sample: Todo, specs: dict[str, Spec], kept: Path, engine
     """The fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
     side = max(max(spec.grid.block[1:]) for spec in specs.values())
     pixels = sum(math.prod(spec.shape) for spec in specs.values())
-    if job.cfg.tile != "auto":
+    if job.cfg.tile != "auto" or job.tile_counts:
         return job.tiles
     ((_, where),) = engine.run(_ask_device, [0], 1, "device")
     key = digest(where, job.weights, job.cfg.precision, job.cfg.average, side, job.tiles.largest)
@@ -262,13 +272,13 @@ def _ask_device(_: int) -> str:
 
 
 def _calibrate(sample: Todo, job: Job, side: int, pixels: int) -> dict[str, Any]:
-    network, depth = _network(job, sample.norm)
+    network, shape = _network(job, sample.norm)
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     channels = len(sample.norm["offset"])
-    tried = candidates(side, job.tiles.largest, depth, batches)
+    tried = candidates(side, job.tiles.largest, shape, batches)
     # The time that all the work would take at the rate of the first.
-    (first,) = fastest(network, tried[:1], channels, depth, side, 0.0)["rates"]
-    return fastest(network, tried, channels, depth, side, SHARE * pixels / (first[2] * 1e6))
+    (first,) = fastest(network, tried[:1], channels, shape, side, 0.0)["rates"]
+    return fastest(network, tried, channels, shape, side, SHARE * pixels / (first[2] * 1e6))
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
@@ -288,7 +298,7 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 
 def _audit(item: Any, job: Job) -> Audit:
     sample, box, border = item
-    network, depth = _network(job, sample.norm)
+    network, (depth, wider) = _network(job, sample.norm)
     result, image = Result(job.store / sample.name), open_image_of(job.images, sample.name)
-    again = predict_box(image, box, network, depth=depth, largest=_fitting(job.tiles).largest)
+    again = predict_box(image, box, network, depth=depth, wider=wider, largest=_fitting(job.tiles).largest)
     return audit_window(from_stored(result.read(box)), from_stored(again), box, border)

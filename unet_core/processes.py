@@ -40,6 +40,11 @@ class Processes:
         dist.all_reduce(total)
         return total.to(values.device)
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
 
 ALONE = Processes()
 

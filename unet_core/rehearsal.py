@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from unet_core.config import Annotation, Config
+from unet_core.config import Config
+from unet_core.data_config import Annotation
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate import evaluate_samples
 from unet_core.groundtruth import convert_groundtruth

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_core.annotations import FORMATS
-from unet_core.config import Config, ConfigError, Dataset, Split
+from unet_core.config import Config
+from unet_core.data_config import ConfigError, Dataset, Split
 from unet_core.digest import FileHashes, digest
 from unet_core.readers import SUFFIXES, image_shape, is_url, split_internal
 

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from unet_core import unet
-from unet_core.augment import random_positions, sample_at, vary_gray
+from unet_core.augment import CPU, random_positions, sample_at, vary_gray
 from unet_core.blocks import Box
-from unet_core.config import IGNORE, Augment
+from unet_core.config import Augment
+from unet_core.data_config import IGNORE
 from unet_core.tiles import Readable, read_mirrored
+
+Wanted = Callable[[np.ndarray], np.ndarray]
+
+# Batches that are prepared while one is used.
+AHEAD = 2
+# So often a place is drawn anew where nothing is annotated; half as often where an object is wanted and there is none.
+TRIES = 100
+# So far around a place, in pixels, what is wanted is looked for.
+REACH = 512
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One annotated sample: where its arrays are read and how its gray values are normalised."""
+    """One annotated sample: where its arrays are read, how its gray values are normalised, how many pixels of it are annotated.
+
+    Its true instances are for validation alone.
+    """
 
     image: Readable
     target: Readable
     border: Readable
     offset: np.ndarray
     scale: np.ndarray
+    annotated: int
+    dataset: str = ""
+    instances: Readable | None = None
 
 
 class Batch(NamedTuple):
@@ -38,60 +58,148 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws batches; batch number n depends on the seed and n alone, so that training can go on anywhere, in any number of processes."""
+    """Draws batches; batch number n depends on the seed and n alone, so that training can go on anywhere, in any number of processes.
+
+    Parameters
+    ----------
+    samples : list of TrainingSample
+        What tiles are cut from.
+    tile, halo : int
+        Side of the input tile, and the pixels on each side of it of which only the image is needed.
+    batch : int
+        Tiles per batch.
+    seed : int
+        Of all random numbers.
+    augment : Augment
+        How tiles are varied.
+    foreground : float
+        Share of tiles that are centred on a pixel of an object.
+    balanced : bool
+        Each data set gives as many tiles; else as many as it has annotated pixels.
+    device : torch.device
+        Where tiles are interpolated and varied.
+    """
 
     samples: list[TrainingSample]
     tile: int
-    depth: int
+    halo: int
     batch: int
     seed: int
     augment: Augment
+    foreground: float = 0.0
+    balanced: bool = False
+    device: torch.device = CPU
+
+    @functools.cached_property
+    def shares(self) -> np.ndarray:
+        """Probability of each sample to be where a tile is cut from."""
+        pixels = np.array([sample.annotated for sample in self.samples], dtype=np.float64)
+        if self.balanced:
+            names = [sample.dataset for sample in self.samples]
+            pixels /= [sum(n for n, other in zip(pixels, names, strict=True) if other == name) or 1 for name in names]
+        return pixels / pixels.sum()
 
     def draw(self, number: int, rank: int = 0, size: int = 1) -> Batch:
         """Batch number `number`, or the share of it of process `rank` of `size`: every `size`-th tile."""
-        voxels = np.array([np.prod(sample.target.shape) for sample in self.samples], dtype=np.float64)
-        tiles = []
-        for index in range(rank, self.batch, size):
-            # A stream of random numbers for each tile: the batch is the same for any number of processes.
-            rng = np.random.default_rng([self.seed, number, index])
-            # Each pixel of the training set is equally likely to be the centre of a tile.
-            chosen = rng.choice(len(self.samples), p=voxels / voxels.sum())
-            tiles.append(self._tile(self.samples[chosen], rng))
-        return Batch(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
+        return _stack([self._tile(number, index) for index in range(rank, self.batch, size)])
 
-    def batches(self, start: int, stop: int, rank: int = 0, size: int = 1) -> Iterator[Batch]:
-        """Batches `start` to `stop`, or the share of a process; the next one is prepared while one is used."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            coming = pool.submit(self.draw, start, rank, size)
-            for number in range(start, stop):
-                batch = coming.result()
-                if number + 1 < stop:
-                    coming = pool.submit(self.draw, number + 1, rank, size)
+    def batches(self, start: int, stop: int, rank: int = 0, size: int = 1, threads: int = 1) -> Generator[Batch]:
+        """Batches `start` to `stop`, or the share of a process; threads prepare the next ones while one is used."""
+        with _threads(threads) as pool:
+            orders = ([pool.submit(self._tile, number, index) for index in range(rank, self.batch, size)] for number in range(start, stop))
+            coming: deque[list[Future[Batch]]] = deque(islice(orders, AHEAD))
+            while coming:
+                batch = _stack([tile.result() for tile in coming.popleft()])
+                coming.extend(islice(orders, 1))
                 yield batch
 
-    def _tile(self, sample: TrainingSample, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _tile(self, number: int, index: int) -> Batch:
+        """One tile of a batch, without its first axis."""
+        # A stream of random numbers for each tile: the batch is the same for any number of processes and threads.
+        rng = np.random.default_rng([self.seed, number, index])
+        wanted = _objects if rng.random() < self.foreground else _anywhere
+        for attempt in range(TRIES):
+            sample = self.samples[rng.choice(len(self.samples), p=self.shares)]
+            place = self._place(sample, rng, wanted if attempt < TRIES // 2 else _anywhere)
+            if place is None:
+                continue
+            plane, y, x = place
+            # The whole part of the place is added to integers: coordinates of large images do not fit float32.
+            origin, centre = (int(y), int(x)), (y % 1, x % 1)
+            positions = random_positions(rng, self.tile, self.augment, centre, self.device)
+            inner = positions[self.halo : -self.halo, self.halo : -self.halo]
+            # 255 (ignore) must not be interpolated: nearest keeps values as they are.
+            target = self._read(sample.target, plane, origin, inner, "nearest")[0].long()
+            if (target != IGNORE).any():
+                break
+            wanted = _annotated
+        border = self._read(sample.border, plane, origin, inner, "bilinear")[0]
+        image = self._read(sample.image, plane, origin, positions, "bicubic", sample)
+        return Batch(vary_gray(image, rng, self.augment), target, torch.where(target == IGNORE, 0.0, border))
+
+    def _place(self, sample: TrainingSample, rng: np.random.Generator, wanted: Wanted) -> tuple[int, float, float] | None:
+        """Plane and centre of a tile: anywhere, or on a pixel near there that is wanted; None if there is none."""
         depth, height, width = sample.target.shape
-        plane = int(rng.integers(depth))
-        centre = torch.tensor([rng.uniform(0, height - 1), rng.uniform(0, width - 1)], dtype=torch.float32)
-        positions = random_positions(rng, self.tile, self.augment) + centre
-        halo = unet.halo(self.depth)
-        inner = positions[halo:-halo, halo:-halo]
-        gray, start = _covering(sample.image, positions, plane)
-        normalised = (gray.astype(np.float32) - sample.offset) * sample.scale
-        image = sample_at(torch.from_numpy(normalised), positions - start, "bicubic")
-        classes, start = _covering(sample.target, inner, plane)
-        # 255 (ignore) must not be interpolated: nearest keeps values as they are.
-        target = sample_at(torch.from_numpy(classes[None].astype(np.float32)), inner - start, "nearest")[0].long()
-        weights, start = _covering(sample.border, inner, plane)
-        border = sample_at(torch.from_numpy(weights[None].astype(np.float32)), inner - start, "bilinear")[0]
-        return vary_gray(image, rng, self.augment), target, torch.where(target == IGNORE, 0.0, border)
+        plane, y, x = int(rng.integers(depth)), rng.uniform(0, height - 1), rng.uniform(0, width - 1)
+        if wanted is _anywhere:
+            return plane, y, x
+        window = Box((plane, int(y) - REACH, int(x) - REACH), (plane + 1, int(y) + REACH, int(x) + REACH)).clip(sample.target.shape)
+        rows, columns = np.nonzero(wanted(sample.target.read(window)[0]))
+        if not rows.size:
+            return None
+        chosen = rng.integers(rows.size)
+        return plane, float(window.start[1] + rows[chosen]), float(window.start[2] + columns[chosen])
+
+    def _read(
+        self,
+        source: Readable,
+        plane: int,
+        origin: tuple[int, int],
+        positions_YX2: torch.Tensor,
+        mode: str,
+        norm: TrainingSample | None = None,
+    ) -> torch.Tensor:
+        """Values at positions that count from `origin`, from the smallest part of a plane that holds them, mirrored beyond its edges."""
+        # Bicubic interpolation looks two pixels farther.
+        low = positions_YX2.amin(0).amin(0).floor() - 2
+        x0, y0 = map(int, low.tolist())
+        x1, y1 = map(int, (positions_YX2.amax(0).amax(0).ceil() + 3).tolist())
+        y, x = origin
+        box = Box((plane, y + y0, x + x0), (plane + 1, y + y1, x + x1))
+        data = (source.read(box) if box == box.clip(source.shape) else read_mirrored(source, box))[..., 0, :, :]
+        values = data.astype(np.float32)
+        if norm is not None:
+            values = (values - norm.offset) * norm.scale
+        return sample_at(torch.from_numpy(values.reshape(-1, *data.shape[-2:])).to(self.device), positions_YX2 - low, mode)
 
 
-def _covering(source: Readable, positions_YX2: torch.Tensor, plane: int) -> tuple[np.ndarray, torch.Tensor]:
-    """Smallest part of a plane that interpolation at the positions needs, mirrored beyond its edges, and its start."""
-    # Bicubic interpolation looks two pixels farther.
-    low = positions_YX2.amin(dim=(0, 1)).floor().long() - 2
-    high = positions_YX2.amax(dim=(0, 1)).ceil().long() + 3
-    box = Box((plane, int(low[0]), int(low[1])), (plane + 1, int(high[0]), int(high[1])))
-    data = read_mirrored(source, box)
-    return data[..., 0, :, :], low.float()
+def _anywhere(target: np.ndarray) -> np.ndarray:
+    return np.ones(target.shape, dtype=bool)
+
+
+def _annotated(target: np.ndarray) -> np.ndarray:
+    return target != IGNORE
+
+
+def _objects(target: np.ndarray) -> np.ndarray:
+    return (target > 0) & (target != IGNORE)
+
+
+def _stack(tiles: list[Batch]) -> Batch:
+    return Batch(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that do arithmetic on one core each, beside the network."""
+    usual, all_started = torch.get_num_threads(), threading.Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, initializer=functools.partial(torch.set_num_threads, 1))
+    try:
+        for _ in range(count):
+            pool.submit(all_started.wait)
+        all_started.wait()
+        # Each thread has a number of its own; this call is for threads to come, which take the last that was set anywhere.
+        torch.set_num_threads(usual)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from unet_core.config import Dataset
+from unet_core.data_config import Dataset
 from unet_core.demo import touching_objects
 from unet_core.predict import to_stored
 from unet_core.readers import open_image, to_czyx

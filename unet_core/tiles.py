@@ -70,7 +70,7 @@ class Tiling:
         return (self.count - 1) * self.stride + self.side
 
 
-def tiling(wanted: int, largest: int, depth: int) -> Tiling:
+def tiling(wanted: int, largest: int, depth: int, wider: int = 0) -> Tiling:
     """Fewest tiles for `wanted` output pixels along an axis, each no larger than needed.
 
     Tiles start at multiples of ``2**depth``, so that poolings pair the same pixels as in one piece.
@@ -81,8 +81,8 @@ def tiling(wanted: int, largest: int, depth: int) -> Tiling:
         Output pixels.
     largest : int
         Largest side of an input tile.
-    depth : int
-        Depth of the network.
+    depth, wider : int
+        Depth of the network, and what its kernels need beside (`unet.wider`).
 
     Raises
     ------
@@ -95,15 +95,17 @@ def tiling(wanted: int, largest: int, depth: int) -> Tiling:
     Tiling(count=2, stride=352, side=540)
     """
     step = 2**depth
-    useful = unet.output_size(largest, depth) // step * step
+    useful = unet.output_size(largest, depth, wider) // step * step
     if useful == 0:
         raise ValueError(f"a tile of {largest} px is too small for depth {depth}: its output must be at least {step} px wide")
     count = math.ceil(wanted / useful)
     stride = math.ceil(wanted / count / step) * step
-    return Tiling(count, stride, unet.input_size(stride, depth))
+    return Tiling(count, stride, unet.input_size(stride, depth, wider))
 
 
-def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int, batch: int = 1) -> np.ndarray:
+def predict_box(
+    source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int, wider: int = 0, batch: int = 1
+) -> np.ndarray:
     """Apply a 2D network to a box, plane by plane and tile by tile, with mirrored data beyond the array.
 
     Every output pixel has its full receptive field, so that the result does not depend on tiles and boxes, as long as
@@ -121,6 +123,8 @@ def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int
         Depth of the network.
     largest : int
         Largest side of an input tile.
+    wider : int
+        What the network's kernels need beside (`unet.wider`).
     batch : int
         Tiles that the network is given at once.
 
@@ -133,8 +137,8 @@ def predict_box(source: Readable, box: Box, network: TileFunction, *, depth: int
     ----------
     Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, figure 2.
     """
-    halo = unet.halo(depth)
-    rows, columns = (tiling(n, largest, depth) for n in box.shape[1:])
+    halo = unet.halo(depth, wider)
+    rows, columns = (tiling(n, largest, depth, wider) for n in box.shape[1:])
     (z, y, x), (z_stop, _, _) = box
     # Read once, since planes may be stored together. Beyond the halo the last tiles need more: poolings reach to the end of
     # their group of pixels.

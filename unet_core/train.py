@@ -9,236 +9,26 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from unet_core.blocks import Grid
-from unet_core.checkpoint import History, State, best_step, is_of
-from unet_core.config import IGNORE, Network, Train
+from unet_core import unet
+from unet_core.cached import Cache, Cached
+from unet_core.checkpoint import best_step, is_of
+from unet_core.config import Network, Train
 from unet_core.digest import code_digest, digest
-from unet_core.loss import weighted_cross_entropy
-from unet_core.model import build, load_checkpoint, network_function, weights_digest
-from unet_core.processes import ALONE, Processes, Warned, join_processes, watch_signals
+from unet_core.model import load_checkpoint, weights_digest
+from unet_core.processes import ALONE, Processes, join_processes
 from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
-from unet_core.sampling import Batch, Sampler, TrainingSample
-from unet_core.store import open_image_of, open_weights
-from unet_core.tiles import predict_box
-from unet_core.unet import UNet
+from unet_core.sampling import Sampler, TrainingSample
+from unet_core.store import open_image_of, open_labels, open_weights
+from unet_core.training import train_network
+from unet_core.warm_start import Start, choose_start, given_model
 
 logger = logging.getLogger(__name__)
-
-SHOWN = ("train_loss", "validation")
-VALIDATION_BLOCK = (1, 1024, 1024)
-
-
-def learning_rate(step: int, steps: int, cfg: Train) -> float:
-    """Learning rate of a step, counted from 0.
-
-    A linear rise over `warmup` steps; then constant, or a fall as (1 - step / steps)^0.9.
-    """
-    rise = min(1.0, (step + 1) / (cfg.warmup + 1))
-    fall = (1 - step / steps) ** 0.9 if cfg.schedule == "poly" else 1.0
-    return cfg.learning_rate * rise * fall
-
-
-def train_network(
-    cfg: Train,
-    plan: dict[str, Any],
-    sampler: Sampler,
-    validation: list[TrainingSample],
-    *,
-    folder: Path,
-    wanted: str,
-    processes: Processes = ALONE,
-) -> History:
-    """Train to the end, from the last checkpoint if there is one of the same digest.
-
-    Parameters
-    ----------
-    cfg : Train
-        Options.
-    plan : dict
-        Decisions: network, classes, class weights, steps, prediction tile.
-    sampler : Sampler
-        Source of batches.
-    validation : list of TrainingSample
-        Samples for validation; may be empty.
-    folder : Path
-        Gets ``last.safetensors``, ``best.safetensors`` and ``curves.csv``.
-    wanted : str
-        Digest of all that determines the result.
-    processes : Processes
-        This process among those that train together.
-
-    Returns
-    -------
-    list of dict
-        The curves: one entry per validation.
-
-    Raises
-    ------
-    UserError
-        If the loss is no longer a number; the checkpoints stay. If a signal ended the training; it was saved.
-    """
-    if cfg.batch < processes.size:
-        raise UserError(f"train.batch is {cfg.batch}, but {processes.size} processes need a tile each: raise it, or ask for fewer GPUs")
-    torch.manual_seed(cfg.seed)
-    net = build(Network.model_validate(plan["network"]), plan["channels"], len(plan["classes"]) + 1).to(processes.device)
-    state = State(net, _optimiser(cfg, net))
-    if state.resume(folder, wanted):
-        logger.info("train: goes on from step %d", state.step)
-        state.losses = [loss / processes.size for loss in state.losses]
-    trained = _shared(net, processes)
-    class_weights = torch.tensor(plan["class_weights"]["value"], dtype=torch.float32, device=processes.device)
-    steps = plan["steps"]["value"]
-    with watch_signals() as warned, _progress(sampler, state.step, steps, processes) as progress:
-        for batch in progress:
-            _step(cfg, state, trained, batch, class_weights, steps, processes)
-            if state.step % cfg.validate_every == 0 or state.step == steps:
-                mean = processes.sum(torch.stack(state.losses).mean()).item()
-                state.losses.clear()
-                scores = validate(net, validation, class_weights, plan["predict_tile"]["value"], cfg.precision, processes)
-                rate = learning_rate(state.step - 1, steps, cfg)
-                state.history.append({"step": state.step, "learning_rate": rate, "train_loss": mean, **scores})
-                _stop_if_not_finite(state, folder)
-                progress.set_postfix({key: value for key, value in state.history[-1].items() if key.startswith(SHOWN)})
-                if processes.rank == 0:
-                    state.save_validated(folder, wanted)
-            if state.step < steps:
-                _stop_if_warned(warned, state, folder, wanted, steps, processes)
-    return state.history
-
-
-def _step(
-    cfg: Train, state: State, trained: torch.nn.Module, batch: Batch, class_weights: torch.Tensor, steps: int, processes: Processes
-) -> None:
-    """One step of the optimiser."""
-    state.net.train()
-    torch.manual_seed((cfg.seed * 1_000_003 + state.step) * processes.size + processes.rank)
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(state.step, steps, cfg)
-    state.optimiser.zero_grad()
-    total, pixels = _loss(trained, batch, class_weights, cfg.precision, processes.device)
-    loss = total / processes.sum(pixels).clamp(min=1)
-    (loss * processes.size).backward()  # several processes take the mean of their gradients
-    if cfg.clip:
-        torch.nn.utils.clip_grad_norm_(state.net.parameters(), cfg.clip)
-    state.optimiser.step()
-    state.losses.append(loss.detach())
-    state.step += 1
-
-
-def _progress(sampler: Sampler, start: int, steps: int, processes: Processes) -> tqdm[Batch]:
-    return tqdm(
-        sampler.batches(start, steps, processes.rank, processes.size),
-        desc="train",
-        initial=start,
-        total=steps,
-        unit="step",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-        maxinterval=30,
-        disable=processes.rank > 0,
-    )
-
-
-def _optimiser(cfg: Train, net: UNet) -> torch.optim.Optimizer:
-    if cfg.optimiser == "adamw":
-        return torch.optim.AdamW(net.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-    return torch.optim.SGD(net.parameters(), lr=cfg.learning_rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
-
-
-def _shared(net: UNet, processes: Processes) -> torch.nn.Module:
-    """The network, with gradients that are the mean over all processes."""
-    if processes.size == 1:
-        return net
-    return DistributedDataParallel(net, device_ids=[processes.device] if processes.device.type == "cuda" else None)
-
-
-def _stop_if_not_finite(state: State, folder: Path) -> None:
-    entry = state.history[-1]
-    weights = all(bool(torch.isfinite(parameter).all()) for parameter in state.net.parameters())
-    if not (weights and all(math.isfinite(value) for value in entry.values())):
-        raise UserError(
-            f"the loss became {entry['train_loss']} before step {entry['step']:.0f}; lower train.learning_rate or set train.clip; "
-            f"the checkpoint of the last good validation stays in {folder}"
-        )
-
-
-def _stop_if_warned(warned: Warned, state: State, folder: Path, wanted: str, steps: int, processes: Processes) -> None:
-    """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
-    # Several processes must stop at the same step; asking each time would make a GPU wait for the CPU.
-    if (processes.size > 1 and state.step % 8) or not warned.anywhere(processes):
-        return
-    if state.losses:
-        state.losses = list(processes.sum(torch.stack(state.losses)))
-    if processes.rank == 0:
-        state.save(folder, wanted)
-    by = warned.by.name if warned.by else "a signal to another process"
-    raise UserError(f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on from there")
-
-
-def validate(
-    net: UNet, samples: list[TrainingSample], class_weights: torch.Tensor, tile: int, precision: str, processes: Processes = ALONE
-) -> dict[str, float]:
-    """Weighted loss and foreground IoU of whole samples, by overlap-tile, as in prediction.
-
-    Parameters
-    ----------
-    net : UNet
-        Network; left in evaluation mode.
-    samples : list of TrainingSample
-        What to validate on; may be empty.
-    class_weights : Tensor
-        w_c.
-    tile : int
-        Largest side of an input tile.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the network.
-    processes : Processes
-        This process among those that share the work.
-
-    Returns
-    -------
-    dict
-        `validation_loss` and `validation_iou`; empty without samples.
-    """
-    net.eval()
-    # Weighted loss, pixels, intersection, union.
-    sums = np.zeros(4)
-    w_c = class_weights.cpu().numpy()
-    for sample in samples:
-        function = network_function(net, sample.offset.ravel().tolist(), sample.scale.ravel().tolist(), precision)
-        for box in islice(Grid(sample.target.shape, VALIDATION_BLOCK), processes.rank, None, processes.size):
-            probability = predict_box(sample.image, box, function, depth=net.depth, largest=tile)
-            target, border = sample.target.read(box), sample.border.read(box)
-            valid = target != IGNORE
-            truth = np.where(valid, target, 0)
-            chosen = np.take_along_axis(probability, truth[None].astype(np.int64), axis=0)[0]
-            losses = ((w_c[truth] + border) * -np.log(np.maximum(chosen, 1e-7)))[valid]
-            foreground = probability[0] < 0.5
-            both, either = (foreground & (truth > 0))[valid], (foreground | (truth > 0))[valid]
-            sums += losses.sum(dtype=np.float64), valid.sum(), both.sum(), either.sum()
-    weighted, pixels, both, either = processes.sum(torch.from_numpy(sums)).tolist()
-    if not pixels:
-        return {}
-    return {"validation_loss": weighted / pixels, "validation_iou": both / either if either else 1.0}
-
-
-def _loss(
-    net: torch.nn.Module, batch: Batch, class_weights: torch.Tensor, precision: str, where: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    image, target, border = (part.to(where, non_blocking=True) for part in batch)
-    with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        scores = net(image.contiguous(memory_format=torch.channels_last))
-    return weighted_cross_entropy(scores, target, class_weights, border)
 
 
 def train_model(
@@ -272,39 +62,76 @@ def train_model(
         This process among those that train together; the first one writes.
     """
     decided = read_json(plan)
-    used: dict[str, Any] = {}
+    used: dict[str, str] = {}
     splits: dict[str, list[TrainingSample]] = {"train": [], "validation": []}
+    cache = Cache()
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
             if entry["split"] in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
-                used[f"{dataset}/{name}"] = [entry["split"], truths[name]["image"], entry["digest"], norm]
-                splits[entry["split"]].append(_open_sample(results, dataset, name, norm))
+                used[f"{dataset}/{name}"] = digest(entry["split"], truths[name]["image"], entry["digest"], norm)
+                splits[entry["split"]].append(_open_sample(results, dataset, name, norm, entry, cache))
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
     settings = {key: _value(decided[key]) for key in keys}
-    wanted = digest(used, settings, cfg.model_dump(), code_digest("train"))
+    source = given_model(cfg.start)
+    given = weights_digest(source) if source else None
+    wanted = digest(used, settings, cfg.model_dump(exclude={"preset"}), given, code_digest("train"))
     if _description(folder).get("digest") != wanted or not is_of(folder / "best.safetensors", wanted):
-        # A description must not outlive the weights that it describes.
-        (folder / "model.json").unlink(missing_ok=True)
-        here = f"{processes.size} process(es), this one on {processes.device}"
-        logger.info("train: %d training and %d validation samples, %s", len(splits["train"]), len(splits["validation"]), here)
-        sampler = Sampler(splits["train"], decided["train_tile"]["value"], decided["network"]["depth"], cfg.batch, cfg.seed, cfg.augment)
-        history = train_network(cfg, decided, sampler, splits["validation"], folder=folder, wanted=wanted, processes=processes)
-        description = settings | {
-            "digest": wanted,
-            "best": next(e for e in history if e["step"] == best_step(history)),
-            "trained_on": sorted(used),
-            "config": cfg.model_dump(mode="json"),
-            "processes": processes.size,
-            "versions": versions(),
-        }
-        if processes.rank == 0:
-            write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+        start = choose_start(cfg, folder, wanted, used, settings)
+        _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
     else:
         logger.info("train: nothing has changed")
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
+
+
+def _train(
+    cfg: Train,
+    decided: dict[str, Any],
+    settings: dict[str, Any],
+    used: dict[str, str],
+    splits: dict[str, list[TrainingSample]],
+    start: Start,
+    folder: Path,
+    wanted: str,
+    processes: Processes,
+) -> None:
+    """Train, and describe what came out in ``model.json``."""
+    # All processes must have looked at the previous model before it goes.
+    processes.wait()
+    if processes.rank == 0:
+        start.keep(folder, wanted)
+        # A description must not outlive the weights that it describes.
+        (folder / "model.json").unlink(missing_ok=True)
+    here = f"{processes.size} process(es), this one on {processes.device}"
+    logger.info("train: %d training and %d validation samples, %s", len(splits["train"]), len(splits["validation"]), here)
+    logger.info("train: starts from %s: %s", start.source or "new weights", start.why)
+    sampler = Sampler(
+        splits["train"],
+        settings["train_tile"],
+        unet.halo(*unet.shape_of(Network.model_validate(settings["network"]))),
+        cfg.batch * cfg.accumulate,
+        cfg.seed,
+        cfg.augment,
+        cfg.foreground,
+        cfg.sampling == "balanced",
+        processes.device,
+    )
+    validation = splits["validation"]
+    history = train_network(cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes)
+    description = settings | {
+        "digest": wanted,
+        "best": next(e for e in history if e["step"] == best_step(history, cfg.best_by)),
+        "start": {"from": start.source, "weights": start.weights, "why": start.why},
+        "trained_on": sorted(used),
+        "samples": used,
+        "config": cfg.model_dump(mode="json"),
+        "processes": processes.size,
+        "versions": versions(),
+    }
+    if processes.rank == 0:
+        write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
 
 
 def adopt_model(path: Path, stamp: Path) -> None:
@@ -316,11 +143,16 @@ def adopt_model(path: Path, stamp: Path) -> None:
     write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": weights_digest(path)})
 
 
-def _open_sample(results: Path, dataset: str, name: str, norm: dict[str, list[float]]) -> TrainingSample:
-    image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name)
-    target, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
+def _open_sample(
+    results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
+) -> TrainingSample:
+    store = results / "groundtruth" / f"{dataset}.zarr"
+    targets = open_weights(results / "weights" / f"{dataset}.zarr", name)
     offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
-    return TrainingSample(image, target, border, offset, scale)
+    instances = open_labels(store, name)[0] if entry["split"] == "validation" else None
+    annotated = sum(entry["class_pixels"])
+    image, target, border = (Cached(source, cache) for source in (open_image_of(store, name), *targets))
+    return TrainingSample(image, target, border, offset, scale, annotated, dataset, instances)
 
 
 def _value(decision: Any) -> Any:

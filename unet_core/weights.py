@@ -13,7 +13,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Box
 from unet_core.compiled import compiled
-from unet_core.config import IGNORE, Dataset, Weights
+from unet_core.data_config import IGNORE, Dataset, Weights
 from unet_core.digest import code_digest, digest
 from unet_core.distance import Spacing, outlines, separate, two_nearest
 from unet_core.engine import Engine

@@ -172,7 +172,8 @@ class Workload:
         """Steps of training; without the areas to ignore, which are not known before the conversion."""
         cfg = self.cfg.train_of(model)
         pixels = sum(item.voxels for item in self.training(model) if item.sample.split == "train")
-        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), cfg.network.depth))[0]
+        shape = unet.shape_of(cfg.network)
+        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), *shape))[0]
 
     def block(self, model: str) -> ZYX:
         """Block of the probabilities."""
@@ -258,7 +259,7 @@ class Workload:
             image, norm = self.images[name].get(sample.name), decided["samples"].get(f"{name}/{sample.name}")
             if image is None or norm is None:
                 return False
-            wanted = probabilities_digest(image, weights["weights"], norm, cfg)
+            wanted = probabilities_digest(image, weights["weights"], norm, cfg, decided)
             if step == "instances":
                 wanted = objects_digest(wanted, self.cfg.instances_of(model), decided["classes"])
             return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None

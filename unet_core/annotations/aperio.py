@@ -17,7 +17,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import NOTHING, Found, Images, Layer, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 # ImageScope's numbers, and what others write in their place.
 POLYGON, RECTANGLE, ELLIPSE = ("", "0", "Polygon", "SmoothPolygon"), ("1", "Rectangle"), ("2", "Ellipse")

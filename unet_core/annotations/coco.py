@@ -16,7 +16,7 @@ from unet_core.annotations import raster
 from unet_core.annotations.layer import Found, Images, Layer, as_ignored, matched, modified, object_of, one_image_each, one_plane, stem_of
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 
 class _Runs(Record):

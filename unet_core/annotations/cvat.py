@@ -17,7 +17,7 @@ from unet_core.annotations import raster
 from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, one_plane, stem_of
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 
 def find(path: str, images: Images) -> Found:

@@ -17,7 +17,7 @@ from unet_core.annotations.colours import classes_of
 from unet_core.annotations.labels import find
 from unet_core.annotations.layer import Layer, as_labels, layer_of
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 from unet_core.readers import split_internal
 
 __all__ = ["find", "read"]

@@ -17,7 +17,7 @@ from unet_core.annotations import labels, masks, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of
 from unet_core.annotations.parsed import read_bytes
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 # A ROI is some kilobytes; more than these is no set of ROIs, or one that was made to fill the memory.
 LARGEST, ALL = 2**27, 2**30

@@ -17,7 +17,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 
 class _Shape(Record):

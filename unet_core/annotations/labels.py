@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 from unet_core.readers import split_internal
 
 

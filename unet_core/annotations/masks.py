@@ -11,7 +11,7 @@ import numpy as np
 from unet_core.annotations.labels import strangers
 from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_plane
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 
 def find(path: str, images: Images, name: str = "masks") -> Found:

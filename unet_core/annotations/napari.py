@@ -15,7 +15,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of
 from unet_core.annotations.parsed import LIMIT
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 COLUMNS = ("index", "shape-type", "vertex-index", "axis-0", "axis-1")
 

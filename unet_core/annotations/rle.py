@@ -12,7 +12,7 @@ import numpy as np
 from unet_core.annotations import raster
 from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, stem_of
 from unet_core.blocks import ZYX
-from unet_core.config import Annotation
+from unet_core.data_config import Annotation
 
 COLUMNS = ("ImageId", "EncodedPixels")
 
