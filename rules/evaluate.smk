@@ -36,9 +36,9 @@ rule gate:
         stamp="<results>/evaluate/history/{model}/gate.json",
     log:
         "<results>/logs/gate/{model}.log",
+    localrule: True
     conda:
         "../envs/unet.yaml"
-    localrule: True
     message:
         "gate: {wildcards.model}, compared with the model that it replaces"
     script:
