@@ -6,13 +6,14 @@ SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
 
 CONFIG ?= config.yaml
-.PHONY: help demo estimate check-annotations test slurm-test install-profile real lint config clean
+.PHONY: help demo estimate check-annotations test browser-test slurm-test install-profile real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
 	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training: what looks wrong, with pictures"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
+	@echo "make browser-test  install chromium (as root) where there is none, and test the report page in it"
 	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine, run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
@@ -48,6 +49,14 @@ test: .venv/.installed
 	@echo "make test: running the tests"
 	@.venv/bin/python -m pytest -n 2
 	@echo "make test: done"
+
+browser-test: .venv/.installed
+	@command -v chromium >/dev/null || { echo "make browser-test: installing chromium"; \
+	    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || \
+	    { echo "make browser-test: installing chromium failed; it needs root and apt-get, or install chromium yourself"; exit 1; }; }
+	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	@UNET_BROWSER=1 .venv/bin/python -m pytest tests/browser
+	@echo "make browser-test: done"
 
 # First what only uses the cluster, side by side; then what disturbs it, one by one.
 slurm-test: .venv/.installed

@@ -11,4 +11,4 @@ def test_the_demo_left_a_page_and_a_good_table() -> None:
     rows = {row["dataset"]: row for row in csv.DictReader((REPORT / "table.csv").read_text().splitlines())}
     assert set(rows) == {"cells", "nuclei"}
     assert all(float(row["iou"]) > 0.75 and float(row["ap50"]) > 0.5 for row in rows.values()), rows
-    assert "data:image/png;base64," in (REPORT / "report.html").read_text()
+    assert "data:image/" in (REPORT / "report.html").read_text()

@@ -20,7 +20,13 @@ rule report:
             caption="captions/markdown.rst",
             category="Scores",
         ),
+        annotate_next=report(
+            "<results>/report/annotate_next.csv",
+            caption="captions/annotate_next.rst",
+            category="Scores",
+        ),
         latex="<results>/report/table.tex",
+        parquet="<results>/report/table.parquet",
     log:
         "<results>/logs/report.log",
     conda:

@@ -13,8 +13,8 @@ from unet_core.blocks import Box
 from unet_core.demo import write_demo
 from unet_core.engine import Engine, local_engine
 
-# These need a SLURM cluster: `make slurm-test` starts one.
-collect_ignore = [] if os.environ.get("UNET_SLURM") else ["slurm"]
+# These need a SLURM cluster, or a browser: `make slurm-test` and `make browser-test` have them.
+collect_ignore = [name for name in ("slurm", "browser") if not os.environ.get(f"UNET_{name.upper()}")]
 
 
 class ArraySource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import yaml
 
-from unet_core import figures
+from tests.test_gallery import DECODE
 from unet_core.config import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Train
 from unet_core.data_config import Annotation, Dataset, Split, Weights
 from unet_core.demo import fluorescence, touching_objects
@@ -32,7 +34,7 @@ from unet_core.weights import make_weights
 
 MODEL = "unet<i>&"
 STRANGE = 'x<i>&"y'
-PNG = b"\x89PNG\r\n\x1a\n"
+CONFIG = {"datasets": {"cells": {"images": "$REPORT_DATA/*.tif"}}, "results": "</pre><script>"}
 
 
 class Run:
@@ -146,8 +148,8 @@ class Run:
         evaluations = {(MODEL, name): self.path("evaluate", MODEL, name) for name in names if self.datasets[name].annotations}
         folder = self.results / "report" / "-".join(names)
         predictions = [(MODEL, name) for name in names]
-        jobs = jobs or {"train": [MODEL]}
-        make_report(Report(previews=2), evaluations=evaluations, predictions=predictions, jobs=jobs, results=self.results, folder=folder)
+        options = {"jobs": jobs or {"train": [MODEL]}, "config": CONFIG, "results": self.results, "folder": folder}
+        make_report(Report(previews=2), evaluations=evaluations, predictions=predictions, **options)
         return folder
 
 
@@ -228,38 +230,85 @@ def test_table_tex_holds_the_first_columns_with_escaped_names(folder: Path) -> N
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
-    assert {element.tag for element in page.elements}.isdisjoint({"script", "link", "iframe", "object", "a"})
-    assert not [element for element in page.elements if {"href", "srcset", "data"} & set(element.attributes)]
+    assert {element.tag for element in page.elements}.isdisjoint({"link", "iframe", "object"})
+    attributes = [(name.split(":")[-1], value) for element in page.elements for name, value in element.attributes.items()]
+    links = [value for name, value in attributes if name in ("href", "srcset", "data")]
+    assert links and all(link and link.startswith("#") for link in links)
+    targets = {element.attributes["id"] for element in page.elements if "id" in element.attributes}
+    assert {link[1:] for link in links if link} <= targets
     assert page.images()
     for image in page.images():
-        kind, _, data = (image["src"] or "").partition(",")
-        assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
+        kind, _, data = (image["src"] or "").partition(";base64,")
+        picture = DECODE[kind.removeprefix("data:image/")]
+        assert picture(base64.b64decode(data)).shape[:2] == (int(image["height"] or 0), int(image["width"] or 0))
     style = re.search("<style>(.*?)</style>", page.source, re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     assert not re.search("(https?|file)://", page.source)
 
 
+def test_only_the_script_of_the_page_may_run(page: Page) -> None:
+    policy = next(e.attributes["content"] or "" for e in page.elements if e.attributes.get("http-equiv") == "Content-Security-Policy")
+    (script,) = re.findall("<script>(.*?)</script>", page.source, re.S)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy and "default-src 'none'" in policy
+    assert [element.tag for element in page.elements].count("script") == 1
+
+
 def test_names_with_special_characters_are_text_and_not_markup(page: Page) -> None:
     assert "i" not in {element.tag for element in page.elements}
     assert f"Model {MODEL}" in page.text() and f"{MODEL} on cells" in page.text()
-    assert any(text.startswith(f"{STRANGE} (test, AP50 ") for _, text in page.texts)
+    place = page.texts.index(("b", STRANGE))
+    assert page.texts[place + 1][1].startswith(": test, AP50 ")
     assert any(text == STRANGE for tag, text in page.texts if tag == "td")
 
 
-def test_the_page_shows_curves_previews_of_each_data_set_and_a_weight_map(page: Page) -> None:
-    captions = [image["alt"] for image in page.images()]
-    overlays = ["image", "foreground probability", "found (orange), annotated (blue)"]
-    assert captions[:2] == ["weighted cross-entropy", "foreground IoU"]
-    assert captions[2:-6] == [*overlays * 3, "image", "foreground probability", "found (orange)"]
-    # Of two training samples, as `previews` says.
-    for start in (-6, -3):
-        assert captions[start : start + 2] == ["image", "class to learn"]
-        assert re.match(r"weight, \S+ \(blue\) to \S+ \(red\)", captions[start + 2] or "")
+def test_headings_are_in_order_and_pictures_and_tables_have_names(page: Page) -> None:
+    levels = [int(element.tag[1]) for element in page.elements if re.fullmatch("h[1-6]", element.tag)]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    # The lowest layer of a picture is described; what lies on it is not read out again.
+    bases = [image for image in page.images() if image.get("class") in ("image", None)]
+    assert all("alt" in image for image in page.images()) and all(image["alt"] for image in bases)
+    tags = [element.tag for element in page.elements]
+    assert tags.count("table") == tags.count("caption") > 5
+    charts = [element for element in page.elements if element.tag == "svg"]
+    assert charts and all(chart.attributes["role"] == "img" and chart.attributes["aria-label"] for chart in charts)
+    names = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(names) == len(set(names))
+
+
+def test_the_page_shows_curves_images_with_layers_and_weight_maps(page: Page) -> None:
+    charts = [element.attributes["aria-label"] or "" for element in page.elements if element.tag == "svg"]
+    assert charts[:2] == ["weighted cross-entropy over steps of training", "scores of the validation over steps"]
+    assert any(chart.startswith("calibration: expected calibration error 0.") for chart in charts) and "sizes of objects" in charts
+    layers = [image.get("class") for image in page.images()]
+    scored, others = ["image", "probability", "errors", "truth", "result"], ["image", "probability", "result"]
+    # The image without objects has no errors if nothing was found in it.
+    assert layers[:5] == scored and layers.count("truth") == 2 and layers.count("result") == 4
+    assert any(layers[start : start + 3] == others for start in range(len(layers)))
+    maps = [image["alt"] or "" for image in page.images() if image.get("class") is None]
+    # Of two training samples, as `previews` says; there is one.
+    assert len(maps) % 3 == 0 and maps[1].startswith("class to learn of cells: ") and re.search(r"\(blue\) to \S+ \(red\)", maps[2])
 
 
 def test_a_data_set_that_is_not_scored_is_shown_without_scores(page: Page) -> None:
-    assert {"h (train)", "007 (unannotated)"} <= {text for _, text in page.texts}
+    assert {": train", ": unannotated"} <= {text for _, text in page.texts}
     assert sum(text == "Scores of each image" for _, text in page.texts) == 1
+
+
+def test_images_without_annotation_are_ranked(folder: Path, page: Page) -> None:
+    table = pd.read_csv(folder / "annotate_next.csv", dtype={"sample": str})
+    assert table[["model", "dataset", "rank", "sample"]].values.tolist() == [[MODEL, "screen", 1, "007"]]
+    assert 0 < table["uncertainty"].item() <= 1 and 0 < table["uncertain_share"].item() <= 1
+    assert sum(image.get("class") == "entropy" for image in page.images()) == 1
+
+
+def test_the_page_says_how_to_repeat_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPORT_DATA", "/my data")
+    folder = run.report("screen")
+    page = Page(folder / "report.html")
+    assert ("code", f"REPORT_DATA='/my data' snakemake --configfile {folder / 'config.yaml'}") in page.texts
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == CONFIG and any("</pre><script>" in text for _, text in page.texts)
+    weights = json.loads(run.path("train", MODEL).read_text())["weights"]
+    assert ("td", weights) in page.texts and ("td", "torch") in page.texts
 
 
 def test_decisions_are_shown_with_their_reasons(page: Page) -> None:
@@ -277,8 +326,8 @@ def test_the_page_shows_what_each_step_cost_and_a_dash_for_what_is_unknown(run: 
 
 
 def _cost(page: Page) -> list[str]:
-    begin = page.texts.index(("h2", "Cost"))
-    return [text for tag, text in page.texts[begin:] if tag == "td"]
+    begin, end = (page.texts.index(("h2", heading)) for heading in ("Cost", "Provenance"))
+    return [text for tag, text in page.texts[begin:end] if tag == "td"]
 
 
 def test_a_score_that_does_not_exist_is_a_dash(run: Run, page: Page) -> None:
@@ -308,14 +357,3 @@ def test_data_sets_with_different_scores_share_one_table() -> None:
 def test_markdown_is_aligned() -> None:
     table = pd.DataFrame({"model": ["a", "longer"], "iou": ["0.5", "-"]})
     assert markdown(table) == "| model  | iou |\n|--------|-----|\n| a      | 0.5 |\n| longer | -   |\n"
-
-
-def test_curves_without_validation_are_one_picture() -> None:
-    assert list(figures.learning_curves({"step": [1, 2], "train_loss": [0.5, 0.001]})) == ["weighted cross-entropy"]
-
-
-@pytest.mark.parametrize("value", [0, 7], ids=["nothing ignored", "constant"])
-def test_pictures_of_constant_images_can_be_drawn(value: int) -> None:
-    flat = np.full((5, 4), value, np.uint8)
-    assert len(figures.overlay(flat, flat, flat, flat / 7, flat)) == 3
-    assert len(figures.weight_map(flat, np.full((5, 4), 255 if value else 0), np.full((5, 4), np.nan if value else 1.0))) == 3

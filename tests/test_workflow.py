@@ -84,7 +84,7 @@ class Project:
     def cost(self, results: str = "results") -> dict[str, list[str]]:
         """Rows of the table of costs on the page: step -> jobs, measured, wall, CPU and GPU hours, memory."""
         page = (self.folder / results / "report" / "report.html").read_text()
-        rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in page[page.index("<h2>Cost") :].splitlines()]
+        rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in page[page.index('<h2 id="cost">') :].splitlines()]
         return {cells[0]: cells[1:] for cells in rows if cells}
 
     def table(self) -> str:
@@ -128,7 +128,9 @@ def test_the_report_has_the_table_and_the_page(finished: Project) -> None:
     assert {"iou", "seg", "ap50", "ap75", "pixel_error", "rand_error"} <= set(header)
     assert finished.table().splitlines()[1].startswith("cells,cells,test,2,")
     page = (finished.folder / "results/report/report.html").read_text()
-    assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page)
+    assert "data:image/" in page and not re.search(r'(src|href)="(?!data:|#)', page)
+    ranking = (finished.folder / "results/report/annotate_next.csv").read_text()
+    assert "annotate_next" in page and ranking.splitlines()[1].startswith("cells,cells,1,t006,")
 
 
 def test_the_page_shows_what_each_step_cost(finished: Project) -> None:
@@ -157,10 +159,11 @@ def test_the_report_of_snakemake_holds_page_and_tables_with_their_captions(proje
     with zipfile.ZipFile(project.folder / "all.zip") as archive:
         held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/" in name}
         page = archive.read("all/report.html").decode()
-    assert held == {name: (project.folder / "results/report" / name).read_bytes() for name in ("report.html", "table.csv", "table.md")}
+    names = ("report.html", "table.csv", "table.md", "annotate_next.csv")
+    assert held == {name: (project.folder / "results/report" / name).read_bytes() for name in names}
     captions = [line for path in (ROOT / "rules/captions").glob("[!w]*.rst") for line in path.read_text().split("\n") if line]
     for text in (page, (project.folder / "all.html").read_text()):
-        assert all(caption in text for caption in captions) and len(captions) == 3 and '<h1 class=\\"title\\">U-Net for microscopy' in text
+        assert all(caption in text for caption in captions) and len(captions) == 4 and '<h1 class=\\"title\\">U-Net for microscopy' in text
         assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=.?https?:", text), "it can be read without internet"
 
 

@@ -196,7 +196,7 @@ class Evaluate(Section):
 class Report(Section):
     """Tables and pictures."""
 
-    previews: int = Field(3, ge=1, le=50, description="samples shown per model and data set")
+    previews: int = Field(3, ge=1, le=50, description="samples shown per model and data set, from worst to best, beside the ten worst")
 
 
 class Slurm(Section):

@@ -141,8 +141,8 @@ def _code_digest(step: str) -> str:
             continue
         trees[path] = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
         waiting += [p for name in _imported(trees[path]) for p in _module_files(name)]
-    # A template beside the module is code too.
-    templates = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob(f"{step}.*.j2")}
+    # A template beside the module is code too, and what it includes.
+    templates = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob(f"{step}.*") if path.suffix in (".j2", ".css", ".js")}
     return digest({path.relative_to(PACKAGE).as_posix(): ast.dump(tree) for path, tree in trees.items()}, templates)
 
 

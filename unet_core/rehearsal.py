@@ -311,9 +311,8 @@ class Stage:
         evaluations = {pair: path for pair, path in stamps.items() if path.is_file()}
         cost = self.found.costs["report", ""] = Cost()
         with _clock(cost) as seconds:
-            make_report(
-                self.cfg.report, evaluations=evaluations, predictions=pairs, jobs={}, results=self.folder, folder=self.folder / "report"
-            )
+            folder = self.folder / "report"
+            make_report(self.cfg.report, evaluations=evaluations, predictions=pairs, jobs={}, config={}, results=self.folder, folder=folder)
         cost.start, cost.bytes_per_voxel = seconds[0], allocated(self.folder / "report")
 
     def _rehearse(

@@ -1,29 +1,31 @@
-"""Step report: all scores in one table (CSV, Markdown, LaTeX) and one self-contained HTML page with pictures."""
+"""Step report: all scores in one table (CSV, Parquet, Markdown, LaTeX) and one self-contained HTML page with pictures."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import base64
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from unet_core import figures
+from unet_core import provenance
 from unet_core.config import Report
 from unet_core.cost import HOURS, clock, cost_table
-from unet_core.predict import from_stored
+from unet_core.gallery import Places
+from unet_core.history import MEASURES
+from unet_core.pictures import KINDS
 from unet_core.runtime import read_json, write_atomic
-from unet_core.store import Result, open_image_of, open_labels, open_weights
+from unet_core.sections import ROWS, TEXTS, annotation_views, describe_model, describe_pair, weight_maps
+from unet_core.summary import summary_rows
+from unet_core.uncertainty import annotate_next
 
 logger = logging.getLogger(__name__)
 
 FIRST = ["model", "dataset", "split", "n_images", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
-# Longest side of a preview in pixels: about as large as the page shows it, so that outlines stay visible.
-PREVIEW = 640
-TEXTS = {"step", "model", "dataset", "split", "sample"}
 MEANINGS = {
     "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: of it alone)",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
@@ -67,6 +69,7 @@ def make_report(
     evaluations: dict[tuple[str, str], Path],
     predictions: list[tuple[str, str]],
     jobs: dict[str, list[str]],
+    config: dict[str, Any],
     results: Path,
     folder: Path,
 ) -> None:
@@ -82,32 +85,72 @@ def make_report(
         All pairs of model and data set that were segmented.
     jobs : dict
         Step -> names of its jobs, whose cost is shown.
+    config : dict
+        The whole configuration of the run, as the user gave it.
     results : Path
         Folder of all results.
     folder : Path
-        Gets ``table.csv`` (all scores), ``table.md`` and ``table.tex`` (the first columns), and ``report.html``.
+        Gets ``table.csv`` and ``table.parquet`` (all scores), ``table.md`` and ``table.tex`` (the first columns), ``annotate_next.csv``,
+        ``config.yaml`` (the configuration that repeats the run) and ``report.html``.
     """
-    table = score_table({key: read_json(path) for key, path in evaluations.items()})
-    write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.5f").encode())
+    stamps = {key: read_json(path) for key, path in evaluations.items()}
+    table = score_table(stamps)
     shown = table.map(_shown)
-    write_atomic(folder / "table.md", markdown(shown[FIRST]).encode())
-    write_atomic(
-        folder / "table.tex", shown[FIRST].to_latex(index=False, escape=True, column_format="lll" + "r" * (len(FIRST) - 3)).encode()
-    )
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    write_tables(table, shown[FIRST], folder)
+    ranking = annotate_next(predictions, results)
+    write_atomic(folder / "annotate_next.csv", ranking.to_csv(index=False, float_format="%.5f").encode())
+    text = provenance.config_text(config)
+    write_atomic(folder / "config.yaml", text.encode())
     names = list(dict.fromkeys(model for model, _ in predictions))
-    page = environment.get_template("report.html.j2").render(
+    models = [
+        describe_model(name, results)
+        | {"datasets": [describe_pair(Places(results, name, d), cfg.previews, len(predictions)) for m, d in predictions if m == name]}
+        for name in names
+    ]
+    page = _render(
+        summary=summary_rows(stamps, results / "evaluate" / "history"),
+        measures=list(MEASURES),
         table=shown,
-        first=FIRST,
-        texts=TEXTS,
         meanings=MEANINGS,
-        models=[_describe_model(name, [d for m, d in predictions if m == name], cfg, results) for name in names],
-        weights=_weight_maps(names, cfg, results),
+        models=models,
+        ranking=ranking.head(ROWS),
+        next_views=annotation_views(ranking, results),
+        weights=weight_maps(names, cfg.previews, results),
         cost=_shown_cost(cost_table(jobs, results / "benchmarks")),
-        versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "zarr", "dask", "scikit-image")),
+        software=provenance.software(predictions, results),
+        digests=provenance.digests(predictions, results),
+        config=text,
+        command=provenance.command(text, folder / "config.yaml"),
     )
     write_atomic(folder / "report.html", page.encode())
     logger.info("report: %s\n%s", folder / "report.html", markdown(shown[FIRST]))
+
+
+def write_tables(table: pd.DataFrame, shown: pd.DataFrame, folder: Path) -> None:
+    """Write all scores as CSV and Parquet, and the first columns as Markdown and LaTeX."""
+    write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.5f").encode())
+    numbers = {column: float for column in table.columns if column not in TEXTS | {"n_images", "n_objects"}}
+    write_atomic(folder / "table.parquet", table.astype(numbers).to_parquet(index=False))
+    write_atomic(folder / "table.md", markdown(shown).encode())
+    columns = "lll" + "r" * (len(shown.columns) - 3)
+    write_atomic(folder / "table.tex", shown.to_latex(index=False, escape=True, column_format=columns).encode())
+
+
+def _render(**content: Any) -> str:
+    """The page. Its script is let run by its hash, and nothing else is: neither other scripts nor anything from a network."""
+    here = Path(__file__).parent
+    script = (here / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = _shown
+    return environment.get_template("report.html.j2").render(
+        content,
+        texts=TEXTS,
+        kinds=KINDS,
+        rows=ROWS,
+        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -126,88 +169,3 @@ def _shown(value: Any) -> str:
 
 def _shown_cost(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(clock) for name in HOURS}).map(_shown)
-
-
-def _decision(value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in values)
-
-
-def _read_scores(path: Path) -> pd.DataFrame:
-    """Table of scores as written by `DataFrame.to_csv`; a sample may be called 007 or NA."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
-
-
-def _describe_model(name: str, datasets: list[str], cfg: Report, results: Path) -> dict[str, Any]:
-    plan, stamp = read_json(results / "plan" / f"{name}.json"), read_json(results / "train" / f"{name}.json")
-    model = Path(stamp["model"])
-    description, network = read_json(model / "model.json"), plan["network"]
-    best = description.get("best", {})
-    curves = pd.read_csv(model / "curves.csv").to_dict("list") if (model / "curves.csv").is_file() else None
-    classes = f"{plan['channels']} in, {len(plan['classes']) + 1} classes"
-    summary = f"depth {network['depth']}, {network['width']} channels at the first level, {classes}"
-    if "validation_iou" in best:
-        scores = f"loss {best['validation_loss']:.4f}, foreground IoU {best['validation_iou']:.3f}"
-        summary += f"; best validation at step {best['step']:,}: {scores}"
-    decisions = [
-        {"name": key, "value": _decision(value["value"]), "why": value["why"]}
-        for key, value in plan.items()
-        if isinstance(value, dict) and "why" in value
-    ]
-    return {
-        "name": name,
-        "summary": summary,
-        "curves": figures.learning_curves({str(name): values for name, values in curves.items()}) if curves else None,
-        "decisions": decisions,
-        "datasets": [_describe_pair(name, dataset, cfg, results) for dataset in datasets],
-    }
-
-
-def _describe_pair(model: str, dataset: str, cfg: Report, results: Path) -> dict[str, Any]:
-    """Previews and scores per image: of the scored images the worst, the median and the best."""
-    samples = read_json(results / "instances" / model / f"{dataset}.json")["samples"]
-    scored = results / "evaluate" / model / dataset / "images.csv"
-    images = _read_scores(scored) if scored.is_file() else pd.DataFrame()
-    if len(images):
-        ranked = images.sort_values(["ap50", "iou"])["sample"].tolist()
-        notes = {row["sample"]: f"{row['split']}, AP50 {row['ap50']:.3f}, IoU {row['iou']:.3f}" for row in images.to_dict("records")}
-    else:
-        ranked, notes = sorted(samples), {}
-    count = min(cfg.previews, len(ranked))
-    chosen = [ranked[round(i * (len(ranked) - 1) / max(count - 1, 1))] for i in range(count)]
-    previews = [
-        {"pictures": _preview(model, dataset, name, results), "caption": f"{name} ({notes.get(name, samples[name]['split'])})"}
-        for name in chosen
-    ]
-    return {"name": dataset, "previews": previews, "images": images.map(_shown)}
-
-
-def _preview(model: str, dataset: str, name: str, results: Path) -> figures.Pictures:
-    image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name)
-    plane = image.shape[0] // 2
-    found = Result(results / "instances" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW)
-    probability = from_stored(Result(results / "predict" / model / f"{dataset}.zarr" / name).preview(plane, PREVIEW))
-    truth = ignore = None
-    if (results / "groundtruth" / f"{dataset}.zarr" / name / "labels").is_dir():
-        truth, ignore = (result.preview(plane, PREVIEW) for result in open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[::2])
-    return figures.overlay(image.preview(plane, PREVIEW)[0], found, truth, 1 - probability[0], ignore)
-
-
-def _weight_maps(models: list[str], cfg: Report, results: Path) -> list[dict[str, Any]]:
-    """Full weight maps w_c + border term of some training samples per model."""
-    maps = []
-    for model in models:
-        plan = read_json(results / "plan" / f"{model}.json")
-        trained_on = read_json(Path(read_json(results / "train" / f"{model}.json")["model"]) / "model.json").get("trained_on", [])
-        if "class_weights" not in plan:
-            continue
-        w_c = np.array(plan["class_weights"]["value"] + [np.nan] * (256 - len(plan["class_weights"]["value"])))
-        for sample in trained_on[: cfg.previews]:
-            dataset, _, name = sample.partition("/")
-            target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", name)
-            plane = target_result.shape[0] // 2
-            target = target_result.preview(plane, PREVIEW)
-            image = open_image_of(results / "groundtruth" / f"{dataset}.zarr", name).preview(plane, PREVIEW)[0]
-            pictures = figures.weight_map(image, target, w_c[target] + border.preview(plane, PREVIEW))
-            maps.append({"pictures": pictures, "caption": f"{dataset}: {name}, for model {model}"})
-    return maps

@@ -116,10 +116,11 @@ class Result:
         return self.read(Box((0, 0, 0), self.shape))
 
     def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
-        """One z plane at the finest resolution whose sides are within `limit`, or the coarsest there is."""
+        """One z plane at the finest resolution whose sides are within `limit`; of the coarsest there is every n-th pixel."""
         levels = [zarr.open_array(self.path / str(level), mode="r") for level in range(self._n_levels)]
         level = next((a for a in levels if max(a.shape[-2:]) <= limit), levels[-1])
-        return np.asarray(level[..., plane, :, :])
+        step = -(-max(level.shape[-2:]) // limit)
+        return np.asarray(level[..., plane, ::step, ::step])
 
     def has_block(self, index: int) -> bool:
         """Whether block number `index` was written, and its shard is not cut short."""

@@ -1,0 +1,113 @@
+"""Pictures of the report: which objects and images are shown, and what the layers show."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unet_core import charts, pictures
+from unet_core.blocks import Box
+from unet_core.gallery import kinds_of, worst_objects
+from unet_core.metrics.contingency import contingency
+from unet_core.metrics.errors import object_errors
+from unet_core.store import Result, Spec, begin
+
+DECODE = {"png": imagecodecs.png_decode, "webp": imagecodecs.webp_decode, "jpeg": imagecodecs.jpeg8_decode}
+
+
+def decoded(uri: str) -> np.ndarray:
+    kind, _, data = uri.removeprefix("data:image/").partition(";base64,")
+    return np.asarray(DECODE[kind](base64.b64decode(data)))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_colour_of_each_pixel_is_what_became_of_its_object(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, found = (np.kron(rng.integers(0, 4, (4, 4)), np.ones((3, 3), int)) * 10**10 for _ in range(2))
+    found = np.roll(found, rng.integers(0, 3), axis=1)
+    objects = object_errors(contingency(truth, found))
+    shown, names = kinds_of(truth, found, objects), ["", *pictures.KINDS]
+    true = {row["label"]: row["kind"] for row in objects.to_dict("records") if row["label"]}
+    spurious = set(objects.loc[objects["kind"] == "spurious", "match"])
+    for position in np.ndindex(truth.shape):
+        expected = true[truth[position]] if truth[position] else "spurious" if found[position] in spurious else ""
+        assert names[shown[position]] == expected
+
+
+def test_the_worst_objects_are_the_unmatched_ones_with_the_most_wrong_voxels() -> None:
+    table = pd.DataFrame(
+        {
+            "label": [1, 2, 3, 0, 4],
+            "voxels": [9000, 100, 100, 30, 50],
+            "best_iou": [0.6, 0.0, 0.4, 0.1, 0.9],
+            "kind": ["matched", "missed", "split", "spurious", "matched"],
+        }
+    )
+    assert worst_objects(table, 4)["label"].tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (40, 30), (40, 30, 3), (40, 30, 4)])
+def test_pictures_are_what_they_were(shape: tuple[int, ...], exact: bool) -> None:
+    ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
+    picture = np.broadcast_to((ramp * 3 % 200).astype(np.uint8).reshape(*shape[:2], *[1] * (len(shape) - 2)), shape).copy()
+    if len(shape) == 3 and shape[2] == 4:
+        if not exact:
+            pytest.skip("pictures with losses have no opacity")
+        picture[..., 3] = 255
+        picture[:5] = 0
+    again = decoded(pictures.data_uri(picture, exact)).astype(int)
+    if again.ndim < picture.ndim or (again.ndim == 3 and picture.ndim == 3 and again.shape != picture.shape):
+        picture = picture[..., : again.shape[-1]] if again.ndim == 3 else picture[..., 0]
+    if again.ndim > picture.ndim:
+        picture = np.repeat(picture[..., None], again.shape[-1], axis=2)
+    if exact:
+        np.testing.assert_array_equal(again, picture)
+    else:
+        assert np.abs(again - picture).mean() < 8
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_constant_images_can_be_shown(value: int) -> None:
+    assert np.unique(pictures.stretch(np.full((5, 4), value, np.uint16))).size == 1
+
+
+def test_a_weight_without_a_value_is_gray_and_the_ends_are_blue_and_red() -> None:
+    colours = pictures.jet(np.array([[np.nan, 1.0, 5.0]]), 1.0, 5.0)
+    assert colours.tolist() == [[[128, 128, 128], [0, 0, 127], [127, 0, 0]]]
+
+
+def test_previews_of_any_image_stay_small(tmp_path: Path) -> None:
+    spec = Spec((1, 256, 9000), "uint16", "labels", block=(1, 256, 9216))
+    result = begin(tmp_path / "large.zarr" / "a", "d", spec, {})
+    data = np.zeros((1, 256, 9000), np.uint16)
+    data[..., 4000:] = 5
+    result.write(0, data, "d")
+    shown = Result(tmp_path / "large.zarr" / "a").preview(0, 640)
+    assert max(shown.shape) <= 640 and set(np.unique(shown)) == {0, 5}
+    np.testing.assert_array_equal(Result(tmp_path / "large.zarr" / "a").read(Box((0, 0, 0), (1, 1, 9000)))[0, 0], data[0, 0])
+
+
+def test_curves_without_validation_are_one_chart() -> None:
+    (chart,) = charts.learning_curves({"step": [1, 2], "train_loss": [0.5, 0.001]})
+    assert chart.caption.startswith("weighted cross-entropy") and "currentColor" in chart.svg
+
+
+def test_names_in_charts_are_unique_on_a_page_and_nothing_is_fetched() -> None:
+    one = charts.overlap_chart(np.array([0.1, 0.9])).svg
+    other = charts.overlap_chart(np.array([0.2])).svg
+    ids = [set(part.split('"')[0] for part in svg.split(' id="')[1:]) for svg in (one, other)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert "://" not in one and "<style" not in one and "<metadata" not in one
+
+
+def test_charts_of_nothing_can_be_drawn() -> None:
+    charts.size_chart({"found": charts.count_sizes(np.empty(0, np.int64))})
+    charts.score_chart({"SEG": np.array([np.nan, np.nan])})

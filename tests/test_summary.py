@@ -1,0 +1,54 @@
+"""The table that matters: what the history says of a change is what it shows, and only of this evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from unet_core.history import MEASURES, keep_evaluation
+from unet_core.summary import Row, summary_rows
+
+
+def images(quality: float) -> pd.DataFrame:
+    columns = {f"{name}_{part}": [quality if part == "over" else 1.0] * 4 for name in MEASURES for part in ("over", "under")}
+    return pd.DataFrame({"sample": list("abcd"), "split": "test", "truth": "t"} | columns)
+
+
+def stamp(digest: str, quality: float) -> dict[str, Any]:
+    scores: dict[str, Any] = dict.fromkeys(MEASURES, quality) | {"iou_low": quality - 0.1, "iou_high": quality + 0.1, "seg": None}
+    return {"digest": digest, "scores": {"test": {"n_images": 4, "n_objects": 9} | scores}}
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    for digest, quality in (("one", 0.5), ("two", 0.75)):
+        keep_evaluation(tmp_path / "m" / "d.jsonl", images(quality), {}, f"w{digest}", digest)
+    return tmp_path
+
+
+def row_of(history: Path, digest: str) -> Row:
+    (row,) = summary_rows({("m", "d"): stamp(digest, 0.75)}, history)
+    return row
+
+
+def test_a_change_is_shown_with_its_interval_and_its_meaning(history: Path) -> None:
+    row = row_of(history, "two")
+    scores = dict(zip(MEASURES, row.scores, strict=True))
+    assert scores["iou"].text == "0.750" and scores["iou"].interval == "0.650–0.850"
+    assert scores["iou"].change == "+0.250 (+0.250 to +0.250)" and scores["iou"].verdict == "better"
+    # Of errors less is better.
+    assert scores["pixel_error"].verdict == "worse"
+    assert scores["seg"].text == "-" and scores["seg"].value is None
+    assert row.since.endswith("on 4 images") and (row.n_images, row.n_objects) == (4, 9)
+
+
+def test_a_history_of_another_evaluation_shows_no_change(history: Path) -> None:
+    row = row_of(history, "three")
+    assert not row.since and not any(score.change for score in row.scores)
+
+
+def test_without_a_history_there_is_no_change(tmp_path: Path) -> None:
+    assert not row_of(tmp_path, "one").since
