@@ -30,7 +30,7 @@ STYLE: Any = {name: INK for name in ("text.color", "axes.edgecolor", "axes.label
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "font.size": 10,
+    "font.size": 11,
 }
 
 # What is drawn by a function under this decorator looks so.
@@ -168,7 +168,7 @@ def score_chart(scores: Mapping[str, np.ndarray]) -> Chart:
 
 
 def _axes() -> tuple[Figure, Axes]:
-    return plt.subplots(figsize=(4.4, 2.9), layout="constrained")
+    return plt.subplots(figsize=(5, 3.1), layout="constrained")
 
 
 def _legend(axes: Axes) -> None:

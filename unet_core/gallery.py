@@ -24,6 +24,17 @@ MARGIN, SEARCHED = 24, 2**28
 PLANES = 9
 
 
+def short(name: str) -> str:
+    """A name that fits under a picture, its middle left out if it is long.
+
+    Examples
+    --------
+    >>> short("t001"), short("094afe36759e7daffe12188ab5987581d405b06720f1d5acf3f2614f404df380")
+    ('t001', '094afe36759e7daf…404df380')
+    """
+    return name if len(name) <= 32 else f"{name[:16]}…{name[-8:]}"
+
+
 class View(NamedTuple):
     """A picture with layers.
 
@@ -158,7 +169,7 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
         if box is None and row["match"] > 0:
             box = _extent(tables / f"{sample}.parquet", int(row["match"]))
         name = f"label {label}" if of_truth else f"found object {label}"
-        note = f"{sample}, {name}: {int(row['voxels']):,} voxels, best IoU {row['best_iou']:.2f}"
+        note = f"{short(sample)}, {name}: {int(row['voxels']):,} voxels, best IoU {row['best_iou']:.2f}"
         if box is None:
             views.append(View(str(row["kind"]), note + ", not looked for in so large an image", (1, 1), {}))
             continue

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from unet_core import provenance
 from unet_core.config import Report
 from unet_core.cost import HOURS, clock, cost_table
-from unet_core.gallery import Places
+from unet_core.gallery import Places, short
 from unet_core.history import MEASURES
 from unet_core.pictures import KINDS
 from unet_core.runtime import read_json, write_atomic
@@ -141,7 +141,7 @@ def _render(**content: Any) -> str:
     here = Path(__file__).parent
     script = (here / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = _shown
+    environment.filters |= {"shown": _shown, "short": short}
     return environment.get_template("report.html.j2").render(
         content,
         texts=TEXTS,

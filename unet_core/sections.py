@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from unet_core import charts
-from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, weight_views, worst_objects
+from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, short, weight_views, worst_objects
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.pictures import KINDS
 from unet_core.runtime import read_json
@@ -124,7 +124,8 @@ def weight_maps(models: Sequence[str], previews: int, results: Path) -> list[tup
         if "class_weights" in plan:
             for sample in trained_on[: max(1, min(previews, VIEWS // 3 // len(models)))]:
                 dataset, _, name = sample.partition("/")
-                maps.append((f"{dataset}: {name}, for model {model}", weight_views(results, dataset, name, plan["class_weights"]["value"])))
+                views = weight_views(results, dataset, name, plan["class_weights"]["value"])
+                maps.append((f"{dataset}: {short(name)}, for model {model}", views))
     return maps
 
 

@@ -226,6 +226,9 @@ def test_paper_shows_all_parts_and_no_controls(report: Path, open_page: Open) ->
     assert page.locator("details:not([open])").count() == 0
     expect(page.locator("nav")).to_be_hidden()
     expect(page.locator("fieldset").first).to_be_hidden()
+    # As wide as A4 without its margins.
+    page.set_viewport_size({"width": 720, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 720
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
