@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import itertools
@@ -9,7 +11,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _mean_over_copies(function: Callable[[torch.Tensor], torch.Tensor], image_NC
 _streams = threading.local()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _own_stream(where: torch.device) -> Iterator[None]:
     """A stream of work for each thread, so that a GPU copies for one while it computes for another."""
     if where.type != "cuda":
@@ -162,6 +163,18 @@ def _own_stream(where: torch.device) -> Iterator[None]:
         _streams.own = torch.cuda.Stream(where)
     with torch.cuda.stream(_streams.own):
         yield
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what was freed for the next tile; it would give it back, and each page would be zeroed again.
+
+    At tiles of 1,500 px this is up to a third of the time (``python -m benchmarks predict``).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        # M_MMAP_MAX, M_TRIM_THRESHOLD
+        mallopt(-4, 0)
+        mallopt(-1, 2**31 - 1)
 
 
 @functools.lru_cache(maxsize=2)
@@ -178,6 +191,8 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
         Type of its weights.
     """
     description = read_json(folder / "model.json")
+    if device().type == "cpu":
+        _keep_freed_memory()
     net = build(Network.model_validate(description["network"]), description["channels"], len(description["classes"]) + 1)
     tensors, _ = load_checkpoint(folder / "best.safetensors")
     try:

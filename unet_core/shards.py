@@ -115,3 +115,31 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
             file.seek(offset)
             voxels = np.frombuffer(codec.decode(file.read(length)), out.dtype.newbyteorder("<")).reshape(chunk)
             out[there] = voxels[tuple(slice(a - start, b - start) for a, b, start in zip(low, high, starts, strict=True))]
+
+
+def check_shard(path: Path, chunks: int) -> None:
+    """Read all of a shard; the checksums of its index and of each chunk find any bit that changed.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    chunks : int
+        Chunks in the shard.
+
+    Raises
+    ------
+    ValueError
+        If the shard is missing, cut short or damaged; the message says which.
+    """
+    index = read_index(path, chunks)
+    if index is None:
+        raise ValueError("cut short" if path.is_file() else "missing")
+    codec = Zstd(LEVEL, checksum=True)
+    with path.open("rb") as file:
+        for offset, length in index[index[:, 0] != MISSING].tolist():
+            file.seek(offset)
+            try:
+                codec.decode(file.read(length))
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(f"damaged ({error})") from None
