@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def flip(path: Path) -> None:
 
 
 def shards_of(folder: Path, level: str = "0") -> list[Path]:
-    return sorted(path for path in (folder / level).rglob("c/*/*/*/*") if path.is_file())
+    return sorted(path for path in (folder / level).rglob("c/*/*/*/[!.]*") if path.is_file())
 
 
 @pytest.mark.parametrize(("harm", "what"), [(cut, "cut short"), (flip, "damaged"), (Path.unlink, "missing")])
@@ -119,8 +120,13 @@ def test_the_command_tells_mends_and_ends_with_a_status(tmp_path: Path, engine: 
 
     assert "1 results, 1 done, 0 unfinished, 0 files damaged" in run(str(tmp_path / "out")).stdout
     flip(shards_of(result.path)[0])
+    old, young = (shards_of(result.path)[0].with_name(f".0.{name}.partial") for name in ("old", "young"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
     told = run(str(tmp_path / "out"))
     assert told.returncode == 1 and "--mend" in told.stderr and str(shards_of(result.path)[0]) in told.stdout
-    assert run("--mend", str(tmp_path / "out")).returncode == 0
+    assert old.exists() and run("--mend", str(tmp_path / "out")).returncode == 0
+    assert young.exists() and not old.exists()
     shutil.rmtree(tmp_path / "out")
     assert "has no stores" in run(str(tmp_path / "out")).stderr

@@ -1,7 +1,8 @@
 """Reads every byte of the stores and tells what is damaged.
 
 ``python -m unet_core.verify [--mend] results`` ends with status 1 where a file is damaged. With ``--mend`` the damaged blocks are
-deleted, with the stamps of their steps, so that ``snakemake`` computes those blocks again and nothing else.
+deleted, with the stamps of their steps, so that ``snakemake`` computes those blocks again and nothing else; and what killed runs
+left behind.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,6 +147,12 @@ def mend(damages: list[Damage]) -> set[Path]:
     return stamps
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Files that killed runs had begun; younger ones than an hour may be those of a run at work."""
+    found = (path for result in results_in(folder) for path in result.glob("[0-9]/c/**/.*.partial"))
+    return [path for path in found if path.is_file() and path.stat().st_mtime < time.time() - 3600]
+
+
 def main(arguments: list[str]) -> None:
     """Read the command line, verify, and print what was found."""
     parser = argparse.ArgumentParser(
@@ -164,6 +172,9 @@ def main(arguments: list[str]) -> None:
         print(f"verify: {damage.file}: {damage.what}")
     done = sum(state.done for state in states)
     print(f"verify: {len(states)} results, {done} done, {len(states) - done} unfinished, {len(damages)} files damaged or missing")
+    if asked.mend:
+        for path in leftovers(asked.folder):
+            path.unlink(missing_ok=True)
     if not damages:
         return
     if not asked.mend:
