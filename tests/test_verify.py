@@ -95,7 +95,7 @@ def test_any_flipped_bit_is_found_unless_the_voxels_are_the_same(tmp_path: Path)
         harmed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(harmed)
         try:
-            check_shard(path, 2)
+            check_shard(path, 2, 16)
         except ValueError:
             found += 1
             continue

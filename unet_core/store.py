@@ -86,6 +86,7 @@ class Result:
         self._counts = tuple(n // c for n, c in zip(shards, chunks, strict=True))
         self.chunks_per_shard = math.prod(self._counts)
         self.dtype = np.dtype(finest["data_type"])
+        self.chunk_bytes = math.prod(chunks) * self.dtype.itemsize
         self._n_levels = 1 + len(coarser)
         self.channels: int | None = finest["shape"][0] if self.has_channels else None
 
@@ -106,7 +107,7 @@ class Result:
             wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
             try:
                 read_part(self._shard(index), wanted, self._chunks, self._counts, out[(..., *part.within(box).slices)])
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ValueError, OSError) as error:
                 raise UserError(
                     f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, then {_repair(self.path)}"
                 ) from None

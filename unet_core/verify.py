@@ -106,9 +106,9 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
         # Blocks of a result in the making are missing, or all their resolutions are there.
         if not done and not shards[0].exists():
             return index, 0, []
-        for shard in shards:
+        for level, shard in enumerate(shards):
             try:
-                check_shard(shard, result.chunks_per_shard)
+                check_shard(shard, result.chunks_per_shard, result.chunk_bytes >> 2 * level)
             except (ValueError, OSError) as error:
                 found.append((shard, str(error)))
             size += shard.stat().st_size if shard.exists() else 0
