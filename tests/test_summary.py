@@ -38,7 +38,7 @@ def test_a_change_is_shown_with_its_interval_and_its_meaning(history: Path) -> N
     row = row_of(history, "two")
     scores = dict(zip(MEASURES, row.scores, strict=True))
     assert scores["iou"].text == "0.750" and scores["iou"].interval == "0.650–0.850"
-    assert scores["iou"].change == "+0.250 (+0.250 to +0.250)" and scores["iou"].verdict == "better"
+    assert scores["iou"].change == "+0.250" and scores["iou"].change_interval == "+0.250 to +0.250" and scores["iou"].verdict == "better"
     # Of errors less is better.
     assert scores["pixel_error"].verdict == "worse"
     assert scores["seg"].text == "-" and scores["seg"].value is None

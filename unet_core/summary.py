@@ -18,8 +18,8 @@ class Score(NamedTuple):
     ----------
     value : float or None
         None where there is none.
-    text, interval, change : str
-        The value, its 95 % interval, and its change with the interval of that; empty where there is none.
+    text, interval, change, change_interval : str
+        The value, its 95 % interval, its change and the interval of that; empty where there is none.
     verdict : str
         "better" or "worse" if the interval of the change does not contain 0, else "same".
     """
@@ -28,6 +28,7 @@ class Score(NamedTuple):
     text: str
     interval: str
     change: str
+    change_interval: str
     verdict: str
 
 
@@ -75,10 +76,10 @@ def _score(name: str, scores: dict[str, Any], change: dict[str, Any]) -> Score:
     value, low, high = (scores.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
     if change.get("difference") is None:
-        return Score(value, "-" if value is None else f"{value:.3f}", interval, "", "same")
-    verdict, text = "same", f"{change['difference']:+.3f}"
+        return Score(value, "-" if value is None else f"{value:.3f}", interval, "", "", "same")
+    verdict, text, ends = "same", f"{change['difference']:+.3f}", ""
     if change["low"] is not None:
-        text += f" ({change['low']:+.3f} to {change['high']:+.3f})"
+        ends = f"{change['low']:+.3f} to {change['high']:+.3f}"
         if change["low"] > 0 or change["high"] < 0:
             verdict = "worse" if (change["low"] > 0) == (name in ERRORS) else "better"
-    return Score(value, "-" if value is None else f"{value:.3f}", interval, text, verdict)
+    return Score(value, "-" if value is None else f"{value:.3f}", interval, text, ends, verdict)
