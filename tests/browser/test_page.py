@@ -49,6 +49,11 @@ def test_the_first_table_has_intervals_and_the_change(report: Path, open_page: O
     expect(row.locator("td").nth(2)).to_contain_text(re.compile(r"\d–0\.\d+\s*\+0\.\d+ better\s*\+0\.\d+ to \+0\.\d+"))
 
 
+def test_the_first_table_is_seen_as_a_whole_on_a_desk(report: Path, open_page: Open) -> None:
+    box = open_page(report).locator(".scroll").first
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
 def test_a_click_sorts_and_another_one_turns_around(report: Path, open_page: Open) -> None:
     table = images_table(open_page(report))
     head = table.get_by_role("columnheader", name="ap50")
