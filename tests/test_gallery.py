@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 
 from unet_core import charts, pictures
 from unet_core.blocks import Box
-from unet_core.gallery import kinds_of, worst_objects
+from unet_core.gallery import Places, kinds_of, object_views, sample_view, worst_objects
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.errors import object_errors
-from unet_core.store import Result, Spec, begin
+from unet_core.store import Result, Spec, begin, refer
 
 DECODE = {"png": imagecodecs.png_decode, "webp": imagecodecs.webp_decode, "jpeg": imagecodecs.jpeg8_decode}
 
@@ -111,3 +112,56 @@ def test_names_in_charts_are_unique_on_a_page_and_nothing_is_fetched() -> None:
 def test_charts_of_nothing_can_be_drawn() -> None:
     charts.size_chart({"found": charts.count_sizes(np.empty(0, np.int64))})
     charts.score_chart({"SEG": np.array([np.nan, np.nan])})
+
+
+class Volume(NamedTuple):
+    places: Places
+    truth: np.ndarray
+    found: np.ndarray
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    """A volume whose image lies in place, with an object in plane 6 that was found too large, and a missed one."""
+    truth = np.zeros((9, 700, 1500), np.uint16)
+    truth[5:8, 100:150, 200:260], truth[2, 600:620, 1400:1480] = 1, 2
+    found = np.roll(truth * (truth == 1), 10, axis=2)
+    image = (np.random.default_rng(0).random(truth.shape) * 100).astype(np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    reference = {"file": str(tmp_path / "image.npy"), "internal": "", "axes": "zyx", "page": None, "channels": [0], "dtype": "uint8"}
+    refer(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
+    for part, labels in (("instances", truth), ("classes", truth > 0), ("ignore", truth < 0)):
+        write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")
+    write(tmp_path / "instances/m/d.zarr/a", found, "labels")
+    write(tmp_path / "predict/m/d.zarr/a", np.stack([found == 0, found > 0]).astype(np.uint8) * 255, "image")
+    return Volume(Places(tmp_path, "m", "d"), truth, found)
+
+
+def write(path: Path, data: np.ndarray, kind: Any) -> None:
+    shape = data.shape[-3:]
+    result = begin(path, "d", Spec((shape[0], shape[1], shape[2]), str(data.dtype), kind, 2 if data.ndim == 4 else None), {})
+    for index in range(len(result.grid)):
+        result.write(index, data[(..., *result.grid.box(index).slices)], "d")
+
+
+def test_all_layers_of_a_volume_show_the_same_part_of_its_fullest_plane(volume: Volume) -> None:
+    objects = object_errors(contingency(volume.truth, volume.found))
+    view = sample_view(volume.places, "a", objects, "note")
+    assert list(view.layers) == ["image", "probability", "errors", "truth", "result"] and view.note.startswith("note, plane 5 of 9")
+    assert all(decoded(layer).shape[:2] == view.size for layer in view.layers.values()) and max(view.size) <= 640
+    errors = decoded(view.layers["errors"])
+    rows, columns = np.nonzero(errors[..., 3])
+    # Where the object lies, at a quarter of the resolution.
+    assert set(map(tuple, errors[rows, columns][:, :3])) == {pictures.KINDS["matched"]}
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 37, 50, 64)
+
+
+def test_objects_are_found_by_their_label_where_no_table_knows_them(volume: Volume, tmp_path: Path) -> None:
+    objects = object_errors(contingency(volume.truth, volume.found)).assign(sample="a")
+    view, other = object_views(volume.places, worst_objects(objects, 2), tmp_path)
+    assert view.title == "missed" and view.note == "a, label 2: 1,600 voxels, best IoU 0.00" and other.title == "matched"
+    picture = decoded(view.layers["image"])[..., :3]
+    assert picture.shape[:2] == view.size
+    # The outline of the object in question, in the middle of the picture.
+    rows, columns = np.nonzero((picture == pictures.SPOT).all(axis=2))
+    assert (np.ptp(rows), np.ptp(columns)) == (19, 79) and columns.min() > 10 and columns.max() < view.size[1] - 10

@@ -84,7 +84,10 @@ class Project:
     def cost(self, results: str = "results") -> dict[str, list[str]]:
         """Rows of the table of costs on the page: step -> jobs, measured, wall, CPU and GPU hours, memory."""
         page = (self.folder / results / "report" / "report.html").read_text()
-        rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in page[page.index('<h2 id="cost">') :].splitlines()]
+        rows = [
+            re.findall("<td[^>]*>(.*?)</td>", row)
+            for row in page[page.index('<h2 id="cost">') : page.index('<h2 id="provenance">')].splitlines()
+        ]
         return {cells[0]: cells[1:] for cells in rows if cells}
 
     def table(self) -> str:
