@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,6 +16,7 @@ from unet_core.store import Result, Spec, begin, finish
 from unet_core.uncertainty import DAMPING, SIDE, UNCERTAIN, Doubt, annotate_next, doubt, doubt_of, entropy, places
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
 def test_entropy_is_that_of_scipy(seed: int, classes: int) -> None:
     parts = np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), 20).T
@@ -38,6 +39,7 @@ def test_the_score_depends_neither_on_how_much_there_is_nor_on_a_single_voxel() 
     assert Doubt(10**6, 1, 1.0).score < 0.01
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(1, 30), st.integers(1, 3000), st.integers(1, 3000)), st.integers(1, 2**21))
 def test_places_lie_inside_and_stay_below_the_limit(shape: tuple[int, int, int], most: int) -> None:
     boxes = places(shape, most)
@@ -74,6 +76,7 @@ def test_of_a_volume_the_least_certain_plane_is_known(tmp_path: Path) -> None:
     assert plane == 3 and found.voxels == 5 * 1600 and found.uncertain == 1600
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_calibration_error_is_that_of_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
