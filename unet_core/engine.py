@@ -158,6 +158,7 @@ def local_engine(workers: int) -> Iterator[Engine]:
     """
     with (
         dask.config.set(QUIET),
+        _silent("distributed", "distributed.client"),
         LocalCluster(
             n_workers=1,
             threads_per_worker=workers,
@@ -167,11 +168,25 @@ def local_engine(workers: int) -> Iterator[Engine]:
             worker_dashboard_address=NOWHERE,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield Engine(client, workers)
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Keep loggers quiet. What Dask offers for this acts on handlers, which may be those of the job's log."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
