@@ -236,9 +236,9 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             security=_security(Path(private)),
             log_directory=str(logs),
             scheduler_options={"dashboard": False, "dashboard_address": NOWHERE},
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         )
-        with cluster:
+        with _silent("distributed", "distributed.client"), cluster:
             _refuse_early(cluster.job_script(), step)
             cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
             with Client(cluster) as client:
