@@ -60,7 +60,8 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     """
     parts = probabilities.astype(np.float32)
     logs = np.log2(parts, where=parts > 0, out=np.zeros_like(parts))
-    return -(parts * logs).sum(axis=0) / np.float32(np.log2(len(parts)))
+    # Not the negative sum, which would be -0 where a class is sure.
+    return (0 - (parts * logs).sum(axis=0)) / np.float32(np.log2(len(parts)))
 
 
 def doubt(probabilities: np.ndarray) -> Doubt:

@@ -55,7 +55,7 @@ def reliability_curve(counts: Reliability) -> list[tuple[float, float, int]]:
     voxels, foreground, mass = (
         np.bincount(of_bin, values, BINS) for values in (counts.voxels, counts.foreground, counts.voxels * levels / (LEVELS - 1))
     )
-    return [(mass[i] / voxels[i], foreground[i] / voxels[i], int(voxels[i])) for i in np.flatnonzero(voxels)]
+    return [(float(mass[i] / voxels[i]), float(foreground[i] / voxels[i]), int(voxels[i])) for i in np.flatnonzero(voxels)]
 
 
 def expected_calibration_error(counts: Reliability) -> float:
