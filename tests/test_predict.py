@@ -39,7 +39,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (1, 300, 530), seed: int
     write_stamp(folder / "model.json", {"model": str(model), "weights": weights_digest(model)})
     tile = {"value": input_size(100, 2)}
     plan = {"classes": ["cell"], "predict_tile": tile, "predict_block": {"value": [1, 256, 256]}, "samples": {"data/a b": NORM}}
-    write_stamp(folder / "plan.json", plan)
+    write_stamp(folder / "plan.json", plan | {"network": NETWORK.model_dump()})
     return image
 
 

@@ -110,7 +110,7 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     for model in models:
         path = cfg.models[model].path
         bought = Path(expand(path)) if path else None
-        stage.plan(model, None if bought else work.train_tile(model), work.predict_tile(model), bought)
+        stage.plan(model, work.network(model), None if bought else work.train_tile(model), work.predict_tile(model), bought)
         training = work.jobs.get(("train", model))
         if training and training.items:
             stage.train(model)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from unet_core.config import Config
+from unet_core.blocks import ZYX
+from unet_core.config import Config, Network
 from unet_core.data_config import Annotation
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate import evaluate_samples
@@ -169,10 +170,11 @@ class Stage:
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split != "unannotated"]
         self._rehearse("weights", dataset, dataset, names, make, workers, stamp.with_suffix(".zarr"))
 
-    def plan(self, model: str, train_tile: int | None, predict_tile: int, bought: Path | None) -> None:
-        """A plan with the tiles of the real one."""
+    def plan(self, model: str, network: Network, train_tile: int | ZYX | None, predict_tile: int | ZYX, bought: Path | None) -> None:
+        """A plan with the network and the tiles of the real one."""
         cfg = self.cfg.models[model]
-        train, predict = self.cfg.train_of(model), self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
+        train = self.cfg.train_of(model).model_copy(update={"network": network})
+        predict = self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
         make_plan(
             self.cfg.plan_of(model),
             train.model_copy(update={"tile": train_tile, "steps": 1}) if train_tile else train,
