@@ -128,12 +128,12 @@ def test_a_stitched_volume_equals_one_piece_for_any_size_and_tile(depth: int, fl
 
 
 @given(
-    st.tuples(st.integers(1, 12), st.integers(1, 16), st.integers(1, 16)),
+    st.tuples(st.integers(1, 20), st.integers(1, 30), st.integers(1, 30)),
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(4, 9), st.integers(4, 12), st.integers(4, 12)),
     st.integers(0, 1),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_blocks_of_any_volume_equal_one_piece(
     shape: tuple[int, int, int], groups: tuple[int, int, int], output: tuple[int, int, int], flat: int
 ) -> None:
@@ -155,7 +155,7 @@ def test_blocks_of_any_volume_equal_one_piece(
 @pytest.mark.parametrize("copies", ["flips", "dihedral"])
 @pytest.mark.parametrize("flat", [0, 1])
 def test_the_mean_over_copies_of_a_volume_does_not_depend_on_tiles(copies: str, flat: int) -> None:
-    net, image = volume_net(2, flat), np.random.default_rng(0).normal(size=(1, 6, 11, 11)).astype(np.float32)
+    net, image = volume_net(1, flat), np.random.default_rng(0).normal(size=(1, 6, 11, 11)).astype(np.float32)
     function = network_function(net, [0.0], [1.0], "float32", copies)
     pads = [(halo(*axis), input_size(n, *axis) - n - halo(*axis)) for n, axis in zip(image.shape[1:], net.shape, strict=True)]
     padded = torch.from_numpy(np.pad(image, [(0, 0), *pads], mode="reflect"))

@@ -140,10 +140,11 @@ def grown(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
     >>> grown(unet.shape(3, dimensions=3), (10**4,) * 3, 116 * 132 * 132)
     (116, 132, 132)
     """
-    steps, most = shape.steps, (outputs[0], max(outputs[1:]))
+    steps = shape.steps
+    most = max(steps[0], outputs[0]), max(steps[1], *outputs[1:])
 
     def tile(out: tuple[int, int]) -> ZYX:
-        z, side = unet.input_size(out[0], *shape.z), unet.input_size(out[1], *shape.y)
+        z, side = unet.input_size(min(out[0], most[0]), *shape.z), unet.input_size(min(out[1], most[1]), *shape.y)
         return z, side, side
 
     best = (steps[0], steps[1])

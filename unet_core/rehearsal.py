@@ -121,20 +121,24 @@ class Stage:
         Temporary.
     sized : dict
         Data set -> its samples.
+    volumes : set of str
+        Data sets for which there is a 3D network.
     """
 
-    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]]) -> None:
+    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]], volumes: set[str]) -> None:
         self.cfg, self.folder, self.found = cfg, folder, Rehearsal()
         self.datasets = dict(cfg.datasets)
         self.picks = {name: choose(items) for name, items in sized.items()}
         for name, picks in self.picks.items():
             if max(item.voxels for item in picks) > LARGEST:
                 pieces = folder / "pieces" / name
-                self.picks[name] = [piece_of(item, cfg.datasets[name], pieces, seed) for seed, item in enumerate(picks)]
+                dimensions = 3 if name in volumes else 2
+                self.picks[name] = [piece_of(item, cfg.datasets[name], pieces, seed, dimensions) for seed, item in enumerate(picks)]
                 source = [Annotation(format="labels", path=f"{pieces}/labels/{{stem}}.tif")] if cfg.datasets[name].annotations else []
                 update = {"axes": "czyx", "channels": None, "annotations": source}
                 self.datasets[name] = cfg.datasets[name].model_copy(update=update)
-                self.found.measured.append(f"{name}: pieces of {PIECE[1]} px of its large images, with generated objects")
+                extent = " x ".join(map(str, PIECE[dimensions]))
+                self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
 
     def voxels(self, dataset: str, names: set[str] | None = None) -> int:
         """Voxels of the chosen samples of a data set, or of some of them."""

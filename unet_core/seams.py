@@ -35,19 +35,19 @@ def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
         Chooses the places.
     """
     flat = shape.z == STILL
-    meet = [list(range(b, n, b)) or [0] for b, n in zip(grid.block, grid.shape, strict=True)]
-    if all(n <= b for b, n in list(zip(grid.block, grid.shape, strict=True))[flat:]):
+    meet = [list(range(b, n, b)) for b, n in zip(grid.block, grid.shape, strict=True)]
+    if not any(meet[1:] if flat else meet):
         return []
-    places = [range(grid.shape[0]) if flat else meet[0], *meet[1:]]
+    places = [range(grid.shape[0]) if flat else meet[0] or [0], meet[1] or [0], meet[2] or [0]]
     rng = np.random.default_rng(list(seed.encode()))
-    (_, *near), thick = (math.ceil(HALF / step) * step for step in shape.steps), math.ceil(THICK / shape.z.step) * shape.z.step
+    thick, high, wide = (math.ceil(half / step) * step for half, step in zip((THICK, HALF, HALF), shape.steps, strict=True))
     chosen = []
     for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=WINDOWS)}):
         rest, column = divmod(number, len(places[2]))
         plane, row = divmod(rest, len(places[1]))
         z, y, x = places[0][plane], places[1][row], places[2][column]
-        across = (z, z + 1) if flat else (z - thick, z + thick)
-        box = Box((across[0], y - near[0], x - near[1]), (across[1], y + near[0], x + near[1])).clip(grid.shape)
+        before, after = (0, 1) if flat else (thick, thick)
+        box = Box((z - before, y - high, x - wide), (z + after, y + high, x + wide)).clip(grid.shape)
         chosen.append((box, (0 if flat else z, y, x)))
     return chosen
 
