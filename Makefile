@@ -6,12 +6,13 @@ SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
 
 CONFIG ?= config.yaml
-.PHONY: help demo estimate check-annotations test slurm-test install-profile real lint config clean
+.PHONY: help demo estimate check-annotations verify test slurm-test install-profile real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
 	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training: what looks wrong, with pictures"
+	@echo "make verify [RESULTS=results] [MEND=1]  reads all stores: which files are damaged; MEND=1 deletes them, to be made again by snakemake"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine, run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
@@ -43,6 +44,9 @@ estimate: .venv/.installed
 check-annotations: .venv/.installed
 	@$(SNAKEMAKE) --quiet rules host --keep-going --configfile "$(CONFIG)" -- check_annotations; status=$$?; \
 	    .venv/bin/python -m unet_core.check "$(CONFIG)" && exit $$status
+
+verify: .venv/.installed
+	@.venv/bin/python -m unet_core.verify $(if $(MEND),--mend) "$(or $(RESULTS),results)"
 
 test: .venv/.installed
 	@echo "make test: running the tests"

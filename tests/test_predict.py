@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.test_tiles import in_one_piece
+from unet_core.blocks import Box
 from unet_core.config import Network, Predict
 from unet_core.data_config import Dataset
 from unet_core.engine import Engine
-from unet_core.model import build, load_network, save_checkpoint, weights_digest
-from unet_core.predict import from_stored, predict_samples, to_stored
+from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
+from unet_core.predict import block_of, from_stored, predict_samples, to_stored
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store import Result, Spec, begin, finish
+from unet_core.store import Result, Spec, begin, finish, read_attributes
+from unet_core.tiles import TileFunction, predict_box
 from unet_core.unet import input_size
 
 NETWORK = Network(depth=2, width=2, dropout=0.0)
@@ -107,3 +115,141 @@ def test_missing_weights_are_named(tmp_path: Path, engine: Engine) -> None:
     (tmp_path / "model" / "best.safetensors").unlink()
     with pytest.raises(UserError, match="best.safetensors is missing; 'snakemake --forcerun train'"):
         predict(tmp_path, engine)
+
+
+def test_tiles_that_do_not_fit_the_memory_are_halved_and_the_result_is_the_same(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = prepare(tmp_path)
+    sides = []
+
+    def small(*arguments: Any) -> TileFunction:
+        function = network_function(*arguments)
+
+        def apply(tiles: np.ndarray) -> np.ndarray:
+            if tiles.shape[-1] > input_size(60, 2):
+                raise TooLarge(f"1 tiles of {tiles.shape[-1]} px")
+            sides.append(tiles.shape[-1])
+            return function(tiles)
+
+        return apply
+
+    monkeypatch.setattr("unet_core.predict.network_function", small)
+    monkeypatch.setattr("unet_core.predict._fits", {})
+    assert np.abs(predict(tmp_path, engine).read_all() - expected(tmp_path, image)).max() <= 1e-5
+    assert sides and caplog.text.count("do not fit the memory of the GPU: going on with 1 of") <= 3
+
+
+def test_a_network_that_fits_with_no_tile_says_so(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> TileFunction:
+        def apply(tiles: np.ndarray) -> np.ndarray:
+            raise TooLarge(f"1 tiles of {tiles.shape[-1]} px")
+
+        return apply
+
+    prepare(tmp_path)
+    monkeypatch.setattr("unet_core.predict.network_function", none)
+    monkeypatch.setattr("unet_core.predict._fits", {})
+    with pytest.raises(UserError, match="1 tiles of .* px do not fit the memory of the GPU"):
+        predict(tmp_path, engine)
+
+
+def test_the_audit_of_seams_sees_what_differs_across_block_borders(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    predict(tmp_path, engine)
+    audit = read_json(tmp_path / "out.json")["samples"]["a b"]["audit"]
+    assert audit["windows"] >= 1 and max(audit["across"], audit["inside"]) <= 1e-5
+
+    def careless(source: Any, box: Box, network: TileFunction, **more: Any) -> np.ndarray:
+        result = predict_box(source, box, network, **more)
+        if box.shape[1:] == (256, 256):  # a block
+            result[..., -1] = 1 - result[..., -1]
+        return result
+
+    monkeypatch.setattr("unet_core.predict.predict_box", careless)
+    shutil.rmtree(tmp_path / "out")
+    predict(tmp_path, engine)
+    audit = read_json(tmp_path / "out.json")["samples"]["a b"]["audit"]
+    assert audit["across"] > 0.1 and audit["inside"] <= 1e-5
+
+
+def test_measured_tiles_are_kept_and_change_nothing(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = prepare(tmp_path, (3, 300, 530))
+    monkeypatch.setattr("unet_core.predict.WORTH_MEASURING", 0)
+    result = predict(tmp_path, engine)
+    assert np.abs(result.read_all() - expected(tmp_path, image)).max() <= 1e-5
+    kept = read_json(tmp_path / "out.tile.json")
+    assert kept["device"] == "cpu" and [kept["largest"], kept["batch"]] in [rate[:2] for rate in kept["rates"]]
+    monkeypatch.setattr("unet_core.predict.fastest", None)
+    result.shards_of(1)[0].unlink()
+    predict(tmp_path, engine)
+
+
+def test_several_samples_are_one_stream_of_blocks(tmp_path: Path, engine: Engine) -> None:
+    image = prepare(tmp_path)
+    groundtruth, plan = read_json(tmp_path / "data.json"), read_json(tmp_path / "plan.json")
+    for name in ("b", "c"):
+        shutil.copytree(tmp_path / "data.zarr" / "a b", tmp_path / "data.zarr" / name)
+        groundtruth["samples"][name] = groundtruth["samples"]["a b"]
+        plan["samples"][f"data/{name}"] = NORM
+    write_stamp(tmp_path / "data.json", groundtruth)
+    write_stamp(tmp_path / "plan.json", plan)
+    predict(tmp_path, engine)
+    for name in ("a b", "b", "c"):
+        assert read_attributes(tmp_path / "out" / "data.zarr" / name)["done"]
+        assert np.abs(Result(tmp_path / "out" / "data.zarr" / name).read_all() - expected(tmp_path, image)).max() <= 1e-5
+
+
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 200))
+def test_blocks_hold_whole_chunks_of_the_image(chunks: tuple[int, int, int], planes: int) -> None:
+    planned = (chunks[0], 256 * chunks[1], 256 * chunks[2])
+    z, y, x = block_of(planned, planes)
+    assert y % 256 == 0 and x % 256 == 0 and y <= planned[1] and x <= planned[2]
+    assert z % planes == 0 or planes > 128
+    assert z * y * x <= 2**26 or (y, x) == (256, 256) or planned == (z, y, x)
+
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from tests.test_predict import predict
+from unet_core.engine import local_engine
+
+folder, kills = Path(sys.argv[1]), 0
+random.seed(0)
+while True:
+    child = os.fork()
+    if child == 0:
+        with local_engine(2) as engine:
+            predict(folder, engine)
+        os._exit(0)
+    limit = time.monotonic() + (random.uniform(0.05, 0.5) if kills < 30 else 60)
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < limit:
+        time.sleep(0.005)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+    elif ended[1]:
+        sys.exit(f"run {kills} failed")
+    elif kills >= 30:
+        break
+    else:
+        import shutil
+        shutil.rmtree(folder / "out")
+        kills += 1
+"""
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files, but for what a killed process did not get to rename."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial"}
+
+
+def test_thirty_kills_end_in_the_store_of_an_uninterrupted_run(tmp_path: Path, engine: Engine) -> None:
+    prepare(tmp_path, (3, 600, 700))
+    predict(tmp_path, engine)
+    files = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    assert contents(tmp_path / "out") == files

@@ -15,6 +15,8 @@ from unet_core.tiles import TileFunction
 # Divisions of a block's side and thickness that are tried, and numbers of tiles at once on a GPU.
 MOST_TILES, MOST_LAYERS = 12, 4
 GPU_BATCHES = (1, 2, 4, 8)
+# Seconds that a time is measured for; tiles in a row that are slower than the best, after which nothing more is tried.
+ENOUGH, NOT_BETTER = 0.05, 3
 
 
 class Tiles(NamedTuple):
@@ -25,19 +27,19 @@ class Tiles(NamedTuple):
 
 
 def candidates(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
-    """Tiles that divide a block without much waste, the smallest first; batches only as large as one largest tile.
+    """Tiles that divide a block without much waste, the largest first; batches only as large as one largest tile.
 
     `shape` is that of the network.
 
     Examples
     --------
-    >>> candidates((8, 2048, 2048), largest=2240, shape=unet.shape(4))[-2:]
-    [Tiles(largest=1212, batch=1), Tiles(largest=2236, batch=1)]
+    >>> candidates((8, 2048, 2048), largest=2240, shape=unet.shape(4))[:2]
+    [Tiles(largest=2236, batch=1), Tiles(largest=1212, batch=1)]
     """
     most = unet.sides(largest)
     thick = _divided(block[0], most[0], shape.z, MOST_LAYERS)
     wide = _divided(max(block[1:]), min(most[1:]), shape.y, MOST_TILES)
-    fitting = sorted(((z, side, side) for z in thick for side in wide), key=math.prod)
+    fitting = sorted(((z, side, side) for z in thick for side in wide), key=math.prod, reverse=True)
     batched = [(tile, n) for tile in fitting for n in batches if n == 1 or n * math.prod(tile) <= math.prod(most)]
     return [Tiles(tile[1] if isinstance(largest, int) else tile, n) for tile, n in batched]
 
@@ -45,10 +47,10 @@ def candidates(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple
 def _divided(extent: int, largest: int, axis: unet.Axis, most: int) -> list[int]:
     """Sides of tiles for whole fractions of an extent."""
     outputs = {math.ceil(extent / n / axis.step) * axis.step for n in range(1, most + 1)}
-    return sorted(tile for output in outputs if (tile := unet.input_size(output, *axis)) <= largest) or [largest]
+    return [tile for output in outputs if (tile := unet.input_size(output, *axis)) <= largest] or [largest]
 
 
-def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: unet.Shape, block: ZYX, seconds: float) -> dict[str, Any]:
+def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: unet.Shape, block: ZYX, budget: float) -> dict[str, Any]:
     """Time a network on tiles and choose those with the most pixels of a block per second.
 
     Parameters
@@ -56,15 +58,15 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: une
     network : callable
         As in `tiles.predict_box`.
     tried : list of Tiles
-        From `candidates`; beginning with the small ones, as long as time is left and until the memory is full.
+        From `candidates`; those that do not fit the memory are left out.
     channels : int
         Of the image.
     shape : Shape
         Of the network.
     block : tuple of int
         Extent of a block.
-    seconds : float
-        After which nothing more is tried.
+    budget : float
+        Pixels; nothing more is tried after the time that they take at the rate of the first tiles.
 
     Returns
     -------
@@ -72,22 +74,24 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: une
         `largest`, `batch`, and `rates`: (largest, batch, million pixels per second) of what was tried.
     """
     rates: list[tuple[int | ZYX, int, float]] = []
-    end = time.perf_counter() + seconds
+    start = time.perf_counter()
     for tiles in tried:
         sides = unet.sides(tiles.largest)
         extent = sides[1:] if shape.z == unet.STILL else sides
-        image = np.random.default_rng(0).integers(0, 255, (tiles.batch, channels, *extent)).astype(np.float32)
+        image = np.random.default_rng(0).integers(0, 255, (tiles.batch, channels, *extent)).astype(np.uint8)
         try:
-            took = min(_seconds(network, image) for _ in range(3 if not rates else 2))
+            _seconds(network, image)  # memory is taken, and kernels are chosen
+            took = min(_seconds(network, image) for _ in range(2))
         except MemoryError:
-            break
+            continue
         ways = [(n, unet.output_size(side, *axis)) for n, side, axis in zip(block, sides, shape, strict=True)]
         voxels = math.prod(n / math.ceil(n / output) for n, output in ways)
         rates.append((*tiles, round(voxels * tiles.batch / took / 1e6, 4)))
-        # The next one takes at least as long, twice.
-        if time.perf_counter() + 3 * took > end:
+        best = max(rate for _, _, rate in rates)
+        spent = (time.perf_counter() - start) * rates[0][2] * 1e6
+        if spent > budget or all(rate < 0.9 * best for _, _, rate in rates[-NOT_BETTER:]):
             break
-    largest, batch, _ = max(rates, key=lambda rate: rate[2], default=(*tried[0], 0.0))
+    largest, batch, _ = max(rates, key=lambda rate: rate[2], default=(*tried[-1], 0.0))
     return {"largest": largest, "batch": batch, "rates": rates}
 
 
@@ -113,6 +117,9 @@ def _half(side: int, axis: unet.Axis) -> int:
 
 
 def _seconds(network: TileFunction, image: np.ndarray) -> float:
-    start = time.perf_counter()
-    network(image)
-    return time.perf_counter() - start
+    """Time for tiles; small ones are worked on several times, since a millisecond says little."""
+    count, start = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() < start + ENOUGH:
+        network(image)
+        count += 1
+    return (time.perf_counter() - start) / count

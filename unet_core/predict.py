@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are followed.
 LARGEST_BLOCK, MOST_PLANES = 2**26, 128
 # Tiles are measured where that takes a small part of the work: blocks of one plane, and share of the time.
-WORTH_MEASURING, SHARE = 64, 0.02
+WORTH_MEASURING, SHARE = 32, 0.05
 
 _LOADING = threading.Lock()
 
@@ -154,7 +154,7 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     z, y, x = planned
     if (together := math.lcm(chunk_planes, step)) <= MOST_PLANES:
         z = math.ceil(z / together) * together
-    while z * y * x > LARGEST_BLOCK and min(y, x) > CHUNK:
+    while z * y * x > LARGEST_BLOCK and max(y, x) > CHUNK:
         y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
     return z, y, x
 
@@ -282,9 +282,7 @@ def _calibrate(sample: Todo, job: Job, block: ZYX, pixels: int) -> dict[str, Any
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     channels = len(sample.norm["offset"])
     tried = candidates(block, job.tiles.largest, shape, batches)
-    # The time that all the work would take at the rate of the first.
-    (first,) = fastest(network, tried[:1], channels, shape, block, 0.0)["rates"]
-    return fastest(network, tried, channels, shape, block, SHARE * pixels / (first[2] * 1e6))
+    return fastest(network, tried, channels, shape, block, SHARE * pixels)
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:

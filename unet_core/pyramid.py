@@ -8,7 +8,8 @@ import numpy as np
 
 def halve_image(data: np.ndarray) -> np.ndarray:
     """Mean of 2 x 2 pixels along y and x; at an odd end of those there are. Integers are rounded."""
-    even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n % 2) for n in data.shape[-2:]], mode="edge")
+    odd = [n % 2 for n in data.shape[-2:]]
+    even = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, n) for n in odd], mode="edge") if any(odd) else data
     if data.dtype.itemsize == 1:
         # Four times as fast as by floating-point numbers.
         wide = np.uint16 if data.dtype.kind == "u" else np.int16

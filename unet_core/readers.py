@@ -108,7 +108,7 @@ class _Image:
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
         # Where a part can be read without the rest: what is decoded at once.
         self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
-        if self.chunks is None and type(array) is not np.ndarray:  # mapped, or stored without chunks
+        if self.chunks is None and not isinstance(array, _Lazy) and type(array) is not np.ndarray:  # mapped, or stored without chunks
             self.chunks = (1,) * len(self.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:

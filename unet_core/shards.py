@@ -11,19 +11,41 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
-from numcodecs import Zstd
+import zstandard
 
 LEVEL = 3
 # Offset and length of a chunk that is not there.
 MISSING = 2**64 - 1
 
 Slices = tuple[slice, ...]
+
+# Contexts of Zstandard cost more than a small chunk; each thread needs its own.
+_contexts = threading.local()
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_contexts, "compressor"):
+        _contexts.compressor = zstandard.ZstdCompressor(LEVEL, write_checksum=True)
+    return _contexts.compressor
+
+
+def _decompress(data: bytes, size: int) -> bytes:
+    """The `size` bytes of a chunk; a header that says otherwise is an error before memory is asked for."""
+    if not hasattr(_contexts, "decompressor"):
+        _contexts.decompressor = zstandard.ZstdDecompressor()
+    try:
+        if zstandard.frame_content_size(data) == size:
+            return _contexts.decompressor.decompress(data)
+        raise ValueError("a header is wrong")
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
 
 
 def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int]) -> None:
@@ -40,14 +62,15 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
     counts : sequence of int
         Chunks in the shard along each axis.
     """
-    codec, parts, index, offset = Zstd(LEVEL, checksum=True), [], [], 0
+    compress, parts, index, offset = _compressor().compress, [], [], 0
+    missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
+    whole = np.pad(data, missing) if any(more for _, more in missing) else data
     for position in np.ndindex(*counts):
-        part = data[tuple(slice(p * c, (p + 1) * c) for p, c in zip(position, chunk, strict=True))]
+        part = whole[tuple([slice(p * c, (p + 1) * c) for p, c in zip(position, chunk, strict=True)])]
         if 0 in part.shape:
             index.append((MISSING, MISSING))
             continue
-        missing = [(0, c - n) for c, n in zip(chunk, part.shape, strict=True)]
-        parts.append(codec.encode(np.pad(part, missing) if part.shape != tuple(chunk) else np.ascontiguousarray(part)))
+        parts.append(compress(np.ascontiguousarray(part).data))
         index.append((offset, len(parts[-1])))
         offset += len(parts[-1])
     footer = np.array(index, "<u8").tobytes()
@@ -95,13 +118,13 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
 
     Raises
     ------
-    ValueError, RuntimeError, OSError
+    ValueError, OSError
         If the shard or a chunk of it is damaged.
     """
     index = read_index(path, math.prod(counts))
     if index is None:
         raise ValueError(f"{path} is missing or cut short")
-    codec = Zstd(LEVEL, checksum=True)
+    size = math.prod(chunk) * out.dtype.itemsize
     with path.open("rb") as file:
         for position in itertools.product(*(range(s.start // c, -(-s.stop // c)) for s, c in zip(wanted, chunk, strict=True))):
             starts = [p * c for p, c in zip(position, chunk, strict=True)]
@@ -113,5 +136,34 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
                 out[there] = 0
                 continue
             file.seek(offset)
-            voxels = np.frombuffer(codec.decode(file.read(length)), out.dtype.newbyteorder("<")).reshape(chunk)
+            voxels = np.frombuffer(_decompress(file.read(length), size), out.dtype.newbyteorder("<")).reshape(chunk)
             out[there] = voxels[tuple(slice(a - start, b - start) for a, b, start in zip(low, high, starts, strict=True))]
+
+
+def check_shard(path: Path, chunks: int, size: int) -> None:
+    """Read all of a shard; the checksums of its index and of each chunk find any bit that changed.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    chunks : int
+        Chunks in the shard.
+    size : int
+        Bytes of the voxels of a chunk.
+
+    Raises
+    ------
+    ValueError
+        If the shard is missing, cut short or damaged; the message says which.
+    """
+    index = read_index(path, chunks)
+    if index is None:
+        raise ValueError("cut short" if path.is_file() else "missing")
+    with path.open("rb") as file:
+        for offset, length in index[index[:, 0] != MISSING].tolist():
+            file.seek(offset)
+            try:
+                _decompress(file.read(length), size)
+            except ValueError as error:
+                raise ValueError(f"damaged ({error})") from None

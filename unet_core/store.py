@@ -84,7 +84,9 @@ class Result:
         self.shape: ZYX = self.grid.shape
         self._shards, self._chunks = shards, chunks
         self._counts = tuple(n // c for n, c in zip(shards, chunks, strict=True))
+        self.chunks_per_shard = math.prod(self._counts)
         self.dtype = np.dtype(finest["data_type"])
+        self.chunk_bytes = math.prod(chunks) * self.dtype.itemsize
         self._n_levels = 1 + len(coarser)
         self.channels: int | None = finest["shape"][0] if self.has_channels else None
 
@@ -105,7 +107,7 @@ class Result:
             wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
             try:
                 read_part(self._shard(index), wanted, self._chunks, self._counts, out[(..., *part.within(box).slices)])
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ValueError, OSError) as error:
                 raise UserError(
                     f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, then {_repair(self.path)}"
                 ) from None
@@ -123,19 +125,23 @@ class Result:
 
     def has_block(self, index: int) -> bool:
         """Whether block number `index` was written, and its shard is not cut short."""
-        return read_index(self._shard(index), math.prod(self._counts)) is not None
+        return read_index(self._shard(index), self.chunks_per_shard) is not None
 
     def checksum(self, index: int) -> int:
         """CRC-32C of the shards of block number `index`, at all resolutions; 0 if one is missing or cut short."""
         if not self.has_block(index):
             return 0
         value = 0
-        for level in range(self._n_levels):
+        for shard in self.shards_of(index):
             try:
-                value = google_crc32c.extend(value, self._shard(index, level).read_bytes())
+                value = google_crc32c.extend(value, shard.read_bytes())
             except FileNotFoundError:
                 return 0
         return value
+
+    def shards_of(self, index: int) -> list[Path]:
+        """Files of block number `index`, the finest resolution first."""
+        return [self._shard(index, level) for level in range(self._n_levels)]
 
     def missing_blocks(self) -> Iterator[int]:
         """Numbers of the blocks that were not written yet."""

@@ -1,0 +1,262 @@
+"""Probabilities from images, store to store: beside the network alone, beside MONAI, and memory from 1 to 16 GB.
+
+On two threads in bfloat16, each measurement in a process of its own, in rounds.
+
+- wide network: 16 to 256 channels, depth 4. The network alone, fed with tiles in memory, at the best of the tiles that the step
+  tries; the step predict on 64 Mpx from store to store (8192 x 8192 pixels of 8 bits, measuring its tiles included); MONAI's
+  sliding window on 16 Mpx in memory (512 pixels, Gaussian, overlap 0.25 and 0.5), with the same weights and padded
+  convolutions, as it is run and with the setting of the memory allocator that the step uses.
+- narrow network: 4 to 16 channels, depth 2. The network alone, and the step on volumes of 1 and 16 GB, with the peak memory
+  of its process.
+- exact: float32, the step in tiles and blocks against the network on the image in one piece.
+
+Goals: 95 % of the rate of the network alone; 1.5 and 2.5 times that of MONAI; memory flat within 10 %; difference below 1e-5.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unet_core import unet
+from unet_core.blocks import Grid
+from unet_core.calibration import candidates
+from unet_core.config import Network, Predict
+from unet_core.data_config import Dataset
+from unet_core.engine import local_engine
+from unet_core.model import build, load_network, save_checkpoint, weights_digest
+from unet_core.plan import prediction_block
+from unet_core.predict import predict_samples
+from unet_core.runtime import write_stamp
+from unet_core.store import Result, Spec, begin, finish
+
+ROOT = Path(__file__).parent.parent
+THREADS, ROUNDS = 2, 3
+WIDE, NARROW = Network(depth=4, width=16, dropout=0.0), Network(depth=2, width=4, dropout=0.0)
+PLANE, SMALL, LARGE = (1, 8192, 8192), (64, 4096, 4096), (1024, 4096, 4096)
+SIDE, OUTPUT = 4096, 2048
+
+
+def measure() -> dict[str, float]:
+    """Run the benchmark and print its table.
+
+    Returns
+    -------
+    dict
+        frac_bare_forward, frac_bare_forward_narrow: rate from store to store over that of the network alone; x_monai_025,
+        x_monai_050: how many times as fast as MONAI as it is run, x_monai_025_same, x_monai_050_same: with the same
+        allocator; rss_ratio: peak memory at 16 over that at 1 GB; max_abs_diff; and the rates (medians, in megapixels per
+        second) and memories behind them.
+    """
+    with tempfile.TemporaryDirectory(prefix="unet-predict-") as temporary:
+        folder = Path(temporary)
+        figures = _wide(folder / "wide") | _narrow(folder) | {"max_abs_diff": _difference(folder / "exact")}
+    figures["frac_bare_forward"] = figures["ours"] / figures["bare"]
+    figures["frac_bare_forward_narrow"] = figures["ours_narrow"] / figures["bare_narrow"]
+    for key in ("monai_025", "monai_050", "monai_025_same", "monai_050_same"):
+        if key in figures:
+            figures[f"x_{key}"] = figures["ours"] / figures[key]
+    figures["rss_ratio"] = figures["rss_large_mb"] / figures["rss_small_mb"]
+    print(f"\n{'what':<72} {'figure':>8}  goal")
+    for key, text, goal in ROWS:
+        print(f"{text:<72} {figures.get(key, np.nan):>8.3g}  {goal}")
+    return {key: float(f"{value:.4g}") for key, value in figures.items()}
+
+
+ROWS = (
+    ("bare", "16 to 256 channels, the network alone (Mpx/s)", ""),
+    ("ours", "    store to store, 64 Mpx", ""),
+    ("frac_bare_forward", "    share of the network alone", "0.95"),
+    ("monai_025", "    MONAI, overlap 0.25, in memory (Mpx/s)", ""),
+    ("x_monai_025", "        ours is so many times as fast", "1.5"),
+    ("x_monai_025_same", "        the same allocator", ""),
+    ("monai_050", "    MONAI, overlap 0.5 (Mpx/s)", ""),
+    ("x_monai_050", "        ours is so many times as fast", "2.5"),
+    ("x_monai_050_same", "        the same allocator", ""),
+    ("bare_narrow", "4 to 16 channels, the network alone (Mpx/s)", ""),
+    ("ours_narrow", "    store to store, 1 GB", ""),
+    ("frac_bare_forward_narrow", "    share of the network alone", "0.95"),
+    ("rss_small_mb", "peak memory at 1 GB (MB)", ""),
+    ("rss_large_mb", "    at 16 GB (MB)", ""),
+    ("rss_ratio", "    large / small", "1.1"),
+    ("max_abs_diff", "largest difference from one piece, float32", "1e-5"),
+)
+
+
+def _wide(folder: Path) -> dict[str, float]:
+    prepare(folder, WIDE, PLANE)
+    works = {"bare": "run_bare", "ours": "run_ours"}
+    if importlib.util.find_spec("monai"):
+        works |= {f"monai_{overlap}{same}": f"run_monai_{overlap}{same}" for same in ("", "_same") for overlap in ("025", "050")}
+    rates: dict[str, list[float]] = {key: [] for key in works}
+    for turn in range(ROUNDS):
+        for key, function in works.items():
+            rates[key].append(_alone(function, folder)[0])
+            print(f"predict: round {turn + 1} of {ROUNDS}: {key} {rates[key][-1]:.3g} Mpx/s", flush=True)
+    return {key: statistics.median(values) for key, values in rates.items()}
+
+
+def _narrow(folder: Path) -> dict[str, float]:
+    prepare(folder / "small", NARROW, SMALL)
+    prepare(folder / "large", NARROW, LARGE)
+    bare, ours, peaks = [], [], []
+    for turn in range(ROUNDS):
+        bare.append(_alone("run_bare", folder / "small")[0])
+        rate, peak = _alone("run_ours", folder / "small")
+        ours.append(rate)
+        peaks.append(peak)
+        print(f"predict: round {turn + 1} of {ROUNDS}: narrow {bare[-1]:.3g} and {rate:.3g} Mpx/s", flush=True)
+    shutil.rmtree(folder / "small" / "out")
+    print("predict: 16 GB", flush=True)
+    rate_large, peak_large = _alone("run_ours", folder / "large")
+    figures = {"bare_narrow": bare, "ours_narrow": ours, "rss_small_mb": peaks}
+    return {key: statistics.median(values) for key, values in figures.items()} | {"ours_large": rate_large, "rss_large_mb": peak_large}
+
+
+def _difference(folder: Path) -> float:
+    """Largest difference of the step from the network on the image in one piece, mirrored at its edges."""
+    prepare(folder, WIDE, (1, 1024, 1024), tile=unet.input_size(400, WIDE.depth), block=[1, 512, 512])
+    run_ours(str(folder), Predict(dtype="float32"))
+    found = Result(folder / "out" / "data.zarr" / "s").read_all()[:, 0]
+    image = Result(folder / "data.zarr" / "s").read_all()[0, 0].astype(np.float32) / 255
+    halo = unet.halo(WIDE.depth)
+    side = unet.input_size(1024, WIDE.depth)
+    padded = np.pad(image, (halo, side - 1024 - halo), mode="reflect")
+    net = load_network(folder / "model", weights_digest(folder / "model"))
+    with torch.inference_mode():
+        whole = net(torch.from_numpy(padded)[None, None]).softmax(dim=1)[0, :, :1024, :1024].numpy()
+    return float(np.abs(found - whole).max())
+
+
+def _alone(function: str, folder: Path) -> list[float]:
+    """Megapixels per second, and peak memory in MB, of one function here in a process of its own."""
+    code = f"import benchmarks.predict as b; print(b.{function}({str(folder)!r}), b.peak())"
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    return [float(word) for word in said.split()[-2:]]
+
+
+def peak() -> float:
+    """Peak memory of this process in MB; not ru_maxrss, which begins with that of the process that started this one."""
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024 / 1e6
+
+
+def run_bare(folder: str) -> float:
+    """The network alone, at the best tile."""
+    torch.set_num_threads(THREADS)
+    net = load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"), "bfloat16")
+    best = 0.0
+    for tile, _ in candidates((1, OUTPUT, OUTPUT), unet.input_size(OUTPUT, net.depth), net.shape):
+        assert isinstance(tile, int)
+        count = math.ceil(OUTPUT / unet.output_size(tile, net.depth))
+        image = torch.rand(1, 1, tile, tile).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            net(image)
+            took = min(_seconds(lambda image=image: net(image)) for _ in range(3))  # type: ignore[misc]
+        best = max(best, (OUTPUT / count) ** 2 / took / 1e6)
+    return best
+
+
+def run_ours(folder: str, cfg: Predict | None = None) -> float:
+    """The step predict, store to store."""
+    torch.set_num_threads(THREADS)
+    place = Path(folder)
+    shutil.rmtree(place / "out", ignore_errors=True)
+    with local_engine(max(3, THREADS)) as engine:
+        start = time.perf_counter()
+        predict_samples(
+            cfg or Predict(precision="bfloat16"), Dataset(images="x"), model=place / "model.json", plan=place / "plan.json",
+            groundtruth=place / "data.json", images=place / "data.zarr", store=place / "out" / "data.zarr",
+            stamp=place / "out" / "data.json", engine=engine,
+        )  # fmt: skip
+        took = time.perf_counter() - start
+    return math.prod(Result(place / "out" / "data.zarr" / "s").shape) / took / 1e6
+
+
+def run_monai_025(folder: str) -> float:
+    """MONAI's sliding window with its defaults."""
+    return _monai(folder, 0.25)
+
+
+def run_monai_050(folder: str) -> float:
+    """The same with the overlap that nnU-Net has."""
+    return _monai(folder, 0.5)
+
+
+def run_monai_025_same(folder: str) -> float:
+    """As `run_monai_025`, with the allocator of `load_network`."""
+    load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"))
+    return _monai(folder, 0.25)
+
+
+def run_monai_050_same(folder: str) -> float:
+    """As `run_monai_050`, with the allocator of `load_network`."""
+    load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"))
+    return _monai(folder, 0.5)
+
+
+def _monai(folder: str, overlap: float) -> float:
+    from monai.inferers import sliding_window_inference
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    net = copy.deepcopy(build(WIDE, 1, 2)).eval().to(torch.bfloat16)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            module.padding = (1, 1)
+    image = torch.rand(1, 1, SIDE, SIDE).to(torch.bfloat16)
+
+    def probabilities(tiles: torch.Tensor) -> torch.Tensor:
+        return net(tiles.contiguous(memory_format=torch.channels_last)).float().softmax(dim=1)
+
+    with torch.inference_mode():
+        sliding_window_inference(image[..., :600, :600], (512, 512), 1, probabilities, overlap=overlap, mode="gaussian")
+        took = _seconds(lambda: sliding_window_inference(image, (512, 512), 1, probabilities, overlap=overlap, mode="gaussian"))
+    return SIDE**2 / took / 1e6
+
+
+def _seconds(work) -> float:  # type: ignore[no-untyped-def]
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def prepare(folder: Path, network: Network, shape: tuple[int, int, int], tile: int | None = None, block: list[int] | None = None) -> None:
+    """A stored image, a random model and a plan; all blocks of the image are links to the first."""
+    path = folder / "data.zarr" / "s"
+    result = begin(path, "i", Spec(shape, "uint8", "image", 1), {})
+    first: Grid = result.grid
+    smooth = np.random.default_rng(0).integers(0, 256, (1, *first.box(0).shape)).astype(np.uint8)
+    result.write(0, (smooth // 2 + np.roll(smooth, 1, -1) // 4 + np.roll(smooth, 1, -2) // 4), "i")
+    for index in range(1, len(result.grid)):
+        for origin, link in zip(result.shards_of(0), result.shards_of(index), strict=True):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(origin)
+    finish(path, "i", {})
+    write_stamp(folder / "data.json", {"samples": {"s": {"split": "test", "image": "i", "labels": None}}})
+    torch.manual_seed(0)
+    save_checkpoint(folder / "model" / "best.safetensors", dict(build(network, 1, 2).state_dict()), {})
+    write_stamp(folder / "model" / "model.json", {"network": network.model_dump(), "channels": 1, "classes": ["cell"]})
+    write_stamp(folder / "model.json", {"model": str(folder / "model"), "weights": weights_digest(folder / "model")})
+    tile = tile or unet.input_size(OUTPUT, network.depth)
+    plan = {
+        "classes": ["cell"],
+        "network": network.model_dump(),
+        "predict_tile": {"value": tile},
+        "predict_block": {"value": block or prediction_block(tile, network)},
+        "samples": {"data/s": {"offset": [0.0], "scale": [1 / 255]}},
+    }
+    write_stamp(folder / "plan.json", plan)
