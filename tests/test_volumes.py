@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unet_core.calibration import Tiles, candidates, fastest
 from unet_core.config import Network, Predict, Train
 from unet_core.data_config import IGNORE
 from unet_core.engine import Engine
-from unet_core.model import build, load_network, network_function, save_checkpoint, weights_digest
+from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
 from unet_core.predict import block_of
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.sampling import Sampler, TrainingSample
@@ -247,33 +248,69 @@ def test_windows_of_the_seam_audit_meet_borders_along_z() -> None:
         assert audit_window(stored, again, box, place) == (0.5, 0.25)
 
 
+def prepare(folder: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """A volume in a store, a random 3D model and a plan with small tiles and blocks; the probabilities in one piece."""
+    image = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
+    result = begin(folder / "data.zarr" / "a b", "i", Spec(shape, "uint8", "image", 1), {})
+    for index in result.missing_blocks():
+        result.write(index, image[(slice(None), *result.grid.box(index).slices)], "i")
+    finish(folder / "data.zarr" / "a b", "i", {})
+    write_stamp(folder / "data.json", {"samples": {"a b": {"split": "test", "image": "i", "labels": None}}})
+    torch.manual_seed(0)
+    network, model = NETWORK.model_copy(update={"width": 2, "norm": "none"}), folder / "model"
+    save_checkpoint(model / "best.safetensors", dict(build(network, 1, 2).state_dict()), {})
+    write_stamp(model / "model.json", {"network": network.model_dump(), "channels": 1, "classes": ["cell"]})
+    write_stamp(folder / "model.json", {"model": str(model), "weights": weights_digest(model)})
+    decided = {"classes": ["cell"], "predict_tile": {"value": [22, 60, 60]}, "predict_block": {"value": [8, 256, 256]}}
+    write_stamp(folder / "plan.json", decided | {"samples": {"data/a b": NORM}, "network": network.model_dump()})
+    net = load_network(model, weights_digest(model))
+    return in_one_piece(net, ((image.astype(np.float32) - 50) * np.float32(0.01)).astype(np.float32))
+
+
 @pytest.mark.parametrize("shape", [(19, 70, 300), (1, 1, 1)])
 def test_stored_probabilities_of_a_volume_equal_the_network_in_one_piece(
     tmp_path: Path, engine: Engine, shape: tuple[int, int, int]
 ) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
-    result = begin(tmp_path / "data.zarr" / "a b", "i", Spec(shape, "uint8", "image", 1), {})
-    for index in result.missing_blocks():
-        result.write(index, image[(slice(None), *result.grid.box(index).slices)], "i")
-    finish(tmp_path / "data.zarr" / "a b", "i", {})
-    write_stamp(tmp_path / "data.json", {"samples": {"a b": {"split": "test", "image": "i", "labels": None}}})
-    torch.manual_seed(0)
-    network, model = NETWORK.model_copy(update={"width": 2, "norm": "none"}), tmp_path / "model"
-    save_checkpoint(model / "best.safetensors", dict(build(network, 1, 2).state_dict()), {})
-    write_stamp(model / "model.json", {"network": network.model_dump(), "channels": 1, "classes": ["cell"]})
-    write_stamp(tmp_path / "model.json", {"model": str(model), "weights": weights_digest(model)})
-    decided = {"classes": ["cell"], "predict_tile": {"value": [22, 60, 60]}, "predict_block": {"value": [8, 256, 256]}}
-    write_stamp(tmp_path / "plan.json", decided | {"samples": {"data/a b": NORM}, "network": network.model_dump()})
+    expected = prepare(tmp_path, shape)
     stored = predict(tmp_path, engine)
-    net = load_network(model, weights_digest(model))
-    expected = in_one_piece(net, ((image.astype(np.float32) - 50) * np.float32(0.01)).astype(np.float32))
     assert np.abs(stored.read_all() - expected).max() <= 1e-5
     audit = read_json(tmp_path / "out.json")["samples"]["a b"].get("audit")
     assert (audit is None) == (shape == (1, 1, 1))
     if audit:
         assert max(audit["across"], audit["inside"]) <= 1e-5
+
+
+def test_measured_and_halved_tiles_give_the_same_volume(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = prepare(tmp_path, (19, 70, 90))
+    extents = set()
+
+    def small(*arguments: Any) -> Any:
+        function = network_function(*arguments)
+
+        def apply(tiles: np.ndarray) -> np.ndarray:
+            if tiles.shape[2] > 20 or tiles.shape[3] > 52:
+                raise TooLarge(f"1 tiles of {tiles.shape[2:]} px")
+            extents.add(tiles.shape[2:])
+            return function(tiles)
+
+        return apply
+
+    monkeypatch.setattr("unet_core.predict.network_function", small)
+    monkeypatch.setattr("unet_core.predict._fits", {})
+    assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5 and extents
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr("unet_core.predict.network_function", network_function)
+    monkeypatch.setattr("unet_core.predict._fits", {})
+    monkeypatch.setattr("unet_core.predict.WORTH_MEASURING", 0)
+    assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
+    assert len(read_json(tmp_path / "out.tile.json")["largest"]) == 3
+    assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
+
+
+def test_a_package_is_not_made_of_a_3d_network(tmp_path: Path) -> None:
+    prepare(tmp_path, (1, 1, 1))
     with pytest.raises(UserError, match="the network in .* is 3D; packages are made of 2D ones alone"):
-        share_model(model, tmp_path / "m.zip", name="m", authors=["a"], licence="MIT")
+        share_model(tmp_path / "model", tmp_path / "m.zip", name="m", authors=["a"], licence="MIT")
 
 
 @pytest.mark.workflow

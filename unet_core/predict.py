@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core import unet
-from unet_core.blocks import ZYX
+from unet_core.blocks import ZYX, Box
 from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
 from unet_core.config import Network, Predict
 from unet_core.data_config import Dataset
@@ -202,16 +202,18 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
 def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
-    image = open_image_of(job.images, sample.name)
+    result.write(index, _computed(sample, result.grid.box(index), job), sample.wanted)
+
+
+def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
+    """Probabilities of a box as they are stored, with smaller tiles where the memory is full."""
+    image, tiles = open_image_of(job.images, sample.name), _fitting(job.tiles)
     network, shape = _network(job, sample.norm)
-    box, tiles = result.grid.box(index), _fitting(job.tiles)
     while True:
         try:
-            stored = predict_box(image, box, network, shape=shape, largest=tiles.largest, batch=tiles.batch)
-            break
+            return predict_box(image, box, network, shape=shape, largest=tiles.largest, batch=tiles.batch)
         except TooLarge as error:
             tiles = _smaller(job, tiles, shape, str(error))
-    result.write(index, stored, sample.wanted)
 
 
 def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, unet.Shape]:
@@ -302,7 +304,5 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 
 def _audit(item: Any, job: Job) -> Audit:
     sample, box, border = item
-    network, shape = _network(job, sample.norm)
-    result, image = Result(job.store / sample.name), open_image_of(job.images, sample.name)
-    again = predict_box(image, box, network, shape=shape, largest=_fitting(job.tiles).largest)
-    return audit_window(from_stored(result.read(box)), from_stored(again), box, border)
+    stored = Result(job.store / sample.name).read(box)
+    return audit_window(from_stored(stored), from_stored(_computed(sample, box, job)), box, border)
