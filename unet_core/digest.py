@@ -17,7 +17,7 @@ from unet_core.runtime import write_atomic
 PACKAGE = Path(__file__).parent
 
 # What only moves data or describes options: a change there does not change a result.
-PLUMBING = {"check", "compiled", "config", "data_config", "digest", "engine", "parse", "runtime", "shards", "store"}
+PLUMBING = {"check", "compiled", "config", "data_config", "digest", "engine", "ngff", "parse", "runtime", "shards", "store"}
 _PARSING = threading.Lock()
 
 

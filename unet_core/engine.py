@@ -158,6 +158,7 @@ def local_engine(workers: int) -> Iterator[Engine]:
     """
     with (
         dask.config.set(QUIET),
+        _silent("distributed", "distributed.client"),
         LocalCluster(
             n_workers=1,
             threads_per_worker=workers,
@@ -167,11 +168,25 @@ def local_engine(workers: int) -> Iterator[Engine]:
             worker_dashboard_address=NOWHERE,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield Engine(client, workers)
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Keep loggers quiet. What Dask offers for this acts on handlers, which may be those of the job's log."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -221,9 +236,9 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             security=_security(Path(private)),
             log_directory=str(logs),
             scheduler_options={"dashboard": False, "dashboard_address": NOWHERE},
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         )
-        with cluster:
+        with _silent("distributed", "distributed.client"), cluster:
             _refuse_early(cluster.job_script(), step)
             cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
             with Client(cluster) as client:

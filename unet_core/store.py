@@ -8,8 +8,6 @@ is a block that is done. Blocks without any object have shards too.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import shutil
 import time
@@ -21,14 +19,13 @@ from typing import Any, Literal, NamedTuple
 import google_crc32c
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
-from zarr.errors import ContainsGroupError
 
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.in_place import InPlace
+from unet_core.ngff import chunk_shape, multiscale, read_array, read_group, write_array, write_group
 from unet_core.pyramid import halve_image, halve_labels
 from unet_core.runtime import UserError, versions
-from unet_core.shards import LEVEL, read_index, read_part, write_shard
+from unet_core.shards import read_index, read_part, write_shard
 
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
@@ -73,10 +70,10 @@ class Result:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            levels = _multiscale(path)["datasets"]
-            finest, *coarser = [_description(path, level) for level in range(len(levels))]
+            levels = read_group(path)["ome"]["multiscales"][0]["datasets"]
+            finest, *coarser = [read_array(path / str(level)) for level in range(len(levels))]
             self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
-            shards, chunks = _chunk_shape(finest["chunk_grid"]), _chunk_shape(finest["codecs"][0])
+            shards, chunks = chunk_shape(finest["chunk_grid"]), chunk_shape(finest["codecs"][0])
         except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
         self.has_channels = len(finest["shape"]) == 4
@@ -159,12 +156,12 @@ class Result:
         digest : str
             What the writer computes; refused if the result has been begun anew with another digest meanwhile.
         """
-        if read_attributes(self.path).get("digest") != digest:
+        attributes = read_attributes(self.path)
+        if attributes.get("digest") != digest:
             raise UserError(f"{self.path} is being made anew by another run with other settings or data; this run stops")
-        kind = read_attributes(self.path)["kind"]
         pyramid = [data.astype(self.dtype, copy=False)]
         for _ in range(1, self._n_levels):
-            pyramid.append(halve_labels(pyramid[-1]) if kind == "labels" else halve_image(pyramid[-1]))
+            pyramid.append(halve_labels(pyramid[-1]) if attributes["kind"] == "labels" else halve_image(pyramid[-1]))
         for level in reversed(range(self._n_levels)):
             chunk = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])]
             write_shard(self._shard(index, level), pyramid[level], chunk, self._counts)
@@ -207,7 +204,7 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
     unet["provenance"] = provenance | {"versions": versions()}
     if keep and _is_like(path, spec):
-        zarr.open_group(path, mode="r+").attrs.put({"ome": _ome(path, spec), "unet": unet})
+        write_group(path, {"ome": _ome(path, spec), "unet": unet})
         return Result(path)
     remove(path)
     _make_parents(path)
@@ -215,7 +212,7 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     for level in range(spec.levels):
         _create_level(aside, spec, level)
-    zarr.open_group(aside, mode="a").attrs.put({"ome": _ome(path, spec), "unet": unet})
+    write_group(aside, {"ome": _ome(path, spec), "unet": unet})
     try:
         aside.rename(path)
     except OSError:
@@ -230,12 +227,12 @@ def _is_like(path: Path, spec: Spec) -> bool:
     """Whether a result has the shape, type, blocks and resolutions that one of `spec` would have."""
     try:
         found = Result(path)
-        here = [_description(path, level) for level in range(spec.levels)]
-        metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+        here = [read_array(path / str(level)) for level in range(spec.levels)]
+        metadata = read_group(path)["ome"]
     except (UserError, OSError, LookupError, ValueError):
         return False
     same = (found.grid, found.dtype, found.channels) == (spec.grid, np.dtype(spec.dtype), spec.channels)
-    return same and len(here) == spec.levels and metadata == json.loads(json.dumps(_ome(path, spec)))
+    return same and len(here) == spec.levels and metadata == _ome(path, spec)
 
 
 def refer(path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -258,7 +255,7 @@ def refer(path: Path, digest: str, reference: dict[str, Any], details: dict[str,
         remove(path)
     _make_parents(path)
     unet: dict[str, Any] = {"digest": digest, "done": True, "kind": "image", "reference": reference, "details": details}
-    zarr.open_group(path, mode="a").attrs.put({"unet": unet | {"provenance": provenance | {"versions": versions()}}})
+    write_group(path, {"unet": unet | {"provenance": provenance | {"versions": versions()}}})
 
 
 def open_image_of(store: Path, sample: str) -> Result | InPlace:
@@ -269,11 +266,14 @@ def open_image_of(store: Path, sample: str) -> Result | InPlace:
 
 def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
     """Mark a result as done and keep what the step counted in it."""
-    group = zarr.open_group(path, mode="r+")
-    unet: Any = group.attrs["unet"]
+    try:
+        attributes = read_group(path)
+        unet = attributes["unet"]
+    except (OSError, LookupError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
     if unet["digest"] != digest:
         raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
-    group.attrs.update({"unet": unet | {"done": True, "details": details}})
+    write_group(path, attributes | {"unet": unet | {"done": True, "details": details}})
 
 
 def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
@@ -292,8 +292,8 @@ def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
 def read_attributes(path: Path) -> dict[str, Any]:
     """Our attributes of a result (digest, done, kind, details, provenance); empty if there is no result."""
     try:
-        return json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["unet"]
-    except (FileNotFoundError, NotADirectoryError, KeyError, ValueError):
+        return read_group(path)["unet"]
+    except (OSError, LookupError, ValueError):
         return {}
 
 
@@ -355,63 +355,24 @@ def _make_parents(path: Path) -> None:
     for depth in range(len(parts)):
         folder = store.joinpath(*parts[:depth])
         if not (folder / "zarr.json").is_file():
-            with contextlib.suppress(ContainsGroupError):  # another block or run was faster
-                zarr.create_group(folder)
+            write_group(folder, {})
     if path.parent.name == "labels":
-        group = zarr.open_group(path.parent, mode="a")
-        ome: Any = group.attrs.get("ome", {})
-        listed = set(ome.get("labels", []))
-        group.attrs["ome"] = {"version": "0.5", "labels": sorted(listed | {path.name})}
+        attributes = read_group(path.parent)
+        listed = set(attributes.get("ome", {}).get("labels", []))
+        if path.name not in listed:
+            write_group(path.parent, attributes | {"ome": {"version": "0.5", "labels": sorted(listed | {path.name})}})
+
+
+def _ome(path: Path, spec: Spec) -> dict[str, Any]:
+    return multiscale(path.name, spec.levels, spec.pixel_size, spec.channels is not None, spec.kind == "labels")
 
 
 def _create_level(path: Path, spec: Spec, level: int) -> None:
     y, x = (-(-n // 2**level) for n in spec.shape[1:])
-    _, by, bx = spec.grid.block
+    z, by, bx = spec.grid.block
     lead, names = ((spec.channels,), ["c"]) if spec.channels is not None else ((), [])
-    zarr.create_array(
-        path / str(level),
-        shape=(*lead, spec.shape[0], y, x),
-        shards=(*lead, spec.grid.block[0], by >> level, bx >> level),
-        chunks=(*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level),
-        dtype=spec.dtype,
-        compressors=ZstdCodec(level=LEVEL, checksum=True),
-        fill_value=0,
-        dimension_names=[*names, "z", "y", "x"],
-    )
-
-
-def _description(path: Path, level: int) -> dict[str, Any]:
-    """What stands in the ``zarr.json`` of an array."""
-    return json.loads((path / str(level) / "zarr.json").read_text(encoding="utf-8"))
-
-
-def _chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(part["configuration"]["chunk_shape"])
-
-
-def _ome(path: Path, spec: Spec) -> dict[str, Any]:
-    """OME-NGFF 0.5 metadata of a multiscale image."""
-    lead = [1.0] if spec.channels is not None else []
-    axes = [{"name": "c", "type": "channel"}] if lead else []
-    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
-    z, y, x = spec.pixel_size
-    datasets = []
-    for level in range(spec.levels):
-        f = 2**level
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*lead, z, y * f, x * f]}]
-        if level and spec.kind == "image":
-            # A coarse pixel is the mean of f x f fine ones: its centre lies (f - 1) / 2 fine pixels farther.
-            transforms.append({"type": "translation", "translation": [0.0 for _ in lead] + [0.0, y * (f - 1) / 2, x * (f - 1) / 2]})
-        datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": path.name, "axes": axes, "datasets": datasets}]}
-    if spec.kind == "labels":
-        ome["image-label"] = {"version": "0.5"}
-    return ome
-
-
-def _multiscale(path: Path) -> dict[str, Any]:
-    metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-    return metadata["attributes"]["ome"]["multiscales"][0]
+    shards, chunks = (*lead, z, by >> level, bx >> level), (*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level)
+    write_array(path / str(level), (*lead, spec.shape[0], y, x), shards, chunks, spec.dtype, [*names, "z", "y", "x"])
 
 
 def _last3(values: Sequence[int]) -> ZYX:
