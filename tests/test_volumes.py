@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+import yaml
 
 from tests.conftest import ArraySource
 from tests.test_predict import NORM, predict
@@ -26,14 +27,18 @@ from unet_core.config import Network, Predict, Train
 from unet_core.data_config import IGNORE
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
+from unet_core.parse import parse_config
 from unet_core.predict import block_of
+from unet_core.presets import PRESETS, with_preset
 from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.samples import check_data
 from unet_core.sampling import Sampler, TrainingSample
 from unet_core.seams import audit_window, windows
 from unet_core.share import share_model
 from unet_core.store import Spec, begin, finish
 from unet_core.training import train_network
 from unet_core.validation import validate
+from unet_core.workload import Workload, sizes
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch", dimensions=3, flat_levels=1)
 SHAPE = unet.shape_of(NETWORK)
@@ -217,6 +222,13 @@ def test_tiles_that_are_set_must_fit_network_and_axes() -> None:
         plan.prediction_tile(Predict(), NETWORK, 1, 2**20, 1000, 100)
 
 
+def test_presets_count_in_3d_but_for_their_tile() -> None:
+    for name in PRESETS:
+        train = Train.model_validate(with_preset({"preset": name, "network": {"dimensions": 3}}))
+        assert train.tile == "auto" and train.network.dimensions == 3
+        assert train.network.width == PRESETS[name]["network"]["width"]
+
+
 def test_blocks_hold_whole_groups_of_pooled_planes() -> None:
     assert (block_of((8, 2048, 2048), 1), block_of((8, 512, 512), 6, 4)) == ((8, 2048, 2048), (12, 512, 512))
     assert block_of((8, 512, 512), 127, 8) == (8, 512, 512)
@@ -314,7 +326,7 @@ def test_a_package_is_not_made_of_a_3d_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.workflow
-def test_volumes_go_through_the_whole_chain(tmp_path: Path) -> None:
+def test_volumes_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     z, y, x = np.mgrid[:20, :48, :52]
     for name in "abc":
@@ -355,6 +367,14 @@ def test_volumes_go_through_the_whole_chain(tmp_path: Path) -> None:
     decided = json.loads((tmp_path / "results/plan/cells.json").read_text())
     assert decided["network"]["flat_levels"] == decided["flat_levels"]["value"] == 1 and "sqrt(2)" in decided["flat_levels"]["why"]
     assert len(decided["train_tile"]["value"]) == len(decided["predict_tile"]["value"]) == 3
+    # What the estimate of a run takes from headers alone is what the plan decided.
+    monkeypatch.chdir(tmp_path)
+    cfg = parse_config(yaml.safe_load(Path("config.yaml").read_text()))
+    work = Workload(cfg, sizes(cfg, check_data(cfg)), {})
+    assert [list(tile) for tile in (work.train_tile("cells"), work.predict_tile("cells"))] == [  # type: ignore[arg-type]
+        decided[key]["value"] for key in ("train_tile", "predict_tile")
+    ]
+    assert work.network("cells").model_dump() == decided["network"] and list(work.block("cells")) == decided["predict_block"]["value"]
     table = pd.read_csv(tmp_path / "results/report/table.csv")
     assert table["iou"].item() > 0.3
     assert project.jobs(project.run()) == set()

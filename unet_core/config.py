@@ -13,15 +13,15 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from unet_core.data_config import Dataset, Fraction, Name, NonNegative, Positive, Section, Weights
 
 
-def _sides(tile: int | tuple[int, ...] | str) -> int | tuple[int, ...] | str:
-    extent = (tile,) * 3 if isinstance(tile, int) else tile
-    if isinstance(extent, tuple) and (len(extent) != 3 or min(extent) < 1):
+def _sides(tile: int | list[int] | str) -> int | list[int] | str:
+    extent = [tile] * 3 if isinstance(tile, int) else tile
+    if isinstance(extent, list) and (len(extent) != 3 or min(extent) < 1):
         raise ValueError("must be at least 1, or in 3D [z, y, x], each at least 1, or auto")
     return tile
 
 
 # Extent of a tile in pixels: its side, or in 3D along z, y, x.
-Tile = Annotated[int | tuple[int, ...] | Literal["auto"], AfterValidator(_sides)]
+Tile = Annotated[int | list[int] | Literal["auto"], AfterValidator(_sides)]
 
 
 class Model(Section):
@@ -162,8 +162,8 @@ class Train(Section):
         if self.tile != "auto" and isinstance(self.tile, int) != (self.network.dimensions == 2):
             needed = "one side" if self.network.dimensions == 2 else "[z, y, x]"
             raise ValueError(f"tile is {self.tile}, but a {self.network.dimensions}D network takes {needed}, or auto")
-        if isinstance(self.tile, tuple) and self.tile[1] != self.tile[2]:
-            raise ValueError(f"tile is {list(self.tile)}, but y and x must be the same: tiles are rotated")
+        if isinstance(self.tile, list) and self.tile[1] != self.tile[2]:
+            raise ValueError(f"tile is {self.tile}, but y and x must be the same: tiles are rotated")
         return self
 
 
