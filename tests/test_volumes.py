@@ -100,7 +100,7 @@ def test_slices_without_annotation_contribute_nothing() -> None:
     given = volume((30, 60, 60))
     assert isinstance(given.target, ArraySource) and isinstance(given.border, ArraySource)
     given.target.array[np.arange(30) != 17] = IGNORE
-    drawn = sampler([given], WILD, batch=12).draw(0)
+    drawn = sampler([given], WILD, batch=5).draw(0)
     seen = drawn.target_NYX != IGNORE
     assert seen.flatten(1).any(dim=1).all() and (seen.any(dim=-1).any(dim=-1).sum(dim=1) == 1).all()
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def test_slices_without_annotation_contribute_nothing() -> None:
     given.border.array = np.where(given.target.array == IGNORE, 1e6, given.border.array).astype(np.float32)
     scores = validate(net, [given], weights, TILE, "float32")
     given.border.array[given.target.array == IGNORE] = 0
-    assert training._loss(net, sampler([given], WILD, batch=12).draw(0), weights, "float32") == before
+    assert training._loss(net, sampler([given], WILD, batch=5).draw(0), weights, "float32") == before
     assert validate(net, [given], weights, TILE, "float32") == scores
 
 
