@@ -6,8 +6,8 @@ On two threads in bfloat16, each measurement in a process of its own, in rounds.
   tries; the step predict on 64 Mpx from store to store (8192 x 8192 pixels of 8 bits, measuring its tiles included); MONAI's
   sliding window on 16 Mpx in memory (512 pixels, Gaussian, overlap 0.25 and 0.5), with the same weights and padded
   convolutions, as it is run and with the setting of the memory allocator that the step uses.
-- narrow network: 4 to 16 channels, depth 2. The network alone, and the step on volumes of 1 and 16 GB, with the peak memory
-  of its process.
+- narrow network: 4 to 16 channels, depth 2. The network alone, and the step on a volume of 1 GB.
+- memory: peak of the process that runs the step on volumes of 1 and of 16 GB, with a network of 2 and 4 channels, depth 1.
 - exact: float32, the step in tiles and blocks against the network on the image in one piece.
 
 Goals: 95 % of the rate of the network alone; 1.5 and 2.5 times that of MONAI; memory flat within 10 %; difference below 1e-5.
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from unet_core import unet
 from unet_core.blocks import Grid
@@ -45,7 +46,7 @@ from unet_core.store import Result, Spec, begin, finish
 
 ROOT = Path(__file__).parent.parent
 THREADS, ROUNDS = 2, 3
-WIDE, NARROW = Network(depth=4, width=16, dropout=0.0), Network(depth=2, width=4, dropout=0.0)
+WIDE, NARROW, THIN = (Network(depth=depth, width=width, dropout=0.0) for depth, width in ((4, 16), (2, 4), (1, 2)))
 PLANE, SMALL, LARGE = (1, 8192, 8192), (64, 4096, 4096), (1024, 4096, 4096)
 SIDE, OUTPUT = 4096, 2048
 
@@ -63,7 +64,7 @@ def measure() -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(prefix="unet-predict-") as temporary:
         folder = Path(temporary)
-        figures = _wide(folder / "wide") | _narrow(folder) | {"max_abs_diff": _difference(folder / "exact")}
+        figures = _wide(folder / "wide") | _narrow(folder / "narrow") | _memory(folder) | {"max_abs_diff": _difference(folder / "exact")}
     figures["frac_bare_forward"] = figures["ours"] / figures["bare"]
     figures["frac_bare_forward_narrow"] = figures["ours_narrow"] / figures["bare_narrow"]
     for key in ("monai_025", "monai_050", "monai_025_same", "monai_050_same"):
@@ -110,20 +111,24 @@ def _wide(folder: Path) -> dict[str, float]:
 
 
 def _narrow(folder: Path) -> dict[str, float]:
-    prepare(folder / "small", NARROW, SMALL)
-    prepare(folder / "large", NARROW, LARGE)
-    bare, ours, peaks = [], [], []
+    prepare(folder, NARROW, SMALL)
+    bare, ours = [], []
     for turn in range(ROUNDS):
-        bare.append(_alone("run_bare", folder / "small")[0])
-        rate, peak = _alone("run_ours", folder / "small")
-        ours.append(rate)
-        peaks.append(peak)
-        print(f"predict: round {turn + 1} of {ROUNDS}: narrow {bare[-1]:.3g} and {rate:.3g} Mpx/s", flush=True)
-    shutil.rmtree(folder / "small" / "out")
-    print("predict: 16 GB", flush=True)
-    rate_large, peak_large = _alone("run_ours", folder / "large")
-    figures = {"bare_narrow": bare, "ours_narrow": ours, "rss_small_mb": peaks}
-    return {key: statistics.median(values) for key, values in figures.items()} | {"ours_large": rate_large, "rss_large_mb": peak_large}
+        bare.append(_alone("run_bare", folder)[0])
+        ours.append(_alone("run_ours", folder)[0])
+        print(f"predict: round {turn + 1} of {ROUNDS}: narrow {bare[-1]:.3g} and {ours[-1]:.3g} Mpx/s", flush=True)
+    shutil.rmtree(folder)
+    return {"bare_narrow": statistics.median(bare), "ours_narrow": statistics.median(ours)}
+
+
+def _memory(folder: Path) -> dict[str, float]:
+    figures = {}
+    for name, shape in (("small", SMALL), ("large", LARGE)):
+        prepare(folder / name, THIN, shape)
+        figures[f"ours_thin_{name}"], figures[f"rss_{name}_mb"] = _alone("run_ours", folder / name)
+        print(f"predict: {np.prod(shape) / 1e9:.3g} GB, peak {figures[f'rss_{name}_mb']:.0f} MB", flush=True)
+        shutil.rmtree(folder / name)
+    return figures
 
 
 def _difference(folder: Path) -> float:
@@ -239,8 +244,10 @@ def prepare(folder: Path, network: Network, shape: tuple[int, int, int], tile: i
     path = folder / "data.zarr" / "s"
     result = begin(path, "i", Spec(shape, "uint8", "image", 1), {})
     first: Grid = result.grid
-    smooth = np.random.default_rng(0).integers(0, 256, (1, *first.box(0).shape)).astype(np.uint8)
-    result.write(0, (smooth // 2 + np.roll(smooth, 1, -1) // 4 + np.roll(smooth, 1, -2) // 4), "i")
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.normal(size=(1, 1, *first.block[1:])), (0, 0, 8, 8), mode="wrap")
+    counts = rng.poisson(30 + 60 * np.clip(blobs / blobs.std(), 0, 2), (1, *first.block))
+    result.write(0, counts.astype(np.uint8), "i")
     for index in range(1, len(result.grid)):
         for origin, link in zip(result.shards_of(0), result.shards_of(index), strict=True):
             link.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def read_group(folder: Path) -> dict[str, Any]:
     OSError, ValueError, LookupError
         If it is missing or damaged.
     """
-    attributes = json.loads((folder / NAME).read_text(encoding="utf-8"))["attributes"]
+    attributes = _get(folder)["attributes"]
     if not isinstance(attributes, dict):
         raise ValueError("its attributes are damaged")
     return attributes
@@ -63,7 +63,7 @@ def write_array(folder: Path, shape: Sequence[int], shards: Sequence[int], chunk
 
 def read_array(folder: Path) -> dict[str, Any]:
     """Description of an array; see `read_group` for errors."""
-    return json.loads((folder / NAME).read_text(encoding="utf-8"))
+    return _get(folder)
 
 
 def chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
@@ -101,6 +101,12 @@ def multiscale(name: str, levels: int, pixel_size: tuple[float, float, float], c
         datasets.append({"path": str(level), "coordinateTransformations": transforms})
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
     return ome | ({"image-label": {"version": "0.5"}} if labels else {})
+
+
+def _get(folder: Path) -> Any:
+    # Of a step that has nothing to do, this is most of the work; paths of pathlib would double it.
+    with open(f"{folder}/{NAME}", encoding="utf-8") as file:  # noqa: PTH123
+        return json.load(file)
 
 
 def _put(path: Path, content: dict[str, Any]) -> None:

@@ -65,12 +65,14 @@ class Result:
     ----------
     path : Path
         Folder of the result.
+    attributes : dict, optional
+        Of its group, if they were just read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, attributes: dict[str, Any] | None = None) -> None:
         self.path = path
         try:
-            levels = read_group(path)["ome"]["multiscales"][0]["datasets"]
+            levels = (attributes or read_group(path))["ome"]["multiscales"][0]["datasets"]
             finest, *coarser = [read_array(path / str(level)) for level in range(len(levels))]
             self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
             shards, chunks = chunk_shape(finest["chunk_grid"]), chunk_shape(finest["codecs"][0])
@@ -168,7 +170,8 @@ class Result:
 
     def _shard(self, index: int, level: int = 0) -> Path:
         position = self.grid.position(index)
-        return self.path.joinpath(str(level), "c", *(["0"] if self.has_channels else []), *map(str, position))
+        lead = "/0" if self.has_channels else ""
+        return self.path / f"{level}/c{lead}/{'/'.join(map(str, position))}"
 
 
 def _repair(path: Path) -> str:
@@ -278,14 +281,14 @@ def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
 
 def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
     """What was counted in a finished result of that digest; None if there is none, or a shard of it is missing."""
-    attributes = read_attributes(path)
-    if attributes.get("digest") != digest or not attributes.get("done"):
-        return None
-    if "reference" in attributes:
-        return attributes["details"]
     try:
-        return attributes["details"] if next(Result(path).missing_blocks(), None) is None else None
-    except UserError:  # the description of an array is gone
+        attributes = read_group(path)
+        unet = attributes["unet"]
+        if unet["digest"] != digest or not unet["done"]:
+            return None
+        whole = "reference" in unet or next(Result(path, attributes).missing_blocks(), None) is None
+        return unet["details"] if whole else None
+    except (OSError, LookupError, ValueError):  # a description is gone
         return None
 
 
