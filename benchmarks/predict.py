@@ -164,7 +164,8 @@ def run_bare(folder: str) -> float:
     torch.set_num_threads(THREADS)
     net = load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"), "bfloat16")
     best = 0.0
-    for tile, _ in candidates(OUTPUT, unet.input_size(OUTPUT, net.depth), (net.depth, net.wider)):
+    for tile, _ in candidates((1, OUTPUT, OUTPUT), unet.input_size(OUTPUT, net.depth), net.shape):
+        assert isinstance(tile, int)
         count = math.ceil(OUTPUT / unet.output_size(tile, net.depth))
         image = torch.rand(1, 1, tile, tile).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():

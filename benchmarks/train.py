@@ -107,7 +107,7 @@ def _loop(folder: Path, width: int) -> tuple[Callable[[Batch], None], Sampler, P
     norm = (np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 1e-3, np.float32))
     sample = TrainingSample(*sources, *norm, annotated=1)
     assert isinstance(cfg.tile, int)
-    sampler = Sampler([sample], cfg.tile, unet.halo(*unet.shape_of(cfg.network)), cfg.batch, 0, cfg.augment, device=processes.device)
+    sampler = Sampler([sample], cfg.tile, unet.shape_of(cfg.network).halo, cfg.batch, 0, cfg.augment, device=processes.device)
     return lambda batch: training._step(cfg, state, state.net, batch, class_weights, 10**9, processes), sampler, processes
 
 

@@ -62,7 +62,7 @@ def test_an_unknown_preset_is_told() -> None:
 def test_each_network_gives_the_size_that_its_tile_promises(name: str) -> None:
     cfg = train_of({"preset": name})
     network = cfg.network
-    shape = unet.shape_of(network)
+    shape = unet.shape_of(network).y
     side = cfg.tile if isinstance(cfg.tile, int) else unet.input_size(100, *shape)
     with torch.inference_mode():
         scores = build(network.model_copy(update={"width": 2}), 1, 2).eval()(torch.zeros(1, 1, side, side))

@@ -22,7 +22,7 @@ from unet_core.processes import join_processes, launch
 from unet_core.runtime import UserError, job_log
 from unet_core.sampling import Sampler
 from unet_core.training import train_network
-from unet_core.unet import halo, input_size
+from unet_core.unet import input_size, shape
 
 # Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.
 NETWORK = Network(depth=2, width=4, dropout=0)
@@ -44,7 +44,7 @@ def program(job: dict) -> None:
     """What each process runs: a short training, in which one may be warned."""
     with join_processes() as processes, job_log(Path(job["log"]), append=True):
         cfg = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL, batch=job["batch"])
-        sampler = Sampler([sample()], input_size(20, 2), halo(2), batch=cfg.batch, seed=0, augment=STILL)
+        sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=cfg.batch, seed=0, augment=STILL)
         decided = plan(12) | {"network": NETWORK.model_dump()}
         if job["warned"] == processes.rank:
             warn_at(5, job["by"])

@@ -15,7 +15,7 @@ from unet_core.blocks import Box
 from unet_core.config import Augment
 from unet_core.data_config import IGNORE
 from unet_core.sampling import Batch, Sampler, TrainingSample
-from unet_core.unet import halo, input_size
+from unet_core.unet import halo, input_size, shape
 
 STILL = Augment(rotation=False, flip=False, elastic_sigma=0, contrast=0, brightness=0, gamma=0, noise=0)
 WILD = Augment(scale=1.3)
@@ -33,7 +33,7 @@ def sample(shape: tuple[int, int, int] = (1, 60, 70), channels: int = 1, seed: i
 
 
 def sampler(augment: Augment, samples: list[TrainingSample] | None = None, batch: int = 4) -> Sampler:
-    return Sampler(samples or [sample()], tile=input_size(40, 2), halo=halo(2), batch=batch, seed=3, augment=augment)
+    return Sampler(samples or [sample()], tile=input_size(40, 2), halo=shape(2).halo, batch=batch, seed=3, augment=augment)
 
 
 @pytest.mark.parametrize("augment", [STILL, WILD.model_copy(update=dict.fromkeys(("contrast", "brightness", "gamma", "noise"), 0.0))])

@@ -47,7 +47,7 @@ def test_the_network_of_same_size_is_the_overlap_tile_strategy(network: Network)
     plain = build(network, 1, 2).eval()
     plain.load_state_dict(net.state_dict())
     function = network_function(plain, [0.0], [1.0], "float32")
-    whole = predict_box(ArraySource(image), Box((0, 0, 0), (1, 96, 83)), function, depth=2, largest=1000, wider=net.wider)
+    whole = predict_box(ArraySource(image), Box((0, 0, 0), (1, 96, 83)), function, shape=net.shape, largest=1000)
     with torch.inference_mode():
         np.testing.assert_allclose(net(torch.from_numpy(image)).softmax(dim=1)[0].numpy(), whole[:, 0], atol=1e-5)
 
@@ -77,7 +77,7 @@ def test_a_package_for_the_model_zoo_runs_to_the_same_output(
         load_network(tmp_path / "m", weights_digest(tmp_path / "m")), low.tolist(), (1 / extent).tolist(), "float32"
     )
     shape = unet.shape_of(Network.model_validate(description["network"]))
-    ours = predict_box(ArraySource(image), Box((0, 0, 0), (1, 132, 140)), function, depth=shape[0], largest=500, wider=shape[1])[:, 0]
+    ours = predict_box(ArraySource(image), Box((0, 0, 0), (1, 132, 140)), function, shape=shape, largest=500)[:, 0]
     model = core.load_model(tmp_path / "m.zip")
     given = create_sample_for_model(model, inputs={"image": pixels[None]})
     # Its default is to mirror the image before it takes statistics, which the network here does by itself.

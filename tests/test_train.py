@@ -25,7 +25,7 @@ from unet_core.model import build, load_checkpoint, load_network, save_checkpoin
 from unet_core.runtime import UserError
 from unet_core.sampling import Sampler
 from unet_core.training import learning_rate, train_network
-from unet_core.unet import halo, input_size
+from unet_core.unet import input_size, shape
 from unet_core.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch")
@@ -41,7 +41,7 @@ def plan(steps: int) -> dict[str, Any]:
 
 def run(folder: Path, steps: int, cfg: Train = CFG, schedule: int | None = None) -> list[dict[str, float]]:
     """Train; with `schedule` so many steps of a longer training."""
-    sampler = Sampler([sample()], input_size(20, 2), halo(2), batch=2 * cfg.accumulate, seed=0, augment=cfg.augment)
+    sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=2 * cfg.accumulate, seed=0, augment=cfg.augment)
     if schedule:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=f"after step {steps} of {schedule}"):
             step = training._step
@@ -155,7 +155,7 @@ def test_each_precision_goes_on_bit_for_bit(tmp_path: Path, precision: str, accu
 def test_gradients_of_several_passes_add_up_to_those_of_one() -> None:
     torch.manual_seed(0)
     net = build(NETWORK.model_copy(update={"norm": "none", "dropout": 0.0}), 1, 2)
-    batch = Sampler([sample()], input_size(20, 2), halo(2), batch=4, seed=0, augment=STILL).draw(0)
+    batch = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=4, seed=0, augment=STILL).draw(0)
     batch.target_NYX[0] = 255  # passes weigh as much as they have annotated pixels
     changed = []
     for accumulate in (1, 2, 3):
@@ -261,7 +261,7 @@ def test_validation_by_blocks_equals_the_formula_on_the_whole(monkeypatch: pytes
     net = build(NETWORK, 1, 2)
     w_c = torch.tensor([0.5, 2.0])
     whole = validate(net, [given], w_c, input_size(200, 2), "float32")
-    monkeypatch.setattr(validation, "VALIDATION_BLOCK", (1, 16, 32))
+    monkeypatch.setattr(validation, "VALIDATION_BLOCK", {2: (1, 16, 32)})
     blocks = validate(net, [given], w_c, input_size(20, 2), "float32")
     assert blocks == pytest.approx(whole, rel=1e-5)
     assert validate(net, [], w_c, 100, "float32") == {}

@@ -118,3 +118,71 @@ def test_dropout_acts_in_training_alone() -> None:
     image = torch.randn(1, 1, 44, 44)
     assert not torch.equal(net.train()(image), net(image))
     assert torch.equal(net.eval()(image), net(image))
+
+
+def test_the_3d_tile_of_cicek_et_al_gives_theirs() -> None:
+    """132 x 132 x 116 voxels to 44 x 44 x 28, in their figure 2."""
+    net = small(3, dimensions=3)
+    with torch.inference_mode():
+        assert net(torch.zeros(1, 1, 116, 132, 132)).shape == (1, 2, 28, 44, 44)
+
+
+@pytest.mark.parametrize("kernels", [{}, {"up_kernel": 3}, {"final_kernel": 3, "norm": "batch"}, {"up_kernel": 3, "final_kernel": 3}])
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_sizes_along_each_axis_are_those_of_the_network(flat: int, kernels: dict[str, Any]) -> None:
+    net = small(2, dimensions=3, flat_levels=flat, **kernels)
+    for wanted in ((1, 1, 1), (2, 7, 4), (5, 4, 9)):
+        sides = [input_size(n, *axis) for n, axis in zip(wanted, net.shape, strict=True)]
+        with torch.inference_mode():
+            found = net(torch.zeros(1, 1, *sides)).shape[2:]
+        assert list(found) == [output_size(n, *axis) for n, axis in zip(sides, net.shape, strict=True)]
+        assert all(0 <= n - w < axis.step for n, w, axis in zip(found, wanted, net.shape, strict=True))
+
+
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_an_output_voxel_sees_its_receptive_field_and_nothing_else(flat: int) -> None:
+    net = small(2, width=8, dimensions=3, flat_levels=flat)
+    sides = [input_size(9, *axis) for axis in net.shape]
+    image = torch.randn(1, 1, *sides, requires_grad=True)
+    place = (4, 4, 8)  # multiples of what is pooled together
+    net(image)[(0, slice(None), *place)].abs().sum().backward()
+    assert image.grad is not None
+    for axis, (at, along) in enumerate(zip(place, net.shape, strict=True)):
+        others = [n for n in range(3) if n != axis]
+        seen = torch.nonzero((image.grad[0, 0] != 0).any(dim=others[1]).any(dim=others[0])).flatten()
+        assert seen.min() >= at and seen.max() < at + 2 * halo(*along) + along.step
+
+
+def test_a_network_whose_levels_are_all_flat_but_the_last_has_planes_apart_where_its_kernels_are() -> None:
+    """With weights only in the middle plane of its kernels, it is the 2D network on each plane."""
+    flat, plane = small(2, width=3, dimensions=3, flat_levels=2), small(2, width=3)
+    weights = {}
+    for name, tensor in plane.state_dict().items():
+        wanted = flat.state_dict()[name]
+        weights[name] = torch.zeros_like(wanted)
+        weights[name][(slice(None), slice(None), wanted.shape[2] // 2) if wanted.dim() == 5 else ...] = tensor
+    flat.load_state_dict(weights)
+    image = torch.randn(1, 1, 7, 60, 60)
+    with torch.inference_mode():
+        found = flat(image)
+        expected = torch.stack([plane(image[:, :, z]) for z in range(2, 5)], dim=2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_more_flat_levels_than_there_are_are_refused() -> None:
+    with pytest.raises(ValueError, match="flat_levels is 3, but must be 0 to 2, the depth"):
+        small(2, dimensions=3, flat_levels=3)
+
+
+def test_weights_in_3d_have_the_same_law() -> None:
+    net = UNet(1, 2, depth=2, width=32, dropout=0.0, norm="none", dimensions=3, flat_levels=1)
+    for name, incoming in (("down.2.2", 128 * 27), ("down.0.2", 32 * 9), ("up.0", 128), ("up.1", 64)):
+        module = net.get_submodule(name)
+        assert module.weight.std().item() == pytest.approx((2 / incoming) ** 0.5, rel=0.05), name
+
+
+def test_names_of_weights_are_those_of_2d_networks_of_before() -> None:
+    names = list(small(2, norm="batch").state_dict())
+    assert names[:4] == ["down.0.0.weight", "down.0.1.weight", "down.0.1.bias", "down.0.1.running_mean"]
+    assert {name.split(".")[0] for name in names} == {"down", "up", "merge", "head"}
+    assert names == list(small(2, norm="batch", dimensions=3).state_dict())

@@ -36,7 +36,7 @@ def test_objects_are_counted_as_by_brute_force() -> None:
 
 @pytest.mark.parametrize("block", [(1, 1024, 1024), (1, 16, 32)])
 def test_scores_of_a_network_are_sums_over_blocks(block: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "VALIDATION_BLOCK", block)
+    monkeypatch.setattr(validation, "VALIDATION_BLOCK", {2: block})
     given = sample((2, 50, 44))
     assert isinstance(given.target, ArraySource)
     # One true object in each plane of a block, all of it; the network finds all or nothing of it.

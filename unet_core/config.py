@@ -13,6 +13,17 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from unet_core.data_config import Dataset, Fraction, Name, NonNegative, Positive, Section, Weights
 
 
+def _sides(tile: int | list[int] | str) -> int | list[int] | str:
+    extent = [tile] * 3 if isinstance(tile, int) else tile
+    if isinstance(extent, list) and (len(extent) != 3 or min(extent) < 1):
+        raise ValueError("must be at least 1, or in 3D [z, y, x], each at least 1, or auto")
+    return tile
+
+
+# Extent of a tile in pixels: its side, or in 3D along z, y, x.
+Tile = Annotated[int | list[int] | Literal["auto"], AfterValidator(_sides)]
+
+
 class Model(Section):
     """A named U-Net: what it learns from and what it is applied to."""
 
@@ -70,13 +81,23 @@ class Network(Section):
     norm_position: Literal["before_relu", "after_relu"] = Field("before_relu", description="where it acts; PyTorch tutorials: after_relu")
     up_kernel: Literal[2, 3] = Field(2, description="side of the up-convolutions, of stride 2 (paper: 2)")
     final_kernel: Literal[1, 3] = Field(1, description="side of the last convolution (paper: 1)")
+    dimensions: Literal[2, 3] = Field(2, description="2: volumes plane by plane; 3: kernels and poolings along z too (Cicek et al. 2016)")
+    flat_levels: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="3D: so many first levels act in planes alone, for voxels longer along z; auto: by the plan"
+    )
+
+    @model_validator(mode="after")
+    def _levels_are_there(self) -> Network:
+        if isinstance(self.flat_levels, int) and self.flat_levels > self.depth:
+            raise ValueError(f"flat_levels is {self.flat_levels}, but must be {self.depth} (depth) at most")
+        return self
 
 
 class Augment(Section):
     """Random variations of the training tiles."""
 
     rotation: bool = Field(True, description="rotation by any angle")
-    flip: bool = Field(True, description="mirroring along y and x")
+    flip: bool = Field(True, description="mirroring along y and x, of 3D tiles along z too")
     scale: Annotated[float, Field(ge=1, le=4)] = Field(1.0, description="scaling between 1/scale and scale")
     elastic_sigma: NonNegative = Field(10.0, description="standard deviation of the displacements in pixels (paper: 10)")
     elastic_grid: int = Field(3, ge=2, le=32, description="nodes of the displacement grid per axis (paper: 3)")
@@ -94,7 +115,7 @@ class Train(Section):
         None, description="other values for the options below, each of which may still be set; docs/training.md has the table"
     )
     network: Network = Network()
-    tile: int | Literal["auto"] = Field("auto", description="side of the input tile in pixels; auto: by the plan, about 572 at most")
+    tile: Tile = Field("auto", description="side of the input tile in pixels, in 3D [z, y, x]; auto: by the plan, about 572 at most")
     batch: int = Field(1, ge=1, description="tiles per step, of all GPUs together (paper: 1)")
     accumulate: int = Field(1, ge=1, description="passes of `batch` tiles whose gradients are added up for one step")
     foreground: Fraction = Field(0.0, description="share of tiles that are centred on a pixel of an object")
@@ -129,21 +150,30 @@ class Train(Section):
     seed: int = Field(0, ge=0, description="of all random numbers")
     augment: Augment = Augment()
 
-    @field_validator("tile", "steps")
+    @field_validator("steps")
     @classmethod
     def _at_least_one(cls, value: int | str) -> int | str:
         if value != "auto" and int(value) < 1:
             raise ValueError("must be at least 1, or auto")
         return value
 
+    @model_validator(mode="after")
+    def _tile_fits(self) -> Train:
+        if self.tile != "auto" and isinstance(self.tile, int) != (self.network.dimensions == 2):
+            needed = "one side" if self.network.dimensions == 2 else "[z, y, x]"
+            raise ValueError(f"tile is {self.tile}, but a {self.network.dimensions}D network takes {needed}, or auto")
+        if isinstance(self.tile, list) and self.tile[1] != self.tile[2]:
+            raise ValueError(f"tile is {self.tile}, but y and x must be the same: tiles are rotated")
+        return self
+
 
 class Predict(Section):
     """Overlap-tile inference."""
 
-    tile: int | Literal["auto"] = Field("auto", description="largest side of the input tile in pixels; auto: by plan and measurement")
+    tile: Tile = Field("auto", description="largest side of the input tile in pixels, in 3D [z, y, x]; auto: by plan and measurement")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="arithmetic of the network")
     average: Literal["none", "flips", "dihedral"] = Field(
-        "none", description="mean over mirrored copies of each tile; flips: 4 copies; dihedral: 8, rotated by 90 degrees too"
+        "none", description="mean over mirrored copies; flips: 4; dihedral: 8, rotated by 90 degrees too; in 3D, also along z, 8 and 16"
     )
     dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="how probabilities are stored; uint8: 0..255")
     splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(

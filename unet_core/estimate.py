@@ -101,7 +101,8 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     models = [name for name in cfg.models if name in touched]
     names = [job.key for job in work.jobs.values() if job.step in ("groundtruth", "weights")]
     names = list(dict.fromkeys([*names, *(name for model in models for name in work.datasets(model))]))
-    stage = Stage(cfg, folder, {name: work.sized[name] for name in names})
+    volumes = {name for model in models if work.network(model).dimensions == 3 for name in work.datasets(model)}
+    stage = Stage(cfg, folder, {name: work.sized[name] for name in names}, volumes)
     workers = {step: min(threads, cores) if cfg.dask.workers == "auto" else cfg.dask.workers for step, threads in THREADS.items()}
     for name in names:
         stage.groundtruth(name, workers["groundtruth"])
@@ -110,7 +111,7 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     for model in models:
         path = cfg.models[model].path
         bought = Path(expand(path)) if path else None
-        stage.plan(model, None if bought else work.train_tile(model), work.predict_tile(model), bought)
+        stage.plan(model, work.network(model), None if bought else work.train_tile(model), work.predict_tile(model), bought)
         training = work.jobs.get(("train", model))
         if training and training.items:
             stage.train(model)

@@ -21,8 +21,10 @@ import torch
 
 from unet_core.config import Network
 from unet_core.runtime import UserError, read_json, write_atomic
-from unet_core.unet import UNet
+from unet_core.unet import STILL, UNet
 
+# By the dimensions of a network.
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Rows of a tile whose probabilities are computed at once on a CPU.
 ROWS = 64
 # Arithmetic of the network, where it is not float32.
@@ -50,7 +52,12 @@ def build(network: Network, channels: int, classes: int) -> UNet:
     options = network.model_dump()
     net = UNet(channels, classes, **options)
     # The stubs of torch do not know memory formats of modules.
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(memory_format=CHANNELS_LAST[network.dimensions])  # type: ignore[call-overload]
+
+
+def channels_last(tiles: torch.Tensor) -> torch.Tensor:
+    """Tiles (n, c, [z,] y, x) with their channels side by side in memory."""
+    return tiles.contiguous(memory_format=CHANNELS_LAST[tiles.dim() - 2])
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -109,23 +116,24 @@ def network_function(
         Arithmetic of the network; softmax and mean are in float32.
     average : {"none", "flips", "dihedral"}
         Mean over the tile alone; its 4 mirror images along y and x; the 8 symmetries of the square: the tile and 7 rotated or
-        mirrored copies (paper, table 1). Tiles pair the same pixels in poolings from either end, so that the mean does not
-        depend on them either.
+        mirrored copies (paper, table 1). In 3D each of these, and each mirrored along z. Tiles pair the same pixels in
+        poolings from either end, so that the mean does not depend on them either.
     dtype : {"uint8", "float16", "float32"}
         How probabilities are stored; uint8: 0..255.
 
     Returns
     -------
     callable
-        Tiles (n, c, y, x) of gray values -> probabilities (n, k, y, x); raises `TooLarge`.
+        Tiles (n, c, y, x) of gray values -> probabilities (n, k, y, x), in 3D with z before y; raises `TooLarge`.
     """
     parameter = next(net.parameters())
     where, half = parameter.device, getattr(torch, precision)
-    shift, factor = (torch.tensor(values, dtype=torch.float32, device=where)[:, None, None] for values in (offset, scale))
+    axes = (1,) * (2 if net.shape.z == STILL else 3)
+    shift, factor = (torch.tensor(values, dtype=torch.float32, device=where).view(-1, *axes) for values in (offset, scale))
 
     def scores_of(image_NCYX: torch.Tensor) -> torch.Tensor:
         with arithmetic(where, precision if half != parameter.dtype else "float32"):
-            return net(image_NCYX.to(parameter.dtype).contiguous(memory_format=torch.channels_last))
+            return net(channels_last(image_NCYX.to(parameter.dtype)))
 
     def apply(tiles_NCYX: np.ndarray) -> np.ndarray:
         try:
@@ -139,11 +147,11 @@ def network_function(
                     )
                 scores = scores_of(image)
                 # In rows that fit a CPU's cache this takes a third of the time.
-                rows = ROWS if where.type == "cpu" else scores.shape[2]
-                parts = [_as_type(part.contiguous().float().softmax(dim=1), dtype) for part in scores.split(rows, dim=2)]
-                return torch.cat(parts, dim=2).cpu().numpy()
+                rows = ROWS if where.type == "cpu" else scores.shape[-2]
+                parts = [_as_type(part.contiguous().float().softmax(dim=1), dtype) for part in scores.split(rows, dim=-2)]
+                return torch.cat(parts, dim=-2).cpu().numpy()
         except torch.OutOfMemoryError:
-            raise TooLarge(f"{len(tiles_NCYX)} tiles of {max(tiles_NCYX.shape[2:])} px") from None
+            raise TooLarge(f"{len(tiles_NCYX)} tiles of {' x '.join(map(str, tiles_NCYX.shape[2:]))} px") from None
 
     return apply
 
@@ -156,10 +164,13 @@ def _as_type(probability: torch.Tensor, dtype: str) -> torch.Tensor:
 def _mean_over_copies(function: Callable[[torch.Tensor], torch.Tensor], image_NCYX: torch.Tensor, average: str) -> torch.Tensor:
     """Mean of a function's values over mirrored and rotated copies, each turned back."""
     total: torch.Tensor | None = None
-    symmetries = list(itertools.product((False, True) if average == "dihedral" else (False,), ((), (2,), (3,), (2, 3))))
+    mirrors: list[tuple[int, ...]] = [(), (-2,), (-1,), (-2, -1)]
+    if image_NCYX.dim() == 5:
+        mirrors += [(-3, *axes) for axes in mirrors]
+    symmetries = list(itertools.product((False, True) if average == "dihedral" else (False,), mirrors))
     for swap, axes in symmetries:
-        values = function((image_NCYX.transpose(2, 3) if swap else image_NCYX).flip(axes)).flip(axes)
-        values = values.transpose(2, 3) if swap else values
+        values = function((image_NCYX.transpose(-2, -1) if swap else image_NCYX).flip(axes)).flip(axes)
+        values = values.transpose(-2, -1) if swap else values
         total = values.clone() if total is None else total.add_(values)
     assert total is not None
     return total.div_(len(symmetries))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from unet_core import unet
+from unet_core.blocks import ZYX
 from unet_core.config import Network, Plan, Predict, Train
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store import CHUNK, read_attributes
+from unet_core.store import CHUNK, open_labels, read_attributes
 from unet_core.tiles import tiling
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 # Each training pixel is to be seen this often, with bounds, where steps is auto.
 PASSES, FEWEST_STEPS, MOST_STEPS = 200, 1_000, 200_000
 PAPER_TILE = 572
+# In 3D about as many voxels as the tiles of Cicek et al. have: 132 x 132 x 116.
+TILE_VOXELS = 2**21
 # A block of probabilities: few enough voxels to be held a few times over, enough that files are few.
 BLOCK_VOXELS, MOST_PLANES = 2**25, 64
 # A larger output of one tile in prediction saves little.
@@ -84,38 +88,124 @@ def normalisation(intensities: list[dict[str, Any]], cfg: Plan) -> dict[str, lis
     return {"offset": offsets, "scale": scales}
 
 
-def training_tile(cfg: Train, longest_side: int) -> tuple[int, str]:
-    """Side of the training tile and the reason for it."""
+def decided_network(network: Network, ratios: list[float], planes: int) -> tuple[Network, str]:
+    """The network with the number of its flat levels, and the reason for it.
+
+    A level is flat while the distance of planes is more than sqrt(2) pixels there: as long as pooling y and x alone brings
+    voxels nearer to cubes. More levels are flat where the halo on both sides would be more than a volume has planes.
+
+    Parameters
+    ----------
+    network : Network
+        As configured.
+    ratios : list of float
+        Distance of planes over that of pixels, of each data set that is trained on; their geometric mean counts.
+    planes : int
+        Of the thickest training volume.
+
+    Examples
+    --------
+    >>> decided_network(Network(dimensions=3, depth=3), [4.0], 100)[0].flat_levels
+    2
+    """
+    if network.dimensions == 2:
+        return network, "without meaning in 2D"
+    if network.flat_levels != "auto":
+        return network, "set in the configuration"
+    ratio = math.exp(sum(map(math.log, ratios)) / max(len(ratios), 1))
+    flat = min(network.depth, max(0, math.ceil(math.log2(ratio) - 0.5)))
+    reason = f"levels are flat while planes lie farther apart than sqrt(2) pixels of the level; here {ratio:.3g} pixels"
+    decided = network.model_copy(update={"flat_levels": flat})
+    while flat < network.depth and 2 * unet.shape_of(decided).halo[0] > planes:
+        flat += 1
+        decided = network.model_copy(update={"flat_levels": flat})
+        reason = f"so many that the network sees no more planes beyond the {planes} of the thickest volume than these"
+    return decided, reason
+
+
+def grown(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
+    """Extent of a tile for a 3D network, as a square in planes: the best share of output in it, within a number of voxels.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of the network.
+    outputs : tuple of int
+        Largest useful output along z, y, x.
+    voxels : int
+        Of the tile at most, unless the smallest has more.
+
+    Examples
+    --------
+    >>> grown(unet.shape(3, dimensions=3), (10**4,) * 3, 116 * 132 * 132)
+    (116, 132, 132)
+    """
+    steps = shape.steps
+    most = max(steps[0], outputs[0]), max(steps[1], *outputs[1:])
+
+    def tile(out: tuple[int, int]) -> ZYX:
+        z, side = unet.input_size(min(out[0], most[0]), *shape.z), unet.input_size(min(out[1], most[1]), *shape.y)
+        return z, side, side
+
+    best = (steps[0], steps[1])
+    while True:
+        z, side = best
+        larger = [(z + steps[0], side)] * (z < most[0]) + [(z, side + steps[1])] * (side < most[1])
+        fitting = [out for out in larger if math.prod(tile(out)) <= voxels]
+        if not fitting:
+            return tile(best)
+        best = max(fitting, key=lambda out: out[0] * out[1] ** 2 / math.prod(tile(out)))
+
+
+def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int | ZYX, str]:
+    """Side of the training tile (in 3D its extent along z, y, x) and the reason for it."""
     shape = unet.shape_of(cfg.network)
     if cfg.tile != "auto":
         try:
-            unet.output_size(cfg.tile, *shape)
+            outputs_of(cfg.tile, shape)
         except ValueError as error:
             raise UserError(f"train.tile: {error}") from None
-        return cfg.tile, "set in the configuration"
-    whole = unet.input_size(longest_side, *shape)
-    paper = unet.input_size(max(1, PAPER_TILE - 2 * unet.halo(*shape)), *shape)
+        return _given(cfg.tile), "set in the configuration"
+    if cfg.network.dimensions == 3:
+        tile = grown(shape, (planes, longest_side, longest_side), TILE_VOXELS)
+        return tile, f"the most output within about {TILE_VOXELS / 1e6:.2g} million voxels, or what covers the largest training volume"
+    whole = unet.input_size(longest_side, *shape.y)
+    paper = unet.input_size(max(1, PAPER_TILE - 2 * unet.halo(*shape.y)), *shape.y)
     return min(whole, paper), "the smaller of the paper's tile and what covers the largest training image"
 
 
-def training_steps(cfg: Train, pixels: int, output: int) -> tuple[int, str]:
-    """Number of training steps, for a number of annotated training pixels and a side of the network's output, and the reason for it."""
+def _given(tile: int | Sequence[int]) -> int | ZYX:
+    return tile if isinstance(tile, int) else unet.sides(tile)
+
+
+def outputs_of(tile: int | Sequence[int], shape: unet.Shape) -> ZYX:
+    """Extent of what a network gives for a tile."""
+    z, y, x = (unet.output_size(side, *axis) for side, axis in zip(unet.sides(tile), shape, strict=True))
+    return z, y, x
+
+
+def training_steps(cfg: Train, pixels: int, outputs: ZYX) -> tuple[int, str]:
+    """Number of training steps, for a number of annotated training pixels and the extent of the network's output, and the reason for it."""
     if cfg.steps != "auto":
         return cfg.steps, "set in the configuration"
-    steps = math.ceil(PASSES * pixels / (output**2 * cfg.batch * cfg.accumulate))
+    steps = math.ceil(PASSES * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
     bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
     reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES} times, {bounds}"
     return min(max(steps, FEWEST_STEPS), MOST_STEPS), reason
 
 
-def tile_memory(tile: int, network: Network, channels: int) -> int:
+def tile_memory(tile: int | ZYX, network: Network, channels: int) -> int:
     """Bytes of the largest set of arrays alive while the network is applied to one tile, in float32.
 
     At the first level these are the input, the copy that waits for the expanding path, and the input and output of a
     convolution; deeper levels are smaller. A factor of two covers the work space of the convolutions.
     """
-    pixels = tile * tile
-    return 2 * 4 * pixels * (channels + 4 * network.width)
+    return math.prod(unet.sides(tile)) * voxel_memory(network, channels)
+
+
+def voxel_memory(network: Network, channels: int) -> int:
+    """Bytes per pixel of a tile; see `tile_memory`."""
+    return 2 * 4 * (channels + 4 * network.width)
 
 
 def allowed_memory(cfg: Plan) -> int:
@@ -123,27 +213,39 @@ def allowed_memory(cfg: Plan) -> int:
     return psutil.virtual_memory().total // 2 if cfg.memory_gb == "auto" else int(cfg.memory_gb * 2**30)
 
 
-def prediction_tile(cfg: Predict, network: Network, channels: int, memory: int, longest_side: int) -> tuple[int, str]:
-    """Side of the largest tile in prediction and the reason for it."""
-    shape, group = unet.shape_of(network), 2**network.depth
+def prediction_tile(
+    cfg: Predict, network: Network, channels: int, memory: int, longest_side: int, planes: int = 1
+) -> tuple[int | ZYX, str]:
+    """Side of the largest tile in prediction (in 3D its extent along z, y, x) and the reason for it."""
+    shape = unet.shape_of(network)
     if cfg.tile != "auto":
+        if isinstance(cfg.tile, int) != (network.dimensions == 2):
+            needed = "one side" if network.dimensions == 2 else "[z, y, x]"
+            raise UserError(f"predict.tile is {cfg.tile}, but a {network.dimensions}D network takes {needed}, or auto")
         try:
-            tiling(longest_side, cfg.tile, *shape)
+            for side, axis in zip(unet.sides(cfg.tile), shape, strict=True):
+                tiling(longest_side, side, *axis)
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
-        return cfg.tile, "set in the configuration"
+        return _given(cfg.tile), "set in the configuration"
     # Tiles are useful by whole groups of pooled pixels.
-    smallest = unet.input_size(group, *shape)
-    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), *shape))
-    tile = wanted
-    while tile > smallest and tile_memory(tile, network, channels) > memory:
+    group = shape.y.step
+    smallest = unet.input_size(group, *shape.y)
+    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), *shape.y))
+    tile: int | ZYX = wanted
+    if network.dimensions == 3:
+        limits = (min(planes, MOST_PLANES), min(longest_side, LARGEST_OUTPUT), 1)
+        tile = grown(shape, limits, memory // voxel_memory(network, channels))
+    while isinstance(tile, int) and tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= group
     if tile_memory(tile, network, channels) > memory:
-        needed = tile_memory(tile, network, channels) / 2**30
+        needed_gb = tile_memory(tile, network, channels) / 2**30
         raise UserError(
-            f"plan.memory_gb: the smallest tile of this network ({tile} px) needs {needed:.3g} GiB, "
+            f"plan.memory_gb: the smallest tile of this network ({tile} px) needs {needed_gb:.3g} GiB, "
             f"but {memory / 2**30:.3g} GiB are allowed; allow more, or make train.network shallower or narrower"
         )
+    if network.dimensions == 3:
+        return tile, f"covers the largest volume or {MOST_PLANES} planes of it, or is the largest within {memory / 2**30:.3g} GiB"
     reason = f"covers the largest image or {LARGEST_OUTPUT} px" if tile == wanted else f"the largest within {memory / 2**30:.3g} GiB"
     return tile, reason
 
@@ -193,15 +295,38 @@ def make_plan(
             raise UserError(
                 f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; see `channels` of the data sets"
             )
-    memory = allowed_memory(cfg)
-    sides = [max(entry["shape"][2:]) for truth in truths.values() for entry in truth["samples"].values()]
-    tile, why = prediction_tile(predict, network, channels, memory, max(sides))
+    why_flat = "as the model was trained"
+    if bought is None:
+        network, why_flat = decided_network(network, *(_planes(truths, maps, results) if network.dimensions == 3 else ([], 1)))
+        train = train.model_copy(update={"network": network})
     plan: dict[str, Any] = {
         "step": "plan",
         "classes": classes,
         "channels": channels,
         "network": network.model_dump(),
         "normalisation": {"normalisation": cfg.normalisation, "percentiles": list(cfg.percentiles)},
+    }
+    if network.dimensions == 3:
+        plan["flat_levels"] = {"value": network.flat_levels, "why": why_flat}
+    plan |= _prediction(cfg, predict, network, truths, channels)
+    if bought is None:
+        plan |= _training(cfg, train, truths, maps)
+    plan["samples"] = {
+        f"{dataset}/{name}": normalisation(_details(results, dataset, name)["intensities"], cfg)
+        for dataset, truth in truths.items()
+        for name in truth["samples"]
+    }
+    training = "" if bought else f", training tile {plan['train_tile']['value']} px, {plan['steps']['value']} steps"
+    logger.info("plan: prediction tile %s px%s", plan["predict_tile"]["value"], training)
+    write_stamp(stamp, plan)
+
+
+def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Tile, block and memory of prediction."""
+    memory = allowed_memory(cfg)
+    shapes = [entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values()]
+    tile, why = prediction_tile(predict, network, channels, memory, max(max(y, x) for _, y, x in shapes), max(z for z, _, _ in shapes))
+    return {
         "predict_tile": {"value": tile, "why": why},
         "predict_block": {
             "value": prediction_block(tile, network),
@@ -212,16 +337,6 @@ def make_plan(
             "why": f"of {memory / 2**30:.3g} allowed",
         },
     }
-    if bought is None:
-        plan |= _training(cfg, train, truths, maps)
-    plan["samples"] = {
-        f"{dataset}/{name}": normalisation(_details(results, dataset, name)["intensities"], cfg)
-        for dataset, truth in truths.items()
-        for name in truth["samples"]
-    }
-    training = "" if bought else f", training tile {plan['train_tile']['value']} px, {plan['steps']['value']} steps"
-    logger.info("plan: prediction tile %d px%s", tile, training)
-    write_stamp(stamp, plan)
 
 
 def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, Any]) -> dict[str, Any]:
@@ -238,9 +353,11 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
             "annotate more, or lower the shares of these in split"
         )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
-    tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries))
-    output = unet.output_size(tile, *unet.shape_of(train.network))
-    steps, reason = training_steps(train, sum(pixels), output)
+    planes = max(truth["shape"][1] for truth, _ in entries)
+    tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries), planes)
+    outputs = outputs_of(tile, unet.shape_of(train.network))
+    output = str(outputs[2]) if isinstance(tile, int) else " x ".join(map(str, outputs))
+    steps, reason = training_steps(train, sum(pixels), outputs)
     return {
         "class_pixels": {"value": pixels, "why": f"over {len(entries)} training samples; background first"},
         "class_weights": {"value": class_weights(pixels, cfg.class_weights), "why": f"w_c, rule: {cfg.class_weights}"},
@@ -257,6 +374,18 @@ def _channels(truths: dict[str, Any]) -> int:
     return next(iter(found))
 
 
+def _planes(truths: dict[str, Any], maps: dict[str, Any], results: Path) -> tuple[list[float], int]:
+    """Distance of planes over that of pixels, of each data set that is trained on, and planes of the thickest sample of them."""
+    ratios, planes = [], 1
+    for dataset, stamp in maps.items():
+        names = [name for name, entry in stamp["samples"].items() if entry["split"] == "train"]
+        for name in names[:1]:
+            z, y, x = open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[0].pixel_size
+            ratios.append(z / math.sqrt(y * x))
+        planes = max([planes, *(truths[dataset]["samples"][name]["shape"][1] for name in names)])
+    return ratios, planes
+
+
 def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
     attributes = read_attributes(results / "groundtruth" / f"{dataset}.zarr" / sample)
     if not attributes.get("done"):
@@ -264,11 +393,11 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
     return attributes["details"]
 
 
-def prediction_block(tile: int, network: Network) -> list[int]:
+def prediction_block(tile: int | ZYX, network: Network) -> list[int]:
     """Shard of the probabilities: whole chunks around the output of one tile, and as many planes as make a fair amount of work."""
-    output = unet.output_size(tile, *unet.shape_of(network))
-    side = CHUNK * math.ceil(output / CHUNK)
-    return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2)), side, side]
+    shape = unet.shape_of(network)
+    side, step = CHUNK * math.ceil(max(outputs_of(tile, shape)[1:]) / CHUNK), shape.z.step
+    return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2) // step) * step, side, side]
 
 
 def _percentile(percentiles: dict[str, float], level: float) -> float:

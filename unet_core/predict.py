@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core import unet
-from unet_core.blocks import ZYX
-from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest
-from unet_core.config import Predict
+from unet_core.blocks import ZYX, Box
+from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
+from unet_core.config import Network, Predict
 from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
@@ -110,7 +110,7 @@ def predict_samples(
         entries[name] = {"split": entry["split"], "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, norm))
-    tiles = Tiles(decided["predict_tile"]["value"], 1)
+    tiles = Tiles(_tile(decided["predict_tile"]["value"]), 1)
     job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, tiles, _tile_counts(decided))
     if todo:
         specs = {sample.name: _spec(sample, job, dataset, decided) for sample in todo}
@@ -131,13 +131,20 @@ def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: P
     return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"), *tile)
 
 
+def _tile(value: Any) -> int | ZYX:
+    """A tile as it was read from JSON."""
+    return value if isinstance(value, int) else unet.sides(value)
+
+
 def _tile_counts(plan: dict[str, Any]) -> bool:
     """Whether results depend on the tile: instance normalisation takes the statistics of each tile."""
     return plan["network"]["norm"] == "instance"
 
 
-def block_of(planned: ZYX, chunk_planes: int) -> ZYX:
+def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     """Block of an image whose chunks hold several planes: whole chunks, so that none is decoded for each of its planes.
+
+    It has a multiple of `step` planes, those that the network pools together.
 
     Examples
     --------
@@ -145,8 +152,8 @@ def block_of(planned: ZYX, chunk_planes: int) -> ZYX:
     ((8, 2048, 2048), (64, 1024, 1024))
     """
     z, y, x = planned
-    if chunk_planes <= MOST_PLANES:
-        z = math.ceil(z / chunk_planes) * chunk_planes
+    if (together := math.lcm(chunk_planes, step)) <= MOST_PLANES:
+        z = math.ceil(z / together) * together
     while z * y * x > LARGEST_BLOCK and max(y, x) > CHUNK:
         y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
     return z, y, x
@@ -156,7 +163,8 @@ def _spec(sample: Todo, job: Job, dataset: Dataset, decided: dict[str, Any]) -> 
     reference = read_attributes(job.images / sample.name).get("reference")
     shape = open_image_of(job.images, sample.name).shape
     size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
-    block = block_of(tuple(decided["predict_block"]["value"]), planes)
+    step = unet.shape_of(Network.model_validate(decided["network"])).z.step
+    block = block_of(tuple(decided["predict_block"]["value"]), planes, step)
     return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), block)
 
 
@@ -194,20 +202,22 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
 def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
-    image = open_image_of(job.images, sample.name)
+    result.write(index, _computed(sample, result.grid.box(index), job), sample.wanted)
+
+
+def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
+    """Probabilities of a box as they are stored, with smaller tiles where the memory is full."""
+    image, tiles = open_image_of(job.images, sample.name), _fitting(job.tiles)
     network, shape = _network(job, sample.norm)
-    box, tiles = result.grid.box(index), _fitting(job.tiles)
     while True:
         try:
-            stored = predict_box(image, box, network, depth=shape[0], wider=shape[1], largest=tiles.largest, batch=tiles.batch)
-            break
+            return predict_box(image, box, network, shape=shape, largest=tiles.largest, batch=tiles.batch)
         except TooLarge as error:
             tiles = _smaller(job, tiles, shape, str(error))
-    result.write(index, stored, sample.wanted)
 
 
-def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, tuple[int, int]]:
-    """The network as a function of tiles, and its shape as in `unet.shape_of`."""
+def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, unet.Shape]:
+    """The network as a function of tiles, and its shape."""
     with _LOADING:
         net = load_network(job.folder, job.weights, job.cfg.precision)
     function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype)
@@ -216,7 +226,7 @@ def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, tupl
         with _turns():
             return function(tiles_NCYX)
 
-    return in_turn, (net.depth, net.wider)
+    return in_turn, net.shape
 
 
 @functools.cache
@@ -233,57 +243,55 @@ def _fitting(tiles: Tiles) -> Tiles:
     return _fits.get(tiles, tiles)
 
 
-def _smaller(job: Job, tiles: Tiles, shape: tuple[int, int], what: str) -> Tiles:
+def _smaller(job: Job, tiles: Tiles, shape: unet.Shape, what: str) -> Tiles:
     """Tiles that need half of the memory, for all further blocks of this process too."""
-    step = 2 ** shape[0]
-    output = unet.output_size(tiles.largest, *shape) if tiles.batch == 1 else 0
-    if tiles.batch == 1 and (output < 2 * step or job.tile_counts):
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, shape)
+    if tiles.batch == 1 and (smaller == tiles or job.tile_counts):
         advice = "set predict.tile to less" if job.tile_counts else "use one with more, or a network of less width"
         raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else Tiles(unet.input_size(output // 2 // step * step, *shape), 1)
-    logger.warning("predict: %s do not fit the memory of the GPU: going on with %d of %d px", what, smaller.batch, smaller.largest)
+    logger.warning("predict: %s do not fit the memory of the GPU: going on with %d of %s px", what, smaller.batch, smaller.largest)
     _fits[job.tiles] = smaller
     return smaller
 
 
 def _measured(job: Job, sample: Todo, specs: dict[str, Spec], kept: Path, engine: Engine) -> Tiles:
     """The fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
-    side = max(max(spec.grid.block[1:]) for spec in specs.values())
+    block = max((spec.grid.block for spec in specs.values()), key=math.prod)
     pixels = sum(math.prod(spec.shape) for spec in specs.values())
     if job.cfg.tile != "auto" or job.tile_counts:
         return job.tiles
     ((_, where),) = engine.run(_ask_device, [0], 1, "device")
-    key = digest(where, job.weights, job.cfg.precision, job.cfg.average, side, job.tiles.largest)
+    key = digest(where, job.weights, job.cfg.precision, job.cfg.average, block, job.tiles.largest)
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("key") != key:
-        if pixels < WORTH_MEASURING * side**2:
+        if pixels < WORTH_MEASURING * math.prod(block[1:]):
             return job.tiles
-        measure = functools.partial(_calibrate, job=job, side=side, pixels=pixels)
+        measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels)
         ((_, found),) = engine.run(measure, [sample], 1, "tiles")
         known = {"key": key, "device": where} | found
         write_atomic(kept, json.dumps(known, indent=1).encode())
         rates = ", ".join(f"{n} x {tile} px {rate:.3g} Mpx/s" for tile, n, rate in found["rates"])
-        logger.info("predict: tiles of %d px, %d at once (on %s: %s)", known["largest"], known["batch"], where, rates)
-    return Tiles(known["largest"], known["batch"])
+        logger.info("predict: tiles of %s px, %d at once (on %s: %s)", known["largest"], known["batch"], where, rates)
+    return Tiles(_tile(known["largest"]), known["batch"])
 
 
 def _ask_device(_: int) -> str:
     return device_name()
 
 
-def _calibrate(sample: Todo, job: Job, side: int, pixels: int) -> dict[str, Any]:
+def _calibrate(sample: Todo, job: Job, block: ZYX, pixels: int) -> dict[str, Any]:
     network, shape = _network(job, sample.norm)
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     channels = len(sample.norm["offset"])
-    tried = candidates(side, job.tiles.largest, shape, batches)
-    return fastest(network, tried, channels, shape, side, SHARE * pixels)
+    tried = candidates(block, job.tiles.largest, shape, batches)
+    return fastest(network, tried, channels, shape, block, SHARE * pixels)
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
     """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored."""
-    step = 2 ** load_network(job.folder, job.weights, job.cfg.precision).depth
+    shape = load_network(job.folder, job.weights, job.cfg.precision).shape
     places = [
-        (sample, box, border) for sample in todo for box, border in windows(Result(job.store / sample.name).grid, step, sample.wanted)
+        (sample, box, border) for sample in todo for box, border in windows(Result(job.store / sample.name).grid, shape, sample.wanted)
     ]
     found: dict[str, list[Audit]] = {}
     for (sample, _, _), audit in engine.run(functools.partial(_audit, job=job), places, len(places), "seams"):
@@ -296,7 +304,5 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 
 def _audit(item: Any, job: Job) -> Audit:
     sample, box, border = item
-    network, (depth, wider) = _network(job, sample.norm)
-    result, image = Result(job.store / sample.name), open_image_of(job.images, sample.name)
-    again = predict_box(image, box, network, depth=depth, wider=wider, largest=_fitting(job.tiles).largest)
-    return audit_window(from_stored(result.read(box)), from_stored(again), box, border)
+    stored = Result(job.store / sample.name).read(box)
+    return audit_window(from_stored(stored), from_stored(_computed(sample, box, job)), box, border)

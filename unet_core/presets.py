@@ -74,10 +74,14 @@ def with_preset(own: Mapping[str, Any], *, of_a_model: bool = False) -> dict[str
     Returns
     -------
     dict
-        Unchecked, but for the preset's name: with an unknown one the keys as they were.
+        Unchecked, but for the preset's name: with an unknown one the keys as they were. For a 3D network without the preset's
+        tile, which is one of 2D.
     """
     name = own.get("preset")
     if not isinstance(name, str) or name not in PRESETS:
         return dict(own)
     base = Train().model_dump() if of_a_model else {}
-    return merge(merge(base, PRESETS[name]), own)
+    network = own.get("network")
+    volumes = isinstance(network, Mapping) and network.get("dimensions") == 3
+    preset = {key: value for key, value in PRESETS[name].items() if not (volumes and key == "tile")}
+    return merge(merge(base, preset), own)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from unet_core.config import Config
+from unet_core.blocks import ZYX
+from unet_core.config import Config, Network
 from unet_core.data_config import Annotation
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate import evaluate_samples
@@ -120,20 +121,24 @@ class Stage:
         Temporary.
     sized : dict
         Data set -> its samples.
+    volumes : set of str
+        Data sets for which there is a 3D network.
     """
 
-    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]]) -> None:
+    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]], volumes: set[str]) -> None:
         self.cfg, self.folder, self.found = cfg, folder, Rehearsal()
         self.datasets = dict(cfg.datasets)
         self.picks = {name: choose(items) for name, items in sized.items()}
         for name, picks in self.picks.items():
             if max(item.voxels for item in picks) > LARGEST:
                 pieces = folder / "pieces" / name
-                self.picks[name] = [piece_of(item, cfg.datasets[name], pieces, seed) for seed, item in enumerate(picks)]
+                dimensions = 3 if name in volumes else 2
+                self.picks[name] = [piece_of(item, cfg.datasets[name], pieces, seed, dimensions) for seed, item in enumerate(picks)]
                 source = [Annotation(format="labels", path=f"{pieces}/labels/{{stem}}.tif")] if cfg.datasets[name].annotations else []
                 update = {"axes": "czyx", "channels": None, "annotations": source}
                 self.datasets[name] = cfg.datasets[name].model_copy(update=update)
-                self.found.measured.append(f"{name}: pieces of {PIECE[1]} px of its large images, with generated objects")
+                extent = " x ".join(map(str, PIECE[dimensions]))
+                self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
 
     def voxels(self, dataset: str, names: set[str] | None = None) -> int:
         """Voxels of the chosen samples of a data set, or of some of them."""
@@ -169,10 +174,11 @@ class Stage:
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split != "unannotated"]
         self._rehearse("weights", dataset, dataset, names, make, workers, stamp.with_suffix(".zarr"))
 
-    def plan(self, model: str, train_tile: int | None, predict_tile: int, bought: Path | None) -> None:
-        """A plan with the tiles of the real one."""
+    def plan(self, model: str, network: Network, train_tile: int | ZYX | None, predict_tile: int | ZYX, bought: Path | None) -> None:
+        """A plan with the network and the tiles of the real one."""
         cfg = self.cfg.models[model]
-        train, predict = self.cfg.train_of(model), self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
+        train = self.cfg.train_of(model).model_copy(update={"network": network})
+        predict = self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
         make_plan(
             self.cfg.plan_of(model),
             train.model_copy(update={"tile": train_tile, "steps": 1}) if train_tile else train,

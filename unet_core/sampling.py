@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from unet_core.augment import CPU, random_positions, sample_at, vary_gray
-from unet_core.blocks import Box
+from unet_core.blocks import ZYX, Box
 from unet_core.config import Augment
 from unet_core.data_config import IGNORE
 from unet_core.tiles import Readable, read_mirrored
+from unet_core.unet import sides
 
 Wanted = Callable[[np.ndarray], np.ndarray]
 
@@ -27,8 +28,8 @@ Wanted = Callable[[np.ndarray], np.ndarray]
 AHEAD = 2
 # So often a place is drawn anew where nothing is annotated; half as often where an object is wanted and there is none.
 TRIES = 100
-# So far around a place, in pixels, what is wanted is looked for.
-REACH = 512
+# So far around a place, in pixels, what is wanted is looked for; in 3D, with all planes of the tile's output.
+REACH, REACH_3D = 512, 128
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TrainingSample:
 
 
 class Batch(NamedTuple):
-    """Tiles of one training step."""
+    """Tiles of one training step; in 3D with Z before Y."""
 
     image_NCYX: torch.Tensor
     target_NYX: torch.Tensor
@@ -64,8 +65,10 @@ class Sampler:
     ----------
     samples : list of TrainingSample
         What tiles are cut from.
-    tile, halo : int
-        Side of the input tile, and the pixels on each side of it of which only the image is needed.
+    tile : int or (int, int, int)
+        Side of the input tile; in 3D its extent, with equal sides in planes.
+    halo : (int, int, int)
+        Voxels on each side of it of which only the image is needed, along z, y, x.
     batch : int
         Tiles per batch.
     seed : int
@@ -81,8 +84,8 @@ class Sampler:
     """
 
     samples: list[TrainingSample]
-    tile: int
-    halo: int
+    tile: int | ZYX
+    halo: ZYX
     batch: int
     seed: int
     augment: Augment
@@ -114,9 +117,14 @@ class Sampler:
                 yield batch
 
     def _tile(self, number: int, index: int) -> Batch:
-        """One tile of a batch, without its first axis."""
+        """One tile of a batch, without its first axis.
+
+        The planes of a 3D tile are deformed by the same field, which turns and mirrors them; the order of the planes may be
+        the other way round.
+        """
         # A stream of random numbers for each tile: the batch is the same for any number of processes and threads.
         rng = np.random.default_rng([self.seed, number, index])
+        flat, (depth, side, _), (above, around, _) = isinstance(self.tile, int), sides(self.tile), self.halo
         wanted = _objects if rng.random() < self.foreground else _anywhere
         for attempt in range(TRIES):
             sample = self.samples[rng.choice(len(self.samples), p=self.shares)]
@@ -126,16 +134,23 @@ class Sampler:
             plane, y, x = place
             # The whole part of the place is added to integers: coordinates of large images do not fit float32.
             origin, centre = (int(y), int(x)), (y % 1, x % 1)
-            positions = random_positions(rng, self.tile, self.augment, centre, self.device)
-            inner = positions[self.halo : -self.halo, self.halo : -self.halo]
+            turned = not flat and bool((rng.random() < 0.5) & self.augment.flip)
+            positions = random_positions(rng, side, self.augment, centre, self.device)
+            inner = positions[around : side - around, around : side - around]
+            planes = range(plane - depth // 2, plane - depth // 2 + depth)
+            kept = planes[above : depth - above]
             # 255 (ignore) must not be interpolated: nearest keeps values as they are.
-            target = self._read(sample.target, plane, origin, inner, "nearest")[0].long()
+            target = self._read(sample.target, kept, origin, inner, "nearest").long()
             if (target != IGNORE).any():
                 break
             wanted = _annotated
-        border = self._read(sample.border, plane, origin, inner, "bilinear")[0]
-        image = self._read(sample.image, plane, origin, positions, "bicubic", sample)
-        return Batch(vary_gray(image, rng, self.augment), target, torch.where(target == IGNORE, 0.0, border))
+        border = self._read(sample.border, kept, origin, inner, "bilinear")
+        image = self._read(sample.image, planes, origin, positions, "bicubic", sample)
+        if turned:
+            target, border, image = (part.flip(-3) for part in (target, border, image))
+        image = vary_gray(image.flatten(0, 1), rng, self.augment).reshape(image.shape)
+        tile = Batch(image, target, torch.where(target == IGNORE, 0.0, border))
+        return Batch(tile.image_NCYX[:, 0], tile.target_NYX[0], tile.border_NYX[0]) if flat else tile
 
     def _place(self, sample: TrainingSample, rng: np.random.Generator, wanted: Wanted) -> tuple[int, float, float] | None:
         """Plane and centre of a tile: anywhere, or on a pixel near there that is wanted; None if there is none."""
@@ -143,34 +158,39 @@ class Sampler:
         plane, y, x = int(rng.integers(depth)), rng.uniform(0, height - 1), rng.uniform(0, width - 1)
         if wanted is _anywhere:
             return plane, y, x
-        window = Box((plane, int(y) - REACH, int(x) - REACH), (plane + 1, int(y) + REACH, int(x) + REACH)).clip(sample.target.shape)
-        rows, columns = np.nonzero(wanted(sample.target.read(window)[0]))
+        reach = REACH if isinstance(self.tile, int) else REACH_3D
+        across = sides(self.tile)[0] // 2 - self.halo[0]
+        start, stop = (plane - across, int(y) - reach, int(x) - reach), (plane + across + 1, int(y) + reach, int(x) + reach)
+        window = Box(start, stop).clip(sample.target.shape)
+        planes, rows, columns = np.nonzero(wanted(sample.target.read(window)))
         if not rows.size:
             return None
-        chosen = rng.integers(rows.size)
-        return plane, float(window.start[1] + rows[chosen]), float(window.start[2] + columns[chosen])
+        chosen, (first, top, left) = rng.integers(rows.size), window.start
+        return int(first + planes[chosen]), float(top + rows[chosen]), float(left + columns[chosen])
 
     def _read(
         self,
         source: Readable,
-        plane: int,
+        planes: range,
         origin: tuple[int, int],
         positions_YX2: torch.Tensor,
         mode: str,
         norm: TrainingSample | None = None,
     ) -> torch.Tensor:
-        """Values at positions that count from `origin`, from the smallest part of a plane that holds them, mirrored beyond its edges."""
+        """Values at positions that count from `origin`, from the smallest part of planes that holds them, mirrored beyond the edges."""
         # Bicubic interpolation looks two pixels farther.
         low = positions_YX2.amin(0).amin(0).floor() - 2
         x0, y0 = map(int, low.tolist())
         x1, y1 = map(int, (positions_YX2.amax(0).amax(0).ceil() + 3).tolist())
         y, x = origin
-        box = Box((plane, y + y0, x + x0), (plane + 1, y + y1, x + x1))
-        data = (source.read(box) if box == box.clip(source.shape) else read_mirrored(source, box))[..., 0, :, :]
+        box = Box((planes.start, y + y0, x + x0), (planes.stop, y + y1, x + x1))
+        data = source.read(box) if box == box.clip(source.shape) else read_mirrored(source, box)
         values = data.astype(np.float32)
         if norm is not None:
-            values = (values - norm.offset) * norm.scale
-        return sample_at(torch.from_numpy(values.reshape(-1, *data.shape[-2:])).to(self.device), positions_YX2 - low, mode)
+            values = (values - norm.offset[:, None]) * norm.scale[:, None]
+        # Planes are like channels here.
+        found = sample_at(torch.from_numpy(values.reshape(-1, *data.shape[-2:])).to(self.device), positions_YX2 - low, mode)
+        return found.view(*data.shape[:-2], *found.shape[1:])
 
 
 def _anywhere(target: np.ndarray) -> np.ndarray:

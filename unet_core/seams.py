@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet_core.blocks import Box, Grid
+from unet_core.blocks import ZYX, Box, Grid
+from unet_core.unet import STILL, Shape
 
-# Windows per sample; half of their side and the width of what counts as border, in pixels.
-WINDOWS, HALF, NEAR = 4, 64, 2
+# Windows per sample; half of their side, half of their thickness in 3D, and the width of what counts as border, in pixels.
+WINDOWS, HALF, THICK, NEAR = 4, 64, 16, 2
 
 
 class Audit(NamedTuple):
@@ -20,51 +21,55 @@ class Audit(NamedTuple):
     inside: float
 
 
-def windows(grid: Grid, step: int, seed: str) -> list[tuple[Box, tuple[int, int]]]:
-    """Boxes of one plane around places where blocks meet along y or x, and the place (y, x); none where there is one block.
+def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
+    """Boxes around places where blocks meet, and the place (z, y, x); none where there is one block.
 
     Parameters
     ----------
     grid : Grid
         Of the result.
-    step : int
-        Boxes start at multiples of this, ``2**depth`` of the network.
+    shape : Shape
+        Of the network: boxes start at multiples of its steps. For a 2D one they have one plane, anywhere, and blocks meet
+        along y and x alone.
     seed : str
         Chooses the places.
     """
-    places = [list(range(b, n, b)) or [0] for b, n in zip(grid.block[1:], grid.shape[1:], strict=True)]
-    count = math.prod(map(len, places)) * grid.shape[0]
-    if all(n <= b for b, n in zip(grid.block[1:], grid.shape[1:], strict=True)):
+    flat = shape.z == STILL
+    meet = [list(range(b, n, b)) for b, n in zip(grid.block, grid.shape, strict=True)]
+    if not any(meet[1:] if flat else meet):
         return []
+    places = [range(grid.shape[0]) if flat else meet[0] or [0], meet[1] or [0], meet[2] or [0]]
     rng = np.random.default_rng(list(seed.encode()))
-    half = math.ceil(HALF / step) * step
+    thick, high, wide = (math.ceil(half / step) * step for half, step in zip((THICK, HALF, HALF), shape.steps, strict=True))
     chosen = []
-    for number in sorted({int(n) for n in rng.integers(count, size=WINDOWS)}):
-        plane, rest = divmod(number, count // grid.shape[0])
-        y, x = places[0][rest // len(places[1])], places[1][rest % len(places[1])]
-        box = Box((plane, y - half, x - half), (plane + 1, y + half, x + half)).clip(grid.shape)
-        chosen.append((box, (y, x)))
+    for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=WINDOWS)}):
+        rest, column = divmod(number, len(places[2]))
+        plane, row = divmod(rest, len(places[1]))
+        z, y, x = places[0][plane], places[1][row], places[2][column]
+        before, after = (0, 1) if flat else (thick, thick)
+        box = Box((z - before, y - high, x - wide), (z + after, y + high, x + wide)).clip(grid.shape)
+        chosen.append((box, (0 if flat else z, y, x)))
     return chosen
 
 
-def audit_window(stored: np.ndarray, again: np.ndarray, box: Box, border: tuple[int, int]) -> Audit:
+def audit_window(stored: np.ndarray, again: np.ndarray, box: Box, border: ZYX) -> Audit:
     """Compare what is stored in a box with the same computed again.
 
     Parameters
     ----------
-    stored, again : ndarray, shape (k, 1, y, x)
+    stored, again : ndarray, shape (k, z, y, x)
         Probabilities.
     box : Box
         Where they are.
     border : tuple of int
-        Where blocks meet along y and x; 0 where they do not.
+        Where blocks meet along z, y and x; 0 where they do not.
 
     Returns
     -------
     Audit
     """
-    difference = np.abs(stored - again).max(axis=(0, 1))
-    y, x = (np.arange(a, b) for a, b in zip(box.start[1:], box.stop[1:], strict=True))
-    near_y, near_x = ((np.abs(at - place + 0.5) < NEAR) & (place > 0) for at, place in zip((y, x), border, strict=True))
-    near = near_y[:, None] | near_x[None]
+    difference = np.abs(stored - again).max(axis=0)
+    along = [np.arange(a, b) for a, b in zip(*box, strict=True)]
+    z, y, x = ((np.abs(at - place + 0.5) < NEAR) & (place > 0) for at, place in zip(along, border, strict=True))
+    near = z[:, None, None] | y[:, None] | x
     return Audit(float(difference[near].max(initial=0)), float(difference[~near].max(initial=0)))

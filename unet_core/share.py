@@ -60,6 +60,8 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
     except ImportError:
         raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
     description = read_json(model / "model.json")
+    if Network.model_validate(description["network"]).dimensions == 3:
+        raise UserError(f"the network in {model} is 3D; packages are made of 2D ones alone: give the folder itself (docs/training.md)")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write_files(folder, model, description, _tile(model, description, sample), name)
@@ -71,7 +73,8 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
 
 def margins(network: Network) -> tuple[int, int]:
     """Halo, as a multiple of the pixels that are pooled together, and the smallest side of a tile."""
-    group, halo = 2**network.depth, unet.halo(*unet.shape_of(network))
+    axis = unet.shape_of(network).y
+    group, halo = axis.step, unet.halo(*axis)
     halo = -(-halo // group) * group
     return halo, 2 * halo + group
 

@@ -19,7 +19,8 @@ from unet_core.store import Result, open_labels, read_attributes
 # Samples of more voxels are stood in for by a piece of their image, with generated objects.
 LARGEST = 2**23
 VOXELS, MOST = 2**24, 5
-PIECE = (1, 2048, 2048)
+# By the dimensions of the networks that it is for.
+PIECE = {2: (1, 2048, 2048), 3: (64, 256, 256)}
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ def choose(sized: list[Sized]) -> list[Sized]:
     return turns[:count]
 
 
-def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int) -> Sized:
+def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: int = 2) -> Sized:
     """A piece of a large image as a sample of its own, annotated with generated objects if the image is annotated."""
     sample, name = sized.sample, sized.sample.name
     with open_image(sample.image, sample.internal) as opened:
         view = to_czyx(opened, cfg.axes, sample.page)
-        extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE, strict=True)]
+        extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE[dimensions], strict=True)]
         starts = [(n - e) // 2 for n, e in zip(sized.shape[1:], extent, strict=True)]
         z, y, x = (slice(a, a + e) for a, e in zip(starts, extent, strict=True))
         image = view[z, y, x][cfg.channels or slice(None)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,12 +104,12 @@ def tiling(wanted: int, largest: int, depth: int, wider: int = 0) -> Tiling:
 
 
 def predict_box(
-    source: Readable, box: Box, network: TileFunction, *, depth: int, largest: int, wider: int = 0, batch: int = 1
+    source: Readable, box: Box, network: TileFunction, *, shape: unet.Shape, largest: int | Sequence[int], batch: int = 1
 ) -> np.ndarray:
-    """Apply a 2D network to a box, plane by plane and tile by tile, with mirrored data beyond the array.
+    """Apply a network to a box, tile by tile (a 2D one plane by plane), with mirrored data beyond the array.
 
-    Every output pixel has its full receptive field, so that the result does not depend on tiles and boxes, as long as
-    boxes start at multiples of ``2**depth`` along y and x.
+    Every output voxel has its full receptive field, so that the result does not depend on tiles and boxes, as long as
+    boxes start at multiples of `shape.steps`.
 
     Parameters
     ----------
@@ -118,13 +118,11 @@ def predict_box(
     box : Box
         Wanted voxels, inside the image.
     network : callable
-        Values (n, k, y, x) of input tiles (n, c, y, x).
-    depth : int
-        Depth of the network.
-    largest : int
-        Largest side of an input tile.
-    wider : int
-        What the network's kernels need beside (`unet.wider`).
+        Values (n, k, y, x) of input tiles (n, c, y, x); of a 3D network with z before y.
+    shape : Shape
+        Of the network.
+    largest : int or (int, int, int)
+        Largest side of an input tile; of a 3D one its extent.
     batch : int
         Tiles that the network is given at once.
 
@@ -137,22 +135,27 @@ def predict_box(
     ----------
     Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, figure 2.
     """
-    halo = unet.halo(depth, wider)
-    rows, columns = (tiling(n, largest, depth, wider) for n in box.shape[1:])
-    (z, y, x), (z_stop, _, _) = box
+    ways = [tiling(n, most, *axis) for n, most, axis in zip(box.shape, unet.sides(largest), shape, strict=True)]
     # Read once, since planes may be stored together. Beyond the halo the last tiles need more: poolings reach to the end of
     # their group of pixels.
-    image = read_mirrored(source, Box((z, y - halo, x - halo), (z_stop, y - halo + rows.extent, x - halo + columns.extent)))
-    places = itertools.product(range(rows.count), range(columns.count), range(box.shape[0]))
+    z, y, x = (start - halo for start, halo in zip(box.start, shape.halo, strict=True))
+    image = read_mirrored(source, _placed((z, y, x), [way.extent for way in ways]))
+    in_planes = shape.z == unet.STILL
+    planes, rows, columns = (range(0, way.count * way.stride, way.stride) for way in ways)
+    corners = itertools.product(rows, columns, planes)
     result: np.ndarray | None = None
-    while some := list(itertools.islice(places, batch)):
-        corners = [(row * rows.stride, column * columns.stride, plane) for row, column, plane in some]
-        tiles = np.stack([image[:, plane, y : y + rows.side, x : x + columns.side] for y, x, plane in corners])
-        values = network(tiles)
+    while some := [_placed((z, y, x), [way.side for way in ways]) for y, x, z in itertools.islice(corners, batch)]:
+        tiles = np.stack([image[(slice(None), *tile.slices)] for tile in some])
+        values = network(tiles[:, :, 0])[:, :, None] if in_planes else network(tiles)
         if result is None:
             result = np.empty((values.shape[1], *box.shape), values.dtype)
-        for (y, x, plane), of_tile in zip(corners, values, strict=True):
-            height, width = min(rows.stride, box.shape[1] - y), min(columns.stride, box.shape[2] - x)
-            result[:, plane, y : y + height, x : x + width] = of_tile[:, :height, :width]
+        for tile, of_tile in zip(some, values, strict=True):
+            place = _placed(tile.start, [way.stride for way in ways]).clip(box.shape)
+            result[(slice(None), *place.slices)] = of_tile[(slice(None), *place.within(tile).slices)]
     assert result is not None
     return result
+
+
+def _placed(start: ZYX, extent: list[int]) -> Box:
+    z, y, x = (a + n for a, n in zip(start, extent, strict=True))
+    return Box(start, (z, y, x))

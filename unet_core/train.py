@@ -110,7 +110,7 @@ def _train(
     sampler = Sampler(
         splits["train"],
         settings["train_tile"],
-        unet.halo(*unet.shape_of(Network.model_validate(settings["network"]))),
+        unet.shape_of(Network.model_validate(settings["network"])).halo,
         cfg.batch * cfg.accumulate,
         cfg.seed,
         cfg.augment,

@@ -19,7 +19,7 @@ from unet_core.config import Network, Train
 from unet_core.curves import live_curves, log_entry, show
 from unet_core.data_config import IGNORE
 from unet_core.loss import weighted_cross_entropy
-from unet_core.model import arithmetic, build
+from unet_core.model import arithmetic, build, channels_last
 from unet_core.processes import ALONE, Processes, Warned, watch_signals
 from unet_core.runtime import UserError
 from unet_core.sampling import Batch, Sampler, TrainingSample
@@ -171,7 +171,7 @@ def _step(
 def _loss(net: torch.nn.Module, batch: Batch, class_weights: torch.Tensor, precision: str) -> torch.Tensor:
     """Sum of the weighted loss over all pixels of a batch."""
     with arithmetic(batch.image_NCYX.device, precision):
-        scores = net(batch.image_NCYX.contiguous(memory_format=torch.channels_last))
+        scores = net(channels_last(batch.image_NCYX))
     return weighted_cross_entropy(scores, batch.target_NYX, class_weights, batch.border_NYX)[0]
 
 

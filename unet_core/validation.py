@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -17,19 +18,25 @@ from unet_core.model import network_function
 from unet_core.processes import ALONE, Processes
 from unet_core.sampling import TrainingSample
 from unet_core.tiles import predict_box
-from unet_core.unet import UNet
+from unet_core.unet import STILL, UNet
 
-# Objects are looked for in pieces of this size, so that memory stays small whatever the size of a sample.
-VALIDATION_BLOCK = (1, 1024, 1024)
+# Objects are looked for in pieces of this size, by the dimensions of the network, so that memory stays small whatever the
+# size of a sample.
+VALIDATION_BLOCK = {2: (1, 1024, 1024), 3: (64, 512, 512)}
 
 
 def validate(
-    net: UNet, samples: list[TrainingSample], class_weights: torch.Tensor, tile: int, precision: str, processes: Processes = ALONE
+    net: UNet,
+    samples: list[TrainingSample],
+    class_weights: torch.Tensor,
+    tile: int | Sequence[int],
+    precision: str,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Weighted loss, foreground IoU, SEG and AP at IoU 0.5 of whole samples.
 
     Objects are connected pixels, by a face, that are rather foreground than background. Those that the border of a piece
-    of 1024 x 1024 pixels cuts count in each piece.
+    of 1024 x 1024 pixels (in 3D 64 x 512 x 512) cuts count in each piece.
 
     Parameters
     ----------
@@ -39,8 +46,8 @@ def validate(
         What to validate on; may be empty.
     class_weights : Tensor
         w_c.
-    tile : int
-        Largest side of an input tile.
+    tile : int or (int, int, int)
+        Largest side of an input tile; in 3D its extent.
     precision : {"float32", "bfloat16", "float16"}
         Arithmetic of the network.
     processes : Processes
@@ -54,11 +61,13 @@ def validate(
     """
     net.eval()
     w_c = class_weights.cpu().numpy()
+    z, y, x = VALIDATION_BLOCK[2 if net.shape.z == STILL else 3]
+    piece = (max(z, net.shape.z.step), y, x)
     pixels, objects = np.zeros(4), np.zeros(4)
     for sample in samples:
         function = network_function(net, sample.offset.ravel().tolist(), sample.scale.ravel().tolist(), precision)
-        for box in islice(Grid(sample.target.shape, VALIDATION_BLOCK), processes.rank, None, processes.size):
-            probability = predict_box(sample.image, box, function, depth=net.depth, largest=tile, wider=net.wider)
+        for box in islice(Grid(sample.target.shape, piece), processes.rank, None, processes.size):
+            probability = predict_box(sample.image, box, function, shape=net.shape, largest=tile)
             target = sample.target.read(box)
             pixels += count_pixels(probability, target, sample.border.read(box), w_c)
             if sample.instances is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unet_core.checkpoint import is_of
-from unet_core.config import Train
+from unet_core.config import Network, Train
 from unet_core.model import load_checkpoint, save_checkpoint, weights_digest
 from unet_core.runtime import UserError, read_json
 
@@ -97,7 +97,7 @@ def _what_changed(before: dict[str, Any], cfg: Train, used: dict[str, str], sett
     if before.get("config") != cfg.model_dump(mode="json"):
         return "the options of training have changed"
     for key in ("network", "channels", "classes", "normalisation"):
-        if before.get(key) != settings[key]:
+        if _complete(before).get(key) != settings[key]:
             return f"the plan has changed: {key}"
     samples = before.get("samples", {})
     gone = sum(used.get(name) != content for name, content in samples.items())
@@ -111,7 +111,7 @@ def _from_model(path: Path, folder: Path, settings: dict[str, Any]) -> Start:
         raise UserError(f"train.start: {path} is the folder of this very model; to go on from it, say previous")
     model = read_json(path / "model.json")
     for key in ("network", "channels"):
-        if model.get(key) != settings[key]:
+        if _complete(model).get(key) != settings[key]:
             raise UserError(f"train.start: the model in {path} has {key} {model.get(key)}, this one {settings[key]}; make them the same")
     tensors, _ = load_checkpoint(path / "best.safetensors")
     why = "set in the configuration"
@@ -119,3 +119,9 @@ def _from_model(path: Path, folder: Path, settings: dict[str, Any]) -> Start:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
         why += "; the last layer is new, since the classes differ"
     return Start(why, str(path), weights_digest(path), tensors)
+
+
+def _complete(description: dict[str, Any]) -> dict[str, Any]:
+    """A model's description, with the defaults of options of the network that came after it was trained."""
+    network = Network.model_validate(description.get("network", {}))
+    return description | {"network": network.model_dump()}

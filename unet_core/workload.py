@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from unet_core import plan, unet
 from unet_core.blocks import ZYX
-from unet_core.config import Config, Network
+from unet_core.config import Config, Network, Train
 from unet_core.digest import FileHashes, digest
 from unet_core.groundtruth import entry_if_done, image_digest_of
 from unet_core.instances import wanted_digest as objects_digest
@@ -153,27 +154,35 @@ class Workload:
             yield from ((name, item) for item in self.sized[name] if item.sample.split in ("train", "validation"))
 
     def network(self, model: str) -> Network:
-        """The network of a model that is trained here, or was elsewhere."""
-        path = self.cfg.models[model].path
-        return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"]) if path else self.cfg.train_of(model).network
+        """The network of a model that is trained here, as the plan would decide it, or was elsewhere."""
+        if path := self.cfg.models[model].path:
+            return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"])
+        trained = [(name, item) for name, item in self._training(model) if item.sample.split == "train"]
+        sizes = [self.cfg.datasets[name].pixel_size for name in dict.fromkeys(name for name, _ in trained)]
+        ratios = [size.z / math.sqrt(size.y * size.x) for size in sizes]
+        return plan.decided_network(self.cfg.train_of(model).network, ratios, max(item.shape[1] for _, item in trained))[0]
 
-    def predict_tile(self, model: str) -> int:
-        """Side of the tile that the plan would choose for prediction."""
+    def predict_tile(self, model: str) -> int | ZYX:
+        """Side (in 3D extent) of the tile that the plan would choose for prediction."""
         items = [item for name in self.datasets(model) for item in self.sized[name]]
-        longest, memory = max(max(item.shape[2:]) for item in items), plan.allowed_memory(self.cfg.plan_of(model))
-        return plan.prediction_tile(self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest)[0]
+        longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
+        memory = plan.allowed_memory(self.cfg.plan_of(model))
+        return plan.prediction_tile(self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest, planes)[0]
 
-    def train_tile(self, model: str) -> int:
-        """Side of the tile that the plan would choose for training."""
-        longest = max(max(item.shape[2:]) for item in self.training(model) if item.sample.split == "train")
-        return plan.training_tile(self.cfg.train_of(model), longest)[0]
+    def train_tile(self, model: str) -> int | ZYX:
+        """Side (in 3D extent) of the tile that the plan would choose for training."""
+        items = [item for item in self.training(model) if item.sample.split == "train"]
+        longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
+        return plan.training_tile(self._train(model), longest, planes)[0]
+
+    def _train(self, model: str) -> Train:
+        return self.cfg.train_of(model).model_copy(update={"network": self.network(model)})
 
     def steps(self, model: str) -> int:
         """Steps of training; without the areas to ignore, which are not known before the conversion."""
-        cfg = self.cfg.train_of(model)
+        cfg = self._train(model)
         pixels = sum(item.voxels for item in self.training(model) if item.sample.split == "train")
-        shape = unet.shape_of(cfg.network)
-        return plan.training_steps(cfg, pixels, unet.output_size(self.train_tile(model), *shape))[0]
+        return plan.training_steps(cfg, pixels, plan.outputs_of(self.train_tile(model), unet.shape_of(cfg.network)))[0]
 
     def block(self, model: str) -> ZYX:
         """Block of the probabilities."""
