@@ -175,7 +175,7 @@ def _store_to_store(folder: Path) -> dict[str, float]:
     def one_piece() -> None:
         shutil.rmtree(folder / "cc3d.zarr", ignore_errors=True)
         stored = Result(source).read_all()
-        labels = cc3d.connected_components(stored[0] < 128, connectivity=6, binary_image=True, out_dtype=np.uint32)
+        labels = cc3d.connected_components(stored[0] > 127, connectivity=6, binary_image=True, out_dtype=np.uint32)
         cc3d.statistics(labels)
         result = begin(folder / "cc3d.zarr" / "s", "d", Spec(SHAPE, "uint32", "labels", block=BLOCK), {})
         with ThreadPoolExecutor(THREADS) as pool:
@@ -188,8 +188,8 @@ def _store_to_store(folder: Path) -> dict[str, float]:
 
         def with_dask() -> None:
             shutil.rmtree(folder / "dask.zarr", ignore_errors=True)
-            background = da.from_zarr(source / "0", chunks=(1, *BLOCK))[0]
-            label(background < 128)[0].astype(np.uint32).to_zarr(folder / "dask.zarr")
+            foreground = da.from_zarr(source / "0", chunks=(1, *BLOCK))[0]
+            label(foreground > 127)[0].astype(np.uint32).to_zarr(folder / "dask.zarr")
 
         works["dask_image_store_s"] = with_dask
     with dask.config.set(scheduler="threads", num_workers=THREADS):
@@ -229,10 +229,10 @@ def _run(folder: Path, engine) -> None:  # type: ignore[no-untyped-def]
 def _store_probabilities(folder: Path, shape: tuple[int, int, int], block: tuple[int, int, int]) -> None:
     """Probabilities of the pattern, as the step predict leaves them; all blocks are copies of the first."""
     path = folder / "predict.zarr" / "s"
-    result = begin(path, "p", Spec(shape, "uint8", "image", 2, block=block), {})
+    result = begin(path, "p", Spec(shape, "uint8", "image", 1, block=block), {})
     pattern = _pattern()
     first = np.tile(pattern, [a // b for a, b in zip(block, pattern.shape, strict=True)])
-    result.write(0, np.stack([255 - first, first]), "p")
+    result.write(0, first[None], "p")
     for level in sorted(path.glob("[0-9]")):
         for index in range(1, len(result.grid)):
             copy = level.joinpath("c", "0", *map(str, result.grid.position(index)))

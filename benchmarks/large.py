@@ -160,7 +160,7 @@ def _check(results: Path) -> None:
     middle = [max(block, n // 2 // block * block) for n, block in zip(labels.grid.shape, labels.grid.block, strict=True)]
     box = Box(tuple(max(0, at - 40) for at in middle), tuple(at + 200 for at in middle)).clip(labels.grid.shape)  # type: ignore[arg-type]
     ours = labels.read(box)
-    foreground = probabilities.read(box)[0] <= 127  # of the background
+    foreground = probabilities.read(box)[0] > 127
     if not np.array_equal(ours > 0, foreground):
         sys.exit(f"labels are not where the probability is above one half, in {box}")
     theirs = cc3d.connected_components(foreground, connectivity=6)

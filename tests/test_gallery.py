@@ -134,13 +134,13 @@ def volume(tmp_path: Path) -> Volume:
     for part, labels in (("instances", truth), ("classes", truth > 0), ("ignore", truth < 0)):
         write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")
     write(tmp_path / "instances/m/d.zarr/a", found, "labels")
-    write(tmp_path / "predict/m/d.zarr/a", np.stack([found == 0, found > 0]).astype(np.uint8) * 255, "image")
+    write(tmp_path / "predict/m/d.zarr/a", (found > 0)[None].astype(np.uint8) * 255, "image")
     return Volume(Places(tmp_path, "m", "d"), truth, found)
 
 
 def write(path: Path, data: np.ndarray, kind: Any) -> None:
     shape = data.shape[-3:]
-    result = begin(path, "d", Spec((shape[0], shape[1], shape[2]), str(data.dtype), kind, 2 if data.ndim == 4 else None), {})
+    result = begin(path, "d", Spec((shape[0], shape[1], shape[2]), str(data.dtype), kind, 1 if data.ndim == 4 else None), {})
     for index in range(len(result.grid)):
         result.write(index, data[(..., *result.grid.box(index).slices)], "d")
 

@@ -20,7 +20,8 @@ from unet_core.config import Network, Predict
 from unet_core.data_config import Dataset
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
-from unet_core.predict import block_of, from_stored, predict_samples, to_stored
+from unet_core.predict import block_of, predict_samples
+from unet_core.probabilities import from_stored, to_stored
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import Result, Spec, begin, finish, read_attributes
 from unet_core.tiles import TileFunction, predict_box
@@ -68,7 +69,7 @@ def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
 
 def expected(folder: Path, image: np.ndarray) -> np.ndarray:
     net = load_network(folder / "model", weights_digest(folder / "model"))
-    return in_one_piece(net, ((image.astype(np.float32) - 50) * np.float32(0.01)).astype(np.float32))
+    return in_one_piece(net, ((image.astype(np.float32) - 50) * np.float32(0.01)).astype(np.float32))[1:]
 
 
 @pytest.mark.parametrize("shape", [(1, 300, 530), (3, 257, 20), (1, 1, 1)])
@@ -123,8 +124,8 @@ def test_tiles_that_do_not_fit_the_memory_are_halved_and_the_result_is_the_same(
     image = prepare(tmp_path)
     sides = []
 
-    def small(*arguments: Any) -> TileFunction:
-        function = network_function(*arguments)
+    def small(*arguments: Any, **options: Any) -> TileFunction:
+        function = network_function(*arguments, **options)
 
         def apply(tiles: np.ndarray) -> np.ndarray:
             if tiles.shape[-1] > input_size(60, 2):
@@ -141,7 +142,7 @@ def test_tiles_that_do_not_fit_the_memory_are_halved_and_the_result_is_the_same(
 
 
 def test_a_network_that_fits_with_no_tile_says_so(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: Any) -> TileFunction:
+    def none(*_: Any, **_options: Any) -> TileFunction:
         def apply(tiles: np.ndarray) -> np.ndarray:
             raise TooLarge(f"1 tiles of {tiles.shape[-1]} px")
 

@@ -49,9 +49,9 @@ def test_places_lie_inside_and_stay_below_the_limit(shape: tuple[int, int, int],
 
 
 def write_probabilities(path: Path, background: np.ndarray) -> None:
-    spec = Spec(background.shape, "uint8", "image", 2)  # type: ignore[arg-type]
+    spec = Spec(background.shape, "uint8", "image", 1)  # type: ignore[arg-type]
     result = begin(path, "d", spec, {})
-    stored = np.rint(255 * np.stack([background, 1 - background])).astype(np.uint8)
+    stored = np.rint(255 * (1 - background[None])).astype(np.uint8)
     for index in range(len(result.grid)):
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "d")
     finish(path, "d", {})

@@ -13,6 +13,7 @@ from skimage.segmentation import find_boundaries
 from unet_core import pictures
 from unet_core.blocks import Box
 from unet_core.in_place import InPlace
+from unet_core.probabilities import foreground, with_background
 from unet_core.store import Result, open_image_of, open_labels, open_weights
 from unet_core.uncertainty import entropy
 
@@ -96,8 +97,7 @@ def sample_view(places: Places, sample: str, objects: pd.DataFrame | None, note:
     found_plane = found.preview(plane, limit)
     image = _like(places.image(sample).preview(plane, limit)[0], found_plane.shape)
     layers = {"image": pictures.data_uri(pictures.stretch(image))}
-    background = probability.preview(plane, limit)[0].astype(np.float32) / (255 if probability.dtype == np.uint8 else 1)
-    layers["probability"] = pictures.data_uri(((1 - background) * 255).astype(np.uint8))
+    layers["probability"] = pictures.data_uri((foreground(probability.preview(plane, limit)) * 255).astype(np.uint8))
     if truth is not None and ignore is not None and objects is not None:
         unknown, truth_plane = ignore.preview(plane, limit), truth.preview(plane, limit)
         if unknown.any():
@@ -188,7 +188,7 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
 def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
     """An image that nobody annotated, and how uncertain its pixels are."""
     probability = places.result("predict", sample)
-    parts = probability.preview(plane, THUMB).astype(np.float32) / (255 if probability.dtype == np.uint8 else 1)
+    parts = with_background(probability.preview(plane, THUMB))
     image = _like(places.image(sample).preview(plane, THUMB)[0], parts.shape[1:])
     layers = {"image": pictures.data_uri(pictures.stretch(image))}
     layers["entropy"] = pictures.data_uri(pictures.heat(entropy(parts)), exact=True)

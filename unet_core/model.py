@@ -100,7 +100,13 @@ class TooLarge(MemoryError):
 
 
 def network_function(
-    net: UNet, offset: list[float], scale: list[float], precision: str, average: str = "none", dtype: str = "float32"
+    net: UNet,
+    offset: list[float],
+    scale: list[float],
+    precision: str,
+    average: str = "none",
+    dtype: str = "float32",
+    background: bool = True,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Class probabilities of tiles as a function from arrays to arrays: normalise, network, softmax, mean, type.
 
@@ -120,6 +126,8 @@ def network_function(
         poolings from either end, so that the mean does not depend on them either.
     dtype : {"uint8", "float16", "float32"}
         How probabilities are stored; uint8: 0..255.
+    background : bool
+        Whether the background is among the classes, as the first.
 
     Returns
     -------
@@ -128,6 +136,7 @@ def network_function(
     """
     parameter = next(net.parameters())
     where, half = parameter.device, getattr(torch, precision)
+    first = 0 if background else 1
     axes = (1,) * (2 if net.shape.z == STILL else 3)
     shift, factor = (torch.tensor(values, dtype=torch.float32, device=where).view(-1, *axes) for values in (offset, scale))
 
@@ -140,15 +149,12 @@ def network_function(
             with torch.inference_mode(), _own_stream(where):
                 image = (torch.from_numpy(tiles_NCYX).to(where).float() - shift) * factor
                 if average != "none":
-                    return (
-                        _as_type(_mean_over_copies(lambda copy: scores_of(copy).float().softmax(dim=1), image, average), dtype)
-                        .cpu()
-                        .numpy()
-                    )
+                    mean = _mean_over_copies(lambda copy: scores_of(copy).float().softmax(dim=1), image, average)
+                    return _as_type(mean[:, first:], dtype).cpu().numpy()
                 scores = scores_of(image)
                 # In rows that fit a CPU's cache this takes a third of the time.
                 rows = ROWS if where.type == "cpu" else scores.shape[-2]
-                parts = [_as_type(part.contiguous().float().softmax(dim=1), dtype) for part in scores.split(rows, dim=-2)]
+                parts = [_as_type(part.contiguous().float().softmax(dim=1)[:, first:], dtype) for part in scores.split(rows, dim=-2)]
                 return torch.cat(parts, dim=-2).cpu().numpy()
         except torch.OutOfMemoryError:
             raise TooLarge(f"{len(tiles_NCYX)} tiles of {' x '.join(map(str, tiles_NCYX.shape[2:]))} px") from None

@@ -28,7 +28,7 @@ from unet_core.components import (
 from unet_core.config import Instances
 from unet_core.distance import Spacing
 from unet_core.objects import measure_rows
-from unet_core.predict import from_stored
+from unet_core.probabilities import foreground, is_foreground
 from unet_core.runs import Measures, Stretches, concatenate, label_runs, measure, paint, paint_stretches, runs_of, stretches_of
 from unet_core.split import split_object
 from unet_core.store import Result
@@ -110,15 +110,8 @@ def _find_objects(index: int, work: Work, path: Path) -> None:
     source = Result(work.source)
     box = source.grid.box(index)
     stored = source.read(box)
-    runs, count = label_runs(foreground(stored[0], work.cfg.threshold), work.cfg.connectivity)
-    save_part(path, runs, box.shape, measure(runs, count, box.shape, stored[1:])._asdict())
-
-
-def foreground(background: np.ndarray, threshold: float) -> np.ndarray:
-    """Voxels whose foreground probability is above the threshold, from the stored probability of the background."""
-    if background.dtype == np.uint8:  # one comparison of bytes instead of arithmetic for each voxel
-        return background < np.count_nonzero(1 - from_stored(np.arange(256, dtype=np.uint8)) > threshold)
-    return 1 - from_stored(background) > threshold
+    runs, count = label_runs(is_foreground(stored, work.cfg.threshold), work.cfg.connectivity)
+    save_part(path, runs, box.shape, measure(runs, count, box.shape, stored)._asdict())
 
 
 def _find_holes(index: int, work: Work, path: Path) -> None:
@@ -240,9 +233,9 @@ def _probability(source: Result, boxes: list[Box]) -> Callable[[Box], np.ndarray
     starts, stops = (np.array([getattr(box, end) for box in boxes]) for end in ("start", "stop"))
     start, stop = starts.min(axis=0), stops.max(axis=0)
     if np.prod(stop - start) > LARGEST_BOX:
-        return lambda box: 1 - from_stored(source.read(box)[0])
+        return lambda box: foreground(source.read(box))
     together = Box(tuple(start.tolist()), tuple(stop.tolist()))
-    read = 1 - from_stored(source.read(together)[0])
+    read = foreground(source.read(together))
     return lambda box: read[box.within(together).slices]
 
 
@@ -273,7 +266,7 @@ def number_block(item: tuple[int, list[tuple[int, np.ndarray]]], work: Work) -> 
         return measure_rows(_labels_of_block(index, work, "objects")[1:], found, box.start)
     runs = runs_of(block)
     present, label = np.unique(runs.label, return_inverse=True)
-    found = measure(runs._replace(label=label.astype(np.int64) + 1), len(present), box.shape, source.read(box)[1:])
+    found = measure(runs._replace(label=label.astype(np.int64) + 1), len(present), box.shape, source.read(box))
     return measure_rows(present, found, box.start)
 
 

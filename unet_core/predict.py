@@ -21,6 +21,7 @@ from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, device_name, load_network, network_function
+from unet_core.probabilities import from_stored
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 from unet_core.seams import Audit, audit_window, windows
 from unet_core.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes, remove_others
@@ -34,16 +35,6 @@ LARGEST_BLOCK, MOST_PLANES = 2**26, 128
 WORTH_MEASURING, SHARE = 32, 0.05
 
 _LOADING = threading.Lock()
-
-
-def to_stored(probability: np.ndarray, dtype: str) -> np.ndarray:
-    """Probabilities as they are stored: uint8 maps 0..1 to 0..255."""
-    return np.rint(probability * 255).astype(np.uint8) if dtype == "uint8" else probability.astype(dtype)
-
-
-def from_stored(stored: np.ndarray) -> np.ndarray:
-    """Probabilities in 0..1 (float32) from what is stored."""
-    return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
 class Job(NamedTuple):
@@ -164,7 +155,7 @@ def _spec(sample: Todo, job: Job, dataset: Dataset, decided: dict[str, Any]) -> 
     size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
     step = unet.shape_of(Network.model_validate(decided["network"])).z.step
     block = block_of(tuple(decided["predict_block"]["value"]), planes, step)
-    return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), block)
+    return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]), (size.z, size.y, size.x), block)
 
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
@@ -208,7 +199,7 @@ def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, unet
     """The network as a function of tiles, and its shape."""
     with _LOADING:
         net = load_network(job.folder, job.weights, job.cfg.precision)
-    function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype)
+    function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype, background=False)
 
     def in_turn(tiles_NCYX: np.ndarray) -> np.ndarray:
         with _turns():

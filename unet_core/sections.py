@@ -14,6 +14,7 @@ from unet_core import charts
 from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, short, weight_views, worst_objects
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.pictures import KINDS
+from unet_core.probabilities import foreground
 from unet_core.runtime import read_json
 from unet_core.uncertainty import places
 
@@ -159,10 +160,8 @@ def _calibration(at: Places, names: list[str]) -> Reliability:
     for name in some:
         truth, ignore = at.labels(name)[::2]
         probability = at.result("predict", name)
-        unit = 255 if probability.dtype == np.uint8 else 1
         for box in places(probability.shape, CALIBRATED // len(some)):
-            foreground = 1 - probability.read(box)[0].astype(np.float32) / unit
-            counts = count_probabilities(foreground, truth.read(box), ignore.read(box))
+            counts = count_probabilities(foreground(probability.read(box)), truth.read(box), ignore.read(box))
             total = Reliability(total.voxels + counts.voxels, total.foreground + counts.foreground)
     return total
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from unet_core.data_config import Dataset
 from unet_core.demo import touching_objects
-from unet_core.predict import to_stored
+from unet_core.probabilities import to_stored
 from unet_core.readers import open_image, to_czyx
 from unet_core.samples import Sample
 from unet_core.store import Result, open_labels, read_attributes
@@ -88,11 +88,10 @@ def pretend(path: Path, truth: Path, dtype: str, seed: int) -> None:
     noise = ndimage.gaussian_filter(rng.normal(0, 1, kinds.shape).astype(np.float32), (0, 2, 2))
     noise /= max(float(noise.std()), 1e-6)
     probability = np.zeros((result.channels or 1, *kinds.shape), np.float32)
-    for number in range(1, probability.shape[0]):
-        soft = ndimage.gaussian_filter((kinds == number).astype(np.float32), (0, 2, 2))
+    for number in range(probability.shape[0]):
+        soft = ndimage.gaussian_filter((kinds == number + 1).astype(np.float32), (0, 2, 2))
         # Between the entropy of the hardly trained networks of the demo and that of well trained ones.
         probability[number] = 1 / (1 + np.exp(-14 * (soft - 0.5) - noise))
-    probability[0] = np.clip(1 - probability[1:].sum(axis=0), 0, 1)
     digest = read_attributes(path)["digest"]
     for index in range(len(result.grid)):
         result.write(index, to_stored(probability[(..., *result.grid.box(index).slices)], dtype), digest)

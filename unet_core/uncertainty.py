@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from unet_core.blocks import Box, Grid
+from unet_core.probabilities import with_background
 from unet_core.runtime import read_json
 from unet_core.store import Result
 
@@ -88,9 +89,8 @@ def doubt_of(result: Result) -> tuple[Doubt, int]:
         Its probabilities. Of large ones regularly spread places are read, one by one.
     """
     whole, by_plane = Doubt(0, 0, 0.0), dict[int, Doubt]()
-    unit = 255 if result.dtype == np.uint8 else 1
     for box in places(result.shape):
-        found = doubt(result.read(box)[:, 0].astype(np.float32) / unit)
+        found = doubt(with_background(result.read(box)[:, 0]))
         plane = box.start[0]
         by_plane[plane] = Doubt(*np.add(by_plane.get(plane, (0, 0, 0.0)), found).tolist())
         whole = Doubt(*np.add(whole, found).tolist())
