@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from unet_core.config import Evaluate
+from unet_core.folds import HELD_OUT
 from unet_core.history import compare, read_history, read_images
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 
 logger = logging.getLogger(__name__)
 
-# What is compared, on test images: foreground, outlines, objects.
-GATED = ("iou", "seg", "ap50")
+# What is compared, on images that were not trained on: foreground, outlines, objects.
+GATED, UNSEEN = ("iou", "seg", "ap50"), ("test", HELD_OUT)
 
 
 def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], history: Path, stamp: Path) -> None:
@@ -86,7 +87,7 @@ def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) 
         after = read_images(path, read_json(stamp).get("digest", ""))
         if before is not None and after is not None:
             change = compare(before, after)
-            tables.append(change[(change["split"] == "test") & change["measure"].isin(GATED)].assign(dataset=name))
+            tables.append(change[change["split"].isin(UNSEEN) & change["measure"].isin(GATED)].assign(dataset=name))
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True)
