@@ -227,7 +227,9 @@ class Evaluate(Section):
         True,
         description="a retrained model that is worse is not applied to data sets without annotation; off for one run: --config gate=off",
     )
-    gate_margin: Fraction = Field(0.05, description="worse: iou, seg or ap50 fell by more than this on the same test images")
+    gate_margin: Fraction = Field(
+        0.05, description="worse: iou, seg or ap50 fell by more than this on the same images (test, cross-validation)"
+    )
 
     @field_validator("thresholds")
     @classmethod

@@ -168,8 +168,7 @@ def _seconds(job: Job, work: Workload, cost: Cost) -> float:
     """Time of a job after its start."""
     voxels = sum(item.voxels for item in job.items)
     if job.step == "predict":
-        predictors = work.predictors(job.key)
-        voxels = sum(item.voxels * predictors[item.sample.name] for item in job.items)
+        voxels = sum(item.voxels * len(work.predictors(job.key, item)) for item in job.items)
     if job.step != "train":
         return cost.start + cost.per_voxel * voxels if job.items or job.step == "report" else 0.0
     if not job.items:

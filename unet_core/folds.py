@@ -109,3 +109,8 @@ def holds_out(plan: Mapping[str, Any], key: str) -> bool:
 def may_predict(plan: Mapping[str, Any], key: str) -> bool:
     """Whether the network of a plan is asked about a sample: with folds not if it was trained on it."""
     return key not in plan.get("folds", {}) or holds_out(plan, key)
+
+
+def predicted_as(plans: Sequence[Mapping[str, Any]], key: str, split: str) -> str:
+    """Split of a sample in the scores of a model: its own, or cross-validation where all networks of these plans held it out."""
+    return HELD_OUT if all(holds_out(plan, key) for plan in plans) else split

@@ -21,7 +21,7 @@ from unet_core.config import Predict
 from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
-from unet_core.folds import HELD_OUT, holds_out, may_predict
+from unet_core.folds import may_predict, predicted_as
 from unet_core.members import Group, Member, Part, deepest, groups_of, parts_of, planes_together, read_members, tile_of, tile_that_counts
 from unet_core.model import TooLarge, device_name, load_network, network_function
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
@@ -111,8 +111,7 @@ def predict_samples(
         key = f"{images.stem}/{name}"
         used = [member for member in members if may_predict(member.plan, key)]
         wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg)
-        split = HELD_OUT if all(holds_out(member.plan, key) for member in used) else entry["split"]
-        entries[name] = {"split": split, "digest": wanted}
+        entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
     job = Job(cfg, images, store, tuple(groups.values()))

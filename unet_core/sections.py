@@ -127,7 +127,7 @@ def weight_maps(models: Sequence[str], previews: int, results: Path) -> list[tup
     """Full weight maps w_c + border term of some training samples per model."""
     maps = []
     for model in models:
-        # Those of the folds of a model differ by their class weights alone.
+        # The first fold stands for all, whose maps differ by their class weights alone.
         network, folder = next((name, entry["model"]) for name, entry in members_of(results / "train" / f"{model}.json").items())
         if network.partition(".")[0] != model:
             continue

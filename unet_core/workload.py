@@ -16,7 +16,7 @@ from unet_core import plan, unet
 from unet_core.blocks import ZYX
 from unet_core.config import Config, Network, Train
 from unet_core.digest import FileHashes, digest
-from unet_core.folds import DIVIDED, divided, may_predict, seen_as
+from unet_core.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
 from unet_core.groundtruth import entry_if_done, image_digest_of
 from unet_core.instances import wanted_digest as objects_digest
 from unet_core.predict import wanted_digest as probabilities_digest
@@ -119,6 +119,8 @@ class Workload:
     def __init__(self, cfg: Config, sized: dict[str, list[Sized]], started: dict[tuple[str, str], str]) -> None:
         self.cfg, self.sized, self.started = cfg, sized, started
         self.results = Path(expand(cfg.results))
+        # Network -> what its plan says of folds.
+        self.folds = {network: self._folds(network) for network in cfg.networks}
         self.jobs: dict[tuple[str, Any], Job] = {}
         # Of samples that are done: their digests; of images, also where the annotation is not done.
         self.labels: dict[str, dict[str, str]] = {}
@@ -134,7 +136,7 @@ class Workload:
             block = self.block(max(cfg.networks_of(model), key=self._planes_together))
             self._add("predict", pair, self._left("predict", pair), block)
             self._add("instances", pair, self._left("instances", pair), block)
-            self._add("evaluate", pair, [item for item in sized[name] if item.sample.split in cfg.evaluate.splits], block)
+            self._add("evaluate", pair, [item for item in sized[name] if self._is_scored(pair, item)], block)
         self._add("report", "", [])
 
     @property
@@ -147,15 +149,13 @@ class Workload:
         return [item for _, item in self._training(network)]
 
     def _training(self, network: str) -> Iterator[tuple[str, Sized]]:
-        parts = self._parts(network)
         for name in self.cfg.model_of(network).train_on:
             for item in self.sized[name]:
-                split = seen_as(parts, f"{name}/{item.sample.name}", item.sample.split)
+                split = seen_as(self.folds[network], f"{name}/{item.sample.name}", item.sample.split)
                 if split in DIVIDED:
                     yield name, replace(item, sample=replace(item.sample, split=split))
 
-    def _parts(self, network: str) -> dict[str, Any]:
-        """What a plan says of folds."""
+    def _folds(self, network: str) -> dict[str, Any]:
         fold = self.cfg.fold_of(network)
         if not fold:
             return {}
@@ -165,11 +165,14 @@ class Workload:
         }
         return {"fold": fold[0], "folds": divided(splits, fold[1])}
 
-    def predictors(self, pair: tuple[str, str]) -> dict[str, int]:
-        """Sample -> number of the networks of a model that it is predicted by."""
-        parts = [self._parts(network) for network in self.cfg.networks_of(pair[0])]
-        keys = {item.sample.name: f"{pair[1]}/{item.sample.name}" for item in self.sized[pair[1]]}
-        return {name: sum(may_predict(part, key) for part in parts) for name, key in keys.items()}
+    def predictors(self, pair: tuple[str, str], item: Sized) -> list[dict[str, Any]]:
+        """What the plans of the networks by which a model predicts a sample say of folds."""
+        folds = [self.folds[network] for network in self.cfg.networks_of(pair[0])]
+        return [found for found in folds if may_predict(found, f"{pair[1]}/{item.sample.name}")]
+
+    def _is_scored(self, pair: tuple[str, str], item: Sized) -> bool:
+        sample = item.sample
+        return predicted_as(self.predictors(pair, item), f"{pair[1]}/{sample.name}", sample.split) in self.cfg.evaluate.splits
 
     def _planes_together(self, network: str) -> int:
         return unet.shape_of(self.network(network)).z.step
