@@ -59,7 +59,8 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
         from bioimageio.spec import save_bioimageio_package
     except ImportError:
         raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
-    if folds := sorted(model.parent.glob(f"{model.name}.fold*/model.json")):
+    folds = sorted(model.parent.glob(f"{model.name}.fold*/model.json"))
+    if folds and not (model / "model.json").is_file():
         listed = ", ".join(str(path.parent) for path in folds)
         raise UserError(f"{model.name} is the mean of several networks, and a package holds one; share each by itself: {listed}")
     description = read_json(model / "model.json")
