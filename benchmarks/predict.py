@@ -183,7 +183,7 @@ def run_ours(folder: str, cfg: Predict | None = None) -> float:
     with local_engine(max(3, THREADS)) as engine:
         start = time.perf_counter()
         predict_samples(
-            cfg or Predict(precision="bfloat16"), Dataset(images="x"), model=place / "model.json", plan=place / "plan.json",
+            cfg or Predict(precision="bfloat16"), Dataset(images="x"), model=place / "model.json", plans=[place / "plan.json"],
             groundtruth=place / "data.json", images=place / "data.zarr", store=place / "out" / "data.zarr",
             stamp=place / "out" / "data.json", engine=engine,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Configuration, checked before any work, and the functions that say what each rule needs."""
 
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -29,19 +30,35 @@ wildcard_constraints:
     model="|".join(cfg.models),
 
 
+# Networks stand for the wildcard `model` where they are planned and trained: a model of several has none of its own name.
+NETWORKS = "|".join(map(re.escape, cfg.networks))
+SEVERAL = "|".join(name for name in cfg.models if name not in cfg.networks) or "(?!)"
+
+
 def truths_of_model(wildcards):
-    """Groundtruth of all data sets that a model is trained on or applied to."""
-    model = cfg.models[wildcards.model]
-    names = dict.fromkeys([*model.train_on, *model.predict_on])
-    return [f"<results>/groundtruth/{name}.json" for name in names]
+    """Groundtruth of all data sets that a network is trained on or applied to."""
+    return [
+        f"<results>/groundtruth/{name}.json"
+        for name in cfg.datasets_of(wildcards.model)
+    ]
 
 
 def truths_to_train_on(wildcards):
-    """Groundtruth of the data sets that a model is trained on."""
+    """Groundtruth of the data sets that a network is trained on."""
     return [
         f"<results>/groundtruth/{name}.json"
-        for name in cfg.models[wildcards.model].train_on
+        for name in cfg.model_of(wildcards.model).train_on
     ]
+
+
+def networks_of_model(wildcards):
+    """Stamps of the networks whose mean a model is."""
+    return [f"<results>/train/{name}.json" for name in cfg.networks_of(wildcards.model)]
+
+
+def plans_of_model(wildcards):
+    """Plans of these networks, in the same order."""
+    return [f"<results>/plan/{name}.json" for name in cfg.networks_of(wildcards.model)]
 
 
 def truths_to_check(wildcards):
@@ -54,10 +71,10 @@ def truths_to_check(wildcards):
 
 
 def weights_of_model(wildcards):
-    """Weights of the data sets that a model is trained on."""
+    """Weights of the data sets that a network is trained on."""
     return [
         f"<results>/weights/{name}.json"
-        for name in cfg.models[wildcards.model].train_on
+        for name in cfg.model_of(wildcards.model).train_on
     ]
 
 
@@ -91,14 +108,17 @@ def stamps_of_report(wildcards):
 
 def jobs_of_report():
     """Names of all jobs that the report rests on, by step: their benchmarks are no inputs, so that what was paid starts no job."""
-    models = [*dict.fromkeys(model for model, _ in PAIRS)]
-    trained_on = dict.fromkeys(name for m in models for name in cfg.models[m].train_on)
+    models = dict.fromkeys(model for model, _ in PAIRS)
+    networks = [*dict.fromkeys(name for m in models for name in cfg.networks_of(m))]
+    trained_on = dict.fromkeys(
+        name for network in networks for name in cfg.model_of(network).train_on
+    )
     pairs = [f"{model}/{dataset}" for model, dataset in PAIRS]
     return {
         "groundtruth": [*dict.fromkeys([*trained_on, *(name for _, name in PAIRS)])],
         "weights": [*trained_on],
-        "plan": models,
-        "train": models,
+        "plan": networks,
+        "train": networks,
         "predict": pairs,
         "instances": pairs,
         "evaluate": [
@@ -137,7 +157,7 @@ def weights_options(wildcards):
 
 def bought_model(name):
     """Folder and content of a model that is not trained here; none for the others."""
-    path = cfg.models[name].path
+    path = cfg.model_of(name).path
     if path is None:
         return None
     hashes = FileHashes(Path(expand(cfg.results)) / "train" / f"{name}.files.json")
@@ -170,7 +190,8 @@ def plan_options(wildcards):
         "predict": cfg.predict_of(name),
     }
     options = {key: plain(section) for key, section in sections.items()}
-    return options | {"bought": bought_model(name), "code": code_digest("plan")}
+    options |= {"bought": bought_model(name), "fold": cfg.fold_of(name)}
+    return options | {"code": code_digest("plan")}
 
 
 def train_options(wildcards):

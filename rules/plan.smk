@@ -11,6 +11,8 @@ rule plan:
         "<results>/logs/plan/{model}.log",
     benchmark:
         "<results>/benchmarks/plan/{model}.jsonl"
+    wildcard_constraints:
+        model=NETWORKS,
     conda:
         "../envs/unet.yaml"
     threads: 1

@@ -3,7 +3,7 @@
 
 rule predict:
     input:
-        plan="<results>/plan/{model}.json",
+        plans=plans_of_model,
         model="<results>/train/{model}.json",
         groundtruth="<results>/groundtruth/{dataset}.json",
         # Waited for, but no reason to start: new scores change no probabilities.

@@ -12,6 +12,8 @@ rule train:
         "<results>/logs/train/{model}.log",
     benchmark:
         "<results>/benchmarks/train/{model}.jsonl"
+    wildcard_constraints:
+        model=NETWORKS,
     conda:
         "../envs/unet.yaml"
     threads: 16
@@ -24,3 +26,24 @@ rule train:
         "train: {wildcards.model}, training"
     script:
         "../scripts/train.py"
+
+
+# A model that is the mean of several networks: its folds, or other models.
+rule ensemble:
+    input:
+        networks_of_model,
+    output:
+        stamp="<results>/train/{model}.json",
+    log:
+        "<results>/logs/ensemble/{model}.log",
+    wildcard_constraints:
+        model=SEVERAL,
+    localrule: True
+    conda:
+        "../envs/unet.yaml"
+    params:
+        code=code_digest("ensemble"),
+    message:
+        "ensemble: {wildcards.model}, the mean of several networks"
+    script:
+        "../scripts/ensemble.py"

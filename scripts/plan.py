@@ -17,6 +17,7 @@ with job_log(Path(snakemake.log[0]), snakemake.threads):
         groundtruth={Path(path).stem: Path(path) for path in snakemake.input.groundtruth},
         weights={Path(path).stem: Path(path) for path in snakemake.input.weights},
         bought=Path(options["bought"]["path"]) if options["bought"] else None,
+        fold=options["fold"],
         results=stamp.parent.parent,
         stamp=stamp,
     )

@@ -20,7 +20,7 @@ with job_log(log, snakemake.threads), open_engine(dask, "predict", snakemake.thr
         Predict.model_validate(options["predict"]),
         Dataset.model_validate(options["dataset"]),
         model=Path(snakemake.input.model),
-        plan=Path(snakemake.input.plan),
+        plans=[Path(path) for path in snakemake.input.plans],
         groundtruth=groundtruth,
         images=groundtruth.with_suffix(".zarr"),
         store=stamp.with_suffix(".zarr"),

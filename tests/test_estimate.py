@@ -169,17 +169,16 @@ def test_a_piece_of_a_large_image_is_a_sample_of_its_own(
     assert Result(store / "big" / "labels" / "instances").read_all().any()
 
 
-def test_pretended_probabilities_add_up_and_show_the_objects(tmp_path: Path) -> None:
+def test_pretended_probabilities_show_the_objects(tmp_path: Path) -> None:
     shape, truth = (1, 64, 64), tmp_path / "truth.zarr"
     for name in ("instances", "classes", "ignore"):
         result = written(truth / "s" / "labels" / name, Spec(shape, "uint8", "labels"))
         array = np.zeros(shape, np.uint8)
         array[:, 10:40, 20:50] = name != "ignore"
         result.write(0, array, "d")
-    written(tmp_path / "p.zarr" / "s", Spec(shape, "uint8", "image", 2))
+    written(tmp_path / "p.zarr" / "s", Spec(shape, "uint8", "image", 1))
     pretend(tmp_path / "p.zarr" / "s", truth, "uint8", 0)
-    background, cells = Result(tmp_path / "p.zarr" / "s").read_all().astype(int)
-    assert abs(background + cells - 255).max() <= 1
+    (cells,) = Result(tmp_path / "p.zarr" / "s").read_all()
     assert cells[0, 20:30, 30:40].min() > 200 and cells[0, 50:, :].max() < 50
 
 

@@ -77,6 +77,10 @@ class Project:
         self._truths[name] = {"split": split, "labels": truth_digest}
         self._instances[name] = {"split": split, "digest": found_digest}
 
+    def predicted_as(self, name: str, split: str) -> None:
+        """Split that the step predict names."""
+        self._instances[name]["split"] = split
+
     def move(self, name: str, split: str) -> None:
         self._truths[name]["split"] = split
 

@@ -121,6 +121,20 @@ def test_a_model_that_is_worse_is_stopped_and_says_so_with_the_table(project: Pr
     assert not (project.history.parent / "gate.json").exists()
 
 
+def test_a_model_with_folds_is_compared_by_its_cross_validation(project: Project) -> None:
+    for weights, found in (("w1", eroded(0)), ("w2", eroded(1))):
+        project.weights = weights
+        for name in NAMES:
+            project.add(name, CELL.tolist(), found.tolist(), split="train", found_digest=weights)
+            project.predicted_as(name, "cross-validation")
+        project.evaluate(Evaluate())
+        if weights == "w1":
+            gate(project)
+    with pytest.raises(UserError, match="iou on cells, seg on cells fell by more than") as stopped:
+        gate(project)
+    assert "cross-validation" in str(stopped.value)
+
+
 def test_gate_off_accepts_the_model_and_later_ones_are_compared_with_it(project: Project) -> None:
     train(project, "w1", eroded(0))
     gate(project)

@@ -110,7 +110,7 @@ class Run:
             Predict(),
             dataset,
             model=self.path("train", MODEL),
-            plan=self.path("plan", MODEL),
+            plans=[self.path("plan", MODEL)],
             groundtruth=truth,
             images=truth.with_suffix(".zarr"),
             store=predict.with_suffix(".zarr"),

@@ -24,12 +24,22 @@ def _sides(tile: int | list[int] | str) -> int | list[int] | str:
 Tile = Annotated[int | list[int] | Literal["auto"], AfterValidator(_sides)]
 
 
+# Number of folds, or name patterns of the samples of each.
+Folds = Annotated[int, Field(ge=2)] | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
+
+
 class Model(Section):
-    """A named U-Net: what it learns from and what it is applied to."""
+    """A named U-Net, or the mean of several: what it learns from and what it is applied to."""
 
     train_on: list[str] = Field(default=[], description="data sets; default: the one of the model's name")
     predict_on: list[str] = Field(default=[], description="data sets; default: those of train_on")
     path: str | None = Field(None, description="folder of a model trained elsewhere or earlier: no training")
+    folds: Folds | None = Field(
+        None,
+        description="cross-validation: so many networks, each validated on another part of the samples for training and validation, and "
+        "the model is their mean; or for each part a list of sample names (* matches)",
+    )
+    ensemble: list[str] = Field(default=[], description="names of other models: this one is their mean, without training")
     plan: dict[str, Any] = Field(default={}, description="keys of the section plan that differ for this model")
     train: dict[str, Any] = Field(default={}, description="keys of the section train that differ for this model")
     predict: dict[str, Any] = Field(default={}, description="keys of the section predict that differ for this model")
@@ -201,7 +211,11 @@ class Instances(Section):
 class Evaluate(Section):
     """Scores."""
 
-    splits: list[Literal["train", "validation", "test"]] = Field(default=["test"], min_length=1, description="which samples are scored")
+    splits: list[Literal["train", "validation", "test", "cross-validation"]] = Field(
+        default=["test", "cross-validation"],
+        min_length=1,
+        description="which samples are scored; cross-validation: of models with folds, by the network that has not seen them",
+    )
     thresholds: list[Annotated[float, Field(ge=0.5, lt=1)]] = Field(
         default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.9],
         description="IoU thresholds of AP, F1, PQ and the like, each at least 0.5, 0.5 and 0.75 among them",
@@ -213,7 +227,9 @@ class Evaluate(Section):
         True,
         description="a retrained model that is worse is not applied to data sets without annotation; off for one run: --config gate=off",
     )
-    gate_margin: Fraction = Field(0.05, description="worse: iou, seg or ap50 fell by more than this on the same test images")
+    gate_margin: Fraction = Field(
+        0.05, description="worse: iou, seg or ap50 fell by more than this on the same images (test, cross-validation)"
+    )
 
     @field_validator("thresholds")
     @classmethod
@@ -319,17 +335,45 @@ class Config(Section):
         """Section `weights` with the data set's own keys."""
         return override(self.weights, self.datasets[dataset].weights)
 
-    def train_of(self, model: str) -> Train:
-        """Section `train` with the model's own keys."""
-        return override(self.train, self.models[model].train)
+    def model_of(self, network: str) -> Model:
+        """The model that a network is, or is a fold of: names of models hold no dot."""
+        return self.models[network.partition(".")[0]]
 
-    def plan_of(self, model: str) -> Plan:
+    def networks_of(self, model: str) -> list[str]:
+        """Networks whose mean a model is: its folds, or those of the models of its ensemble; its own where it has one."""
+        own = self.models[model]
+        if own.ensemble:
+            return [network for name in own.ensemble for network in self.networks_of(name)]
+        count = own.folds if isinstance(own.folds, int) else len(own.folds or [])
+        return [f"{model}.fold{number}" for number in range(1, count + 1)] or [model]
+
+    @property
+    def networks(self) -> list[str]:
+        """All networks: each is planned and trained, or was trained elsewhere."""
+        return [network for name, model in self.models.items() if not model.ensemble for network in self.networks_of(name)]
+
+    def fold_of(self, network: str) -> tuple[int, Folds] | None:
+        """Number of the fold that a network is validated on, and the folds of its model; None for a model without folds."""
+        folds = self.model_of(network).folds
+        return (int(network.rpartition(".fold")[2]), folds) if folds else None
+
+    def datasets_of(self, network: str) -> list[str]:
+        """Data sets that a network is trained on or applied to, alone or in an ensemble."""
+        own, name = self.model_of(network), network.partition(".")[0]
+        ensembles = [model.predict_on for model in self.models.values() if name in model.ensemble]
+        return list(dict.fromkeys([*own.train_on, *own.predict_on, *(dataset for names in ensembles for dataset in names)]))
+
+    def train_of(self, network: str) -> Train:
+        """Section `train` with the model's own keys."""
+        return override(self.train, self.model_of(network).train)
+
+    def plan_of(self, network: str) -> Plan:
         """Section `plan` with the model's own keys."""
-        return override(self.plan, self.models[model].plan)
+        return override(self.plan, self.model_of(network).plan)
 
     def predict_of(self, model: str) -> Predict:
         """Section `predict` with the model's own keys."""
-        return override(self.predict, self.models[model].predict)
+        return override(self.predict, self.model_of(model).predict)
 
     def instances_of(self, model: str) -> Instances:
         """Section `instances` with the model's own keys."""

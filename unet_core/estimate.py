@@ -27,7 +27,7 @@ from unet_core.config import Config
 from unet_core.data_config import ConfigError
 from unet_core.model import device
 from unet_core.parse import parse_config
-from unet_core.rehearsal import Cost, Rehearsal, Stage, process_start
+from unet_core.rehearsal import Cost, Rehearsal, Stage, first_folds, process_start
 from unet_core.runtime import UserError
 from unet_core.samples import check_data, expand
 from unet_core.stand_in import LARGEST
@@ -96,27 +96,30 @@ def _inodes(job: Job, shape_CZYX: tuple[int, int, int, int], annotated: bool) ->
 def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     """Run the chain on a few samples of each data set that something is to be done for."""
     cfg = work.cfg
-    keys = [job.key for job in work.jobs.values() if job.step in MODELLED]
-    touched = {key[0] if isinstance(key, tuple) else key for key in keys}
-    models = [name for name in cfg.models if name in touched]
+    keys = {job.key[0] if isinstance(job.key, tuple) else job.key for job in work.jobs.values() if job.step in MODELLED}
+    models = [name for name in cfg.models if keys & {name, *cfg.networks_of(name)}]
+    # Of the folds of a model the first stands for all.
+    networks = list(dict.fromkeys(network for name in models for network in first_folds(cfg, name)))
     names = [job.key for job in work.jobs.values() if job.step in ("groundtruth", "weights")]
-    names = list(dict.fromkeys([*names, *(name for model in models for name in work.datasets(model))]))
-    volumes = {name for model in models if work.network(model).dimensions == 3 for name in work.datasets(model)}
+    names = list(dict.fromkeys([*names, *(name for network in networks for name in cfg.datasets_of(network))]))
+    volumes = {name for network in networks if work.network(network).dimensions == 3 for name in cfg.datasets_of(network)}
     stage = Stage(cfg, folder, {name: work.sized[name] for name in names}, volumes)
     workers = {step: min(threads, cores) if cfg.dask.workers == "auto" else cfg.dask.workers for step, threads in THREADS.items()}
     for name in names:
         stage.groundtruth(name, workers["groundtruth"])
-        if ("weights", name) in work.jobs or any(name in cfg.models[model].train_on for model in models):
+        if ("weights", name) in work.jobs or any(name in cfg.model_of(network).train_on for network in networks):
             stage.weights(name, workers["weights"])
-    for model in models:
-        path = cfg.models[model].path
+    for network in networks:
+        path = cfg.model_of(network).path
         bought = Path(expand(path)) if path else None
-        stage.plan(model, work.network(model), None if bought else work.train_tile(model), work.predict_tile(model), bought)
-        training = work.jobs.get(("train", model))
-        if training and training.items:
-            stage.train(model)
+        stage.plan(network, work.network(network), None if bought else work.train_tile(network), work.predict_tile(network), bought)
+        alike = [] if bought else cfg.networks_of(network.partition(".")[0])
+        if any(work.jobs[key].items for key in (("train", other) for other in alike) if key in work.jobs):
+            stage.train(network, alike)
         else:
-            stage.adopt(model, bought or work.results / "train" / model)
+            stage.adopt(network, bought or work.results / "train" / network)
+    for model in models:
+        stage.gather(model)
         for name in cfg.models[model].predict_on:
             stage.predict(model, name, workers["predict"])
             stage.instances(model, name, workers["instances"])
@@ -164,6 +167,8 @@ def estimate(work: Workload, costs: Rehearsal, starts: dict[str, float], cores: 
 def _seconds(job: Job, work: Workload, cost: Cost) -> float:
     """Time of a job after its start."""
     voxels = sum(item.voxels for item in job.items)
+    if job.step == "predict":
+        voxels = sum(item.voxels * len(work.predictors(job.key, item)) for item in job.items)
     if job.step != "train":
         return cost.start + cost.per_voxel * voxels if job.items or job.step == "report" else 0.0
     if not job.items:

@@ -17,6 +17,7 @@ from unet_core.bootstrap import intervals
 from unet_core.config import Evaluate
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
+from unet_core.folds import HELD_OUT
 from unet_core.history import MEASURES, keep_evaluation, sums_of
 from unet_core.metrics import matching as m
 from unet_core.metrics.aji import aggregated_jaccard_index
@@ -224,7 +225,9 @@ def evaluate_samples(
     scored, entries, redone = {}, {}, 0
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
-        if truth["split"] not in cfg.splits:
+        # By whom it was predicted, not what it is for, says whether it was held out.
+        split = HELD_OUT if entry["split"] == HELD_OUT else truth["split"]
+        if split not in cfg.splits:
             continue
         options = [cfg.thresholds, cfg.boundary_tolerance, names]
         wanted = digest(truth["labels"], entry["digest"], options, code_digest("evaluate"))
@@ -234,7 +237,7 @@ def evaluate_samples(
             write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
             redone += 1
         # Counted anew each time, so that a sample that changes its split needs no new scores.
-        entries[name] = {"split": truth["split"], "digest": wanted}
+        entries[name] = {"split": split, "digest": wanted}
         scored[name] = counts
     write_tables(folder, scored, entries, cfg.thresholds)
     sums = pd.DataFrame(

@@ -9,17 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from unet_core.config import Evaluate
+from unet_core.folds import HELD_OUT
 from unet_core.history import compare, read_history, read_images
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 
 logger = logging.getLogger(__name__)
 
-# What is compared, on test images: foreground, outlines, objects.
-GATED = ("iou", "seg", "ap50")
+# What is compared, on images that were not trained on: foreground, outlines, objects.
+GATED, UNSEEN = ("iou", "seg", "ap50"), ("test", HELD_OUT)
 
 
 def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], history: Path, stamp: Path) -> None:
-    """Compare a model with the one that was accepted before, on the same test images, and accept it or stop.
+    """Compare a model with the one that was accepted before, on the same images that were not trained on, and accept it or stop.
 
     It is refused if a measure of a data set is lower by more than the margin, and the 95 % interval of the difference (paired
     bootstrap over images) lies below 0; with a single image the difference alone decides.
@@ -48,16 +49,16 @@ def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], hist
     if cfg.gate and len(worse):
         # From now on it is known which model is to be reached again, whatever is trained until then.
         _accept(history, str(accepted))
-        shown = changes.drop(columns="split").to_string(index=False, float_format="%.3f", na_rep="-")
+        shown = changes.to_string(index=False, float_format="%.3f", na_rep="-")
         raise UserError(
             f"model {history.name} is worse than the one it replaces: {_list(worse)} fell by more than evaluate.gate_margin = "
-            f"{cfg.gate_margin:g} on the same test images. Data sets without annotation are not segmented with it.\n{shown}\n"
+            f"{cfg.gate_margin:g} on the same images. Data sets without annotation are not segmented with it.\n{shown}\n"
             "Look at the annotations and options that changed since. To go on with the new model: snakemake --config gate=off"
         )
     if len(changes):
         logger.info("gate: model %s is %s\n%s", history.name, "accepted, though worse" if len(worse) else "accepted", changes.to_string())
     else:
-        why = "the one that was accepted" if accepted == weights else "accepted: no other one was scored on the same test images"
+        why = "the one that was accepted" if accepted == weights else "accepted: no other one was scored on the same images"
         logger.info("gate: model %s is %s", history.name, why)
     _accept(history, weights)
     write_stamp(stamp, {"step": "gate", "weights": weights})
@@ -77,7 +78,7 @@ def _accept(history: Path, weights: str) -> None:
 
 
 def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) -> pd.DataFrame:
-    """Change of the gated measures in each data set, on the test images that both models were scored on."""
+    """Change of the gated measures in each data set, on the images for tests or cross-validation that both models were scored on."""
     tables = []
     for name, stamp in evaluations.items():
         path = history / f"{name}.jsonl"
@@ -86,7 +87,7 @@ def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) 
         after = read_images(path, read_json(stamp).get("digest", ""))
         if before is not None and after is not None:
             change = compare(before, after)
-            tables.append(change[(change["split"] == "test") & change["measure"].isin(GATED)].assign(dataset=name))
+            tables.append(change[change["split"].isin(UNSEEN) & change["measure"].isin(GATED)].assign(dataset=name))
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True)

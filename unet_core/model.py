@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ def network_function(
     precision: str,
     average: str = "none",
     dtype: str = "float32",
+    others: Sequence[UNet] = (),
     background: bool = True,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Class probabilities of tiles as a function from arrays to arrays: normalise, network, softmax, mean, type.
@@ -126,6 +127,8 @@ def network_function(
         poolings from either end, so that the mean does not depend on them either.
     dtype : {"uint8", "float16", "float32"}
         How probabilities are stored; uint8: 0..255.
+    others : sequence of UNet
+        Networks of the same shape, as `net` in mode and type: the mean of the probabilities of all is taken, in float32.
     background : bool
         Whether the background is among the classes, as the first.
 
@@ -140,17 +143,26 @@ def network_function(
     axes = (1,) * (2 if net.shape.z == STILL else 3)
     shift, factor = (torch.tensor(values, dtype=torch.float32, device=where).view(-1, *axes) for values in (offset, scale))
 
-    def scores_of(image_NCYX: torch.Tensor) -> torch.Tensor:
+    def scores_of(image_NCYX: torch.Tensor, network: UNet = net) -> torch.Tensor:
         with arithmetic(where, precision if half != parameter.dtype else "float32"):
-            return net(channels_last(image_NCYX.to(parameter.dtype)))
+            scores: torch.Tensor = network(channels_last(image_NCYX.to(parameter.dtype)))
+            return scores
+
+    def probabilities_of(network: UNet, image_NCYX: torch.Tensor) -> torch.Tensor:
+        def function(copy: torch.Tensor) -> torch.Tensor:
+            return scores_of(copy, network).float().softmax(dim=1)
+
+        return function(image_NCYX) if average == "none" else _mean_over_copies(function, image_NCYX, average)
 
     def apply(tiles_NCYX: np.ndarray) -> np.ndarray:
         try:
             with torch.inference_mode(), _own_stream(where):
                 image = (torch.from_numpy(tiles_NCYX).to(where).float() - shift) * factor
-                if average != "none":
-                    mean = _mean_over_copies(lambda copy: scores_of(copy).float().softmax(dim=1), image, average)
-                    return _as_type(mean[:, first:], dtype).cpu().numpy()
+                if others or average != "none":
+                    total = probabilities_of(net, image)
+                    for network in others:
+                        total += probabilities_of(network, image)
+                    return _as_type(total.div_(1 + len(others))[:, first:], dtype).cpu().numpy()
                 scores = scores_of(image)
                 # In rows that fit a CPU's cache this takes a third of the time.
                 rows = ROWS if where.type == "cpu" else scores.shape[-2]
@@ -209,7 +221,8 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)
 
 
-@functools.lru_cache(maxsize=2)
+# Enough for the folds of a model that is the mean of them.
+@functools.lru_cache(maxsize=16)
 def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     """Network of a model folder with its best weights, ready to be applied; kept for the next block.
 

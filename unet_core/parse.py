@@ -34,7 +34,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         With one line for each mistake: key, value, what is allowed.
     """
     filled = _fill_presets(_fill_models(_short_gate(raw)))
-    problems = [*_override_problems(filled), *_name_problems(filled)]
+    problems = [*_override_problems(filled), *_name_problems(filled), *_ensemble_problems(filled)]
     try:
         cfg = Config.model_validate(filled)
     except ValidationError as error:
@@ -65,12 +65,16 @@ def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
         model = {} if model is None else model
         if isinstance(model, Mapping):
             model = dict(model)
-            if not model.get("path"):
+            if not model.get("path") and not model.get("ensemble"):
                 model["train_on"] = model.get("train_on") or [name]
             trained = model.get("train_on") or [name]
-            if not model.get("predict_on") and isinstance(trained, list):
+            if not model.get("predict_on") and isinstance(trained, list) and not model.get("ensemble"):
                 model["predict_on"] = trained
         models[name] = model
+    for model in models.values():
+        if _mapping(model).get("ensemble") and not model.get("predict_on"):
+            members = [_mapping(models.get(member)) for member in _strings(model["ensemble"])]
+            model["predict_on"] = list(dict.fromkeys(dataset for member in members for dataset in _strings(member.get("predict_on"))))
     return filled | {"models": models}
 
 
@@ -124,6 +128,28 @@ def _name_problems(raw: Mapping[str, Any]) -> Iterable[str]:
             yield f"models.{name}: path and train_on exclude each other (a model with a path is not trained)"
 
 
+def _ensemble_problems(raw: Mapping[str, Any]) -> Iterable[str]:
+    """Mistakes in what several networks are to make one model, also where other parts are wrong."""
+    models = _mapping(raw.get("models"))
+    for name, model in models.items():
+        own, members = _mapping(model), _strings(_mapping(model).get("ensemble"))
+        if own.get("folds") and own.get("path"):
+            yield f"models.{name}: path and folds exclude each other (a model with a path is not trained)"
+        for key in ("path", "train_on", "folds", "train", "plan"):
+            if members and own.get(key):
+                yield f"models.{name}: ensemble and {key} exclude each other (an ensemble is made of models that have their own)"
+        if members and "tile" in _mapping(own.get("predict")):
+            yield f"models.{name}.predict.tile: has no meaning for an ensemble; set it for the models that it is made of"
+        for member in dict.fromkeys(members):
+            if member not in models:
+                single = ", ".join(str(key) for key, other in models.items() if not _mapping(other).get("ensemble"))
+                yield f"models.{name}.ensemble: no model {member!r}; there are: {single}"
+            elif _mapping(models[member]).get("ensemble"):
+                yield f"models.{name}.ensemble: {member!r} is an ensemble itself; name the models that it is made of"
+        if len(set(members)) < len(members):
+            yield f"models.{name}.ensemble: each model may be named only once (is: {members})"
+
+
 def _agreement_problems(cfg: Config) -> Iterable[str]:
     """Settings that must agree with each other."""
     if not cfg.models:
@@ -131,10 +157,15 @@ def _agreement_problems(cfg: Config) -> Iterable[str]:
     for name, model in cfg.models.items():
         if model.path and model.train:
             yield f"models.{name}.train: has no meaning for a model with a path (it is not trained)"
-        known = [cfg.datasets[dataset] for dataset in model.train_on if dataset in cfg.datasets]
+        members = [cfg.models[member].train_on for member in model.ensemble if member in cfg.models]
+        trained = [dataset for names in [model.train_on, *members] for dataset in dict.fromkeys(names) if dataset in cfg.datasets]
+        known = [cfg.datasets[dataset] for dataset in trained]
         if len({tuple(dataset.classes) for dataset in known}) > 1:
-            listed = "; ".join(f"{key} has {', '.join(cfg.datasets[key].classes)}" for key in model.train_on if key in cfg.datasets)
-            yield f"models.{name}.train_on: the data sets must have the same classes, but {listed}"
+            listed = "; ".join(f"{key} has {', '.join(cfg.datasets[key].classes)}" for key in dict.fromkeys(trained))
+            if model.ensemble:
+                yield f"models.{name}.ensemble: the models must have the same classes, but {listed}"
+            else:
+                yield f"models.{name}.train_on: the data sets must have the same classes, but {listed}"
         for key in set(model.predict_on) - set(model.train_on):
             if known and key in cfg.datasets and cfg.datasets[key].annotations and cfg.datasets[key].classes != known[0].classes:
                 yield (
@@ -142,7 +173,10 @@ def _agreement_problems(cfg: Config) -> Iterable[str]:
                     f"but data set {key!r} is annotated with {', '.join(cfg.datasets[key].classes)}"
                 )
         with contextlib.suppress(ValidationError):  # an override that is wrong is told already
-            unscored = set(cfg.evaluate.splits) - set(cfg.predict_of(name).splits)
+            wanted = {*cfg.evaluate.splits} - {"cross-validation"}
+            if model.folds and "cross-validation" in cfg.evaluate.splits:
+                wanted |= {"train", "validation"}
+            unscored = wanted - {*cfg.predict_of(name).splits}
             if unscored:
                 yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
         with contextlib.suppress(ValidationError):

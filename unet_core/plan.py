@@ -13,6 +13,7 @@ import psutil
 from unet_core import unet
 from unet_core.blocks import ZYX
 from unet_core.config import Network, Plan, Predict, Train
+from unet_core.folds import divided, seen_as
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import CHUNK, open_labels, read_attributes
 from unet_core.tiles import tiling
@@ -258,10 +259,11 @@ def make_plan(
     groundtruth: dict[str, Path],
     weights: dict[str, Path],
     bought: Path | None,
+    fold: tuple[int, int | Sequence[Sequence[str]]] | None = None,
     results: Path,
     stamp: Path,
 ) -> None:
-    """Decide for one model and write the plan.
+    """Decide for one network and write the plan.
 
     Parameters
     ----------
@@ -273,6 +275,8 @@ def make_plan(
         Data set -> stamp of its weights, for those that it is trained on.
     bought : Path or None
         Folder of a model that is not trained here.
+    fold : (int, folds), optional
+        Number of the fold on which the network is validated, and what the folds are (`folds.divide`).
     results : Path
         Folder of all results.
     stamp : Path
@@ -280,6 +284,9 @@ def make_plan(
     """
     truths = {dataset: read_json(path) for dataset, path in groundtruth.items()}
     maps = {dataset: read_json(path) for dataset, path in weights.items()}
+    parts = {"fold": fold[0], "folds": divided(maps, fold[1])} if fold else {}
+    for dataset, name, entry in [(d, name, entry) for d, found in maps.items() for name, entry in found["samples"].items()]:
+        entry["split"] = seen_as(parts, f"{dataset}/{name}", entry["split"])
     network, channels, classes = train.network, _channels(truths), truths[next(iter(truths))]["classes"]
     if bought is not None:
         model = read_json(bought / "model.json")
@@ -308,7 +315,7 @@ def make_plan(
     }
     if network.dimensions == 3:
         plan["flat_levels"] = {"value": network.flat_levels, "why": why_flat}
-    plan |= _prediction(cfg, predict, network, truths, channels)
+    plan |= _prediction(cfg, predict, network, truths, channels) | parts
     if bought is None:
         plan |= _training(cfg, train, truths, maps)
     plan["samples"] = {

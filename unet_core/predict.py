@@ -7,25 +7,27 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unet_core import unet
 from unet_core.blocks import ZYX, Box
+from unet_core.cached import Cache, Cached
 from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
-from unet_core.config import Network, Predict
+from unet_core.config import Predict
 from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
+from unet_core.folds import may_predict, predicted_as
+from unet_core.members import Group, Member, Part, deepest, groups_of, parts_of, planes_together, read_members, tile_of, tile_that_counts
 from unet_core.model import TooLarge, device_name, load_network, network_function
-from unet_core.probabilities import from_stored
+from unet_core.probabilities import from_stored, to_stored
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 from unet_core.seams import Audit, audit_window, windows
 from unet_core.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes, remove_others
-from unet_core.tiles import TileFunction, predict_box
+from unet_core.tiles import Readable, TileFunction, predict_box
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +43,17 @@ class Job(NamedTuple):
     """What all blocks of a data set have in common."""
 
     cfg: Predict
-    folder: Path
-    weights: str
     images: Path
     store: Path
-    tiles: Tiles
-    tile_counts: bool
+    groups: tuple[Group, ...]
 
 
 class Todo(NamedTuple):
-    """A sample that is not done."""
+    """A sample that is not done, and the networks whose mean it gets."""
 
     name: str
     wanted: str
-    norm: dict[str, list[float]]
+    parts: tuple[Part, ...]
 
 
 def predict_samples(
@@ -62,7 +61,7 @@ def predict_samples(
     dataset: Dataset,
     *,
     model: Path,
-    plan: Path,
+    plans: Sequence[Path],
     groundtruth: Path,
     images: Path,
     store: Path,
@@ -70,6 +69,9 @@ def predict_samples(
     engine: Engine,
 ) -> None:
     """Segment the samples of a data set; what stands there for the same image and model stays.
+
+    A model of several networks gives the mean of their probabilities; samples that some of its folds were trained on are left
+    to the others.
 
     Parameters
     ----------
@@ -79,8 +81,8 @@ def predict_samples(
         For its pixel size.
     model : Path
         Stamp of the model.
-    plan : Path
-        The model's plan.
+    plans : sequence of Path
+        Plan of each of its networks, in the order of the stamp.
     groundtruth, images : Path
         Stamp and store of the data set's groundtruth.
     store : Path
@@ -90,45 +92,47 @@ def predict_samples(
     engine : Engine
         Where blocks are worked on.
     """
-    trained, decided = read_json(model), read_json(plan)
+    members = read_members(model, plans)
+    groups = groups_of(members)
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["split"] in cfg.splits}
     removed = len(remove_others(store, set(samples)))
     todo, entries = [], {}
     for name, entry in samples.items():
-        norm = decided["samples"][f"{images.stem}/{name}"]
-        wanted = wanted_digest(entry["image"], trained["weights"], norm, cfg, decided)
-        entries[name] = {"split": entry["split"], "digest": wanted}
+        key = f"{images.stem}/{name}"
+        used = [member for member in members if may_predict(member.plan, key)]
+        wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg)
+        entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
         if details_if_done(store / name, wanted) is None:
-            todo.append(Todo(name, wanted, norm))
-    tiles = Tiles(_tile(decided["predict_tile"]["value"]), 1)
-    job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, tiles, _tile_counts(decided))
+            todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
+    job = Job(cfg, images, store, tuple(groups.values()))
     if todo:
-        specs = {sample.name: _spec(sample, job, dataset, decided) for sample in todo}
-        job = job._replace(tiles=_measured(job, todo[0], specs, stamp.with_suffix(".tile.json"), engine))
+        specs = {sample.name: _spec(sample, job, dataset, members) for sample in todo}
+        job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
         _predict_all(todo, specs, job, engine)
         _audit_all(todo, job, engine)
     for name, entry in entries.items():
         if audit := read_attributes(store / name)["details"].get("audit"):
             entry["audit"] = audit
     logger.info("predict: %d samples, %d segmented", len(samples), removed + len(todo))
-    write_stamp(stamp, {"step": "predict", "store": store.name, "classes": decided["classes"], "samples": entries})
+    write_stamp(stamp, {"step": "predict", "store": store.name, "classes": members[0].plan["classes"], "samples": entries})
 
 
-def wanted_digest(image: str, weights: str, norm: dict[str, list[float]], cfg: Predict, plan: dict[str, Any]) -> str:
-    """Digest of the probabilities of a sample from those of its image and of the model's weights."""
-    # The tile counts only where the result depends on it.
-    tile = [plan["predict_tile"]["value"]] if _tile_counts(plan) else []
-    return digest(image, weights, norm, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"), *tile)
+def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict) -> str:
+    """Digest of the probabilities of a sample.
 
-
-def _tile(value: Any) -> int | ZYX:
-    """A tile as it was read from JSON."""
-    return value if isinstance(value, int) else unet.sides(value)
-
-
-def _tile_counts(plan: dict[str, Any]) -> bool:
-    """Whether results depend on the tile: instance normalisation takes the statistics of each tile."""
-    return plan["network"]["norm"] == "instance"
+    Parameters
+    ----------
+    image : str
+        Digest of its image.
+    key : str
+        ``<data set>/<sample>``.
+    used : sequence of (str, dict)
+        Digest of the weights, and plan, of each network that it is predicted by.
+    cfg : Predict
+        Options.
+    """
+    networks = [[weights, plan["samples"][key], *tile_that_counts(plan)] for weights, plan in used]
+    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
 
 
 def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
@@ -149,13 +153,14 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     return z, y, x
 
 
-def _spec(sample: Todo, job: Job, dataset: Dataset, decided: dict[str, Any]) -> Spec:
+def _spec(sample: Todo, job: Job, dataset: Dataset, members: Sequence[Member]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
     shape = open_image_of(job.images, sample.name).shape
     size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
-    step = unet.shape_of(Network.model_validate(decided["network"])).z.step
-    block = block_of(tuple(decided["predict_block"]["value"]), planes, step)
-    return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]), (size.z, size.y, size.x), block)
+    # The block that suits the network that pools the most planes suits the others.
+    most = max(members, key=planes_together)
+    block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
+    return Spec(shape, job.cfg.dtype, "image", len(most.plan["classes"]), (size.z, size.y, size.x), block)
 
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
@@ -166,9 +171,11 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
             provenance = {
                 "step": "predict",
                 "config": job.cfg.model_dump(mode="json"),
-                "model": str(job.folder),
-                "weights": job.weights,
-                "normalisation": sample.norm,
+                "networks": [
+                    {"model": str(folder), "weights": weights, "normalisation": part.norm}
+                    for part in sample.parts
+                    for folder, weights in part.networks
+                ],
             }
             result = begin(job.store / sample.name, sample.wanted, specs[sample.name], provenance)
             yield from ((sample, index) for index in result.missing_blocks())
@@ -185,27 +192,38 @@ def _predict_block(item: tuple[Todo, int], job: Job) -> None:
 
 
 def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
-    """Probabilities of a box as they are stored, with smaller tiles where the memory is full."""
-    image, tiles = open_image_of(job.images, sample.name), _fitting(job.tiles)
-    network, shape = _network(job, sample.norm)
+    """Probabilities of a box as they are stored."""
+    image = open_image_of(job.images, sample.name)
+    if len(sample.parts) == 1:
+        return _of_part(image, sample.parts[0], box, job, job.cfg.dtype)
+    # What one kind of network has read is there for the next.
+    held, count = Cached(image, Cache()), sum(len(part.networks) for part in sample.parts)
+    weighted = (_of_part(held, part, box, job, "float32") * np.float32(len(part.networks) / count) for part in sample.parts)
+    return to_stored(functools.reduce(np.add, weighted), job.cfg.dtype)
+
+
+def _of_part(image: Readable, part: Part, box: Box, job: Job, dtype: str) -> np.ndarray:
+    """Mean of the probabilities of networks of a kind, with smaller tiles where the memory is full."""
+    group = job.groups[part.group]
+    network, tiles = _network(job.cfg, part, dtype), _fitting(group.tiles)
     while True:
         try:
-            return predict_box(image, box, network, shape=shape, largest=tiles.largest, batch=tiles.batch)
+            return predict_box(image, box, network, shape=group.shape, largest=tiles.largest, batch=tiles.batch)
         except TooLarge as error:
-            tiles = _smaller(job, tiles, shape, str(error))
+            tiles = _smaller(group, tiles, str(error))
 
 
-def _network(job: Job, norm: dict[str, list[float]]) -> tuple[TileFunction, unet.Shape]:
-    """The network as a function of tiles, and its shape."""
+def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
+    """Networks of a kind as a function of tiles."""
     with _LOADING:
-        net = load_network(job.folder, job.weights, job.cfg.precision)
-    function = network_function(net, norm["offset"], norm["scale"], job.cfg.precision, job.cfg.average, job.cfg.dtype, background=False)
+        net, *others = (load_network(folder, weights, cfg.precision) for folder, weights in part.networks)
+    function = network_function(net, part.norm["offset"], part.norm["scale"], cfg.precision, cfg.average, dtype, others, background=False)
 
     def in_turn(tiles_NCYX: np.ndarray) -> np.ndarray:
         with _turns():
             return function(tiles_NCYX)
 
-    return in_turn, net.shape
+    return in_turn
 
 
 @functools.cache
@@ -222,48 +240,62 @@ def _fitting(tiles: Tiles) -> Tiles:
     return _fits.get(tiles, tiles)
 
 
-def _smaller(job: Job, tiles: Tiles, shape: unet.Shape, what: str) -> Tiles:
+def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
     """Tiles that need half of the memory, for all further blocks of this process too."""
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, shape)
-    if tiles.batch == 1 and (smaller == tiles or job.tile_counts):
-        advice = "set predict.tile to less" if job.tile_counts else "use one with more, or a network of less width"
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, group.shape)
+    if tiles.batch == 1 and (smaller == tiles or group.tile_counts):
+        advice = "set predict.tile to less" if group.tile_counts else "use one with more, or a network of less width"
         raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
     logger.warning("predict: %s do not fit the memory of the GPU: going on with %d of %s px", what, smaller.batch, smaller.largest)
-    _fits[job.tiles] = smaller
+    _fits[group.tiles] = smaller
     return smaller
 
 
-def _measured(job: Job, sample: Todo, specs: dict[str, Spec], kept: Path, engine: Engine) -> Tiles:
-    """The fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
-    block = max((spec.grid.block for spec in specs.values()), key=math.prod)
-    pixels = sum(math.prod(spec.shape) for spec in specs.values())
-    if job.cfg.tile != "auto" or job.tile_counts:
-        return job.tiles
+def _measured(job: Job, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine) -> tuple[Group, ...]:
+    """Groups with the fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
+    groups = list(job.groups)
+    for number, group in enumerate(job.groups):
+        kept = stamp.with_suffix(f".tile{number or ''}.json")
+        found = [(part, math.prod(specs[sample.name].shape)) for sample in todo for part in sample.parts if part.group == number]
+        if found and job.cfg.tile == "auto" and not group.tile_counts:
+            block = max((spec.grid.block for spec in specs.values()), key=math.prod)
+            pixels = sum(len(part.networks) * size for part, size in found)
+            groups[number] = group._replace(tiles=_fastest(job, max(found, key=_networks)[0], block, pixels, kept, engine))
+    return tuple(groups)
+
+
+def _networks(found: tuple[Part, int]) -> int:
+    return len(found[0].networks)
+
+
+def _fastest(job: Job, part: Part, block: ZYX, pixels: int, kept: Path, engine: Engine) -> Tiles:
+    """The fastest tiles for the networks of a part, which apply them to so many pixels in all."""
+    tiles = job.groups[part.group].tiles
     ((_, where),) = engine.run(_ask_device, [0], 1, "device")
-    key = digest(where, job.weights, job.cfg.precision, job.cfg.average, block, job.tiles.largest)
+    weights = [digest_of for _, digest_of in part.networks]
+    key = digest(where, weights, job.cfg.precision, job.cfg.average, block, tiles.largest)
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("key") != key:
         if pixels < WORTH_MEASURING * math.prod(block[1:]):
-            return job.tiles
-        measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels)
-        ((_, found),) = engine.run(measure, [sample], 1, "tiles")
+            return tiles
+        measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels / len(weights))
+        ((_, found),) = engine.run(measure, [part], 1, "tiles")
         known = {"key": key, "device": where} | found
         write_atomic(kept, json.dumps(known, indent=1).encode())
         rates = ", ".join(f"{n} x {tile} px {rate:.3g} Mpx/s" for tile, n, rate in found["rates"])
         logger.info("predict: tiles of %s px, %d at once (on %s: %s)", known["largest"], known["batch"], where, rates)
-    return Tiles(_tile(known["largest"]), known["batch"])
+    return Tiles(tile_of(known["largest"]), known["batch"])
 
 
 def _ask_device(_: int) -> str:
     return device_name()
 
 
-def _calibrate(sample: Todo, job: Job, block: ZYX, pixels: int) -> dict[str, Any]:
-    network, shape = _network(job, sample.norm)
+def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any]:
+    network, (shape, tiles, _) = _network(job.cfg, part, job.cfg.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
-    channels = len(sample.norm["offset"])
-    tried = candidates(block, job.tiles.largest, shape, batches)
-    return fastest(network, tried, channels, shape, block, SHARE * pixels)
+    tried = candidates(block, tiles.largest, shape, batches)
+    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels)
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
@@ -271,7 +303,7 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 
     Samples are done only then, so that a run that was interrupted here goes on here.
     """
-    shape = load_network(job.folder, job.weights, job.cfg.precision).shape
+    shape = deepest([group.shape for group in job.groups])
     grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
     places = [(sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)]
     found: dict[str, list[Audit]] = {}

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from unet_core.digest import digest
+from unet_core.ensemble import members_of
 from unet_core.history import read_history
 from unet_core.runtime import read_json, versions
 from unet_core.store import read_attributes
@@ -23,8 +24,8 @@ def software(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
     """Versions of the software that made the models and the segmentations: one column each, and of this page."""
     columns: dict[str, dict[str, str]] = {}
     for model, dataset in pairs:
-        folder = Path(read_json(results / "train" / f"{model}.json")["model"])
-        columns[f"model {model}"] = read_json(folder / "model.json").get("versions", {})
+        for network, entry in members_of(results / "train" / f"{model}.json").items():
+            columns[f"model {network}"] = read_json(Path(entry["model"]) / "model.json").get("versions", {})
         for sample in [*read_json(results / "predict" / model / f"{dataset}.json")["samples"]][:1]:
             attributes = read_attributes(results / "predict" / model / f"{dataset}.zarr" / sample)
             columns[f"{model} on {dataset}"] = attributes.get("provenance", {}).get("versions", {})

@@ -25,7 +25,9 @@ from unet_core.blocks import ZYX
 from unet_core.config import Config, Network
 from unet_core.data_config import Annotation
 from unet_core.engine import Engine, local_engine
+from unet_core.ensemble import gather
 from unet_core.evaluate import evaluate_samples
+from unet_core.folds import DIVIDED, seen_as
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.instances import make_instances
 from unet_core.plan import make_plan
@@ -50,7 +52,7 @@ class Cost:
     start : float
         Seconds once per job, beside the start of its process.
     per_voxel : float
-        Seconds per voxel of the samples (for training: per step).
+        Seconds per voxel of the samples (for training: per step; for prediction: of one network).
     validation : float
         Seconds of one validation and checkpoint per voxel of the validation samples.
     bytes_per_voxel : float
@@ -72,6 +74,11 @@ class Rehearsal:
 
     costs: dict[tuple[str, Any], Cost] = field(default_factory=dict)
     measured: list[str] = field(default_factory=list)
+
+
+def first_folds(cfg: Config, model: str) -> list[str]:
+    """Networks of a model, of those that are folds of one model only the first."""
+    return list({network.partition(".")[0]: network for network in reversed(cfg.networks_of(model))}.values())[::-1]
 
 
 def process_start(step: str, workers: int) -> float:
@@ -176,23 +183,24 @@ class Stage:
 
     def plan(self, model: str, network: Network, train_tile: int | ZYX | None, predict_tile: int | ZYX, bought: Path | None) -> None:
         """A plan with the network and the tiles of the real one."""
-        cfg = self.cfg.models[model]
         train = self.cfg.train_of(model).model_copy(update={"network": network})
         predict = self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
         make_plan(
             self.cfg.plan_of(model),
             train.model_copy(update={"tile": train_tile, "steps": 1}) if train_tile else train,
             predict,
-            groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in dict.fromkeys([*cfg.train_on, *cfg.predict_on])},
-            weights={name: self.folder / "weights" / f"{name}.json" for name in cfg.train_on},
+            groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in self.cfg.datasets_of(model)},
+            weights={name: self.folder / "weights" / f"{name}.json" for name in self.cfg.model_of(model).train_on},
             bought=bought,
             results=self.folder,
             stamp=self.folder / "plan" / f"{model}.json",
         )
 
-    def train(self, model: str) -> None:
-        """Short trainings without validation, for the time of a step; and one with a validation."""
-        cfg, cost, names = self.cfg.train_of(model), Cost(), self.cfg.models[model].train_on
+    def train(self, model: str, alike: list[str]) -> None:
+        """Short trainings without validation, for the time of a step; and one with a validation; they count for alike networks too."""
+        cfg, cost, path = self.cfg.train_of(model), Cost(), self.folder / "plan" / f"{model}.json"
+        plan = read_json(path)
+        write_stamp(path, plan | self._two_folds(model))
         first = self._train(model, 1, True, cost)
         once, more = self._train(model, 1, False, cost), 4
         longer = self._train(model, 1 + more, False, cost)
@@ -202,12 +210,26 @@ class Stage:
         validated = self._train(model, 2, True, cost)
         cost.per_voxel = max(longer - once, 0.0) / more
         cost.start = max(first + cost.per_voxel - validated, 0.0)
-        seen = sum(item.voxels for name in names for item in self.picks[name] if item.sample.split == "validation")
+        seen = sum(
+            item.voxels for key, item in self._annotated(model).items() if seen_as(read_json(path), key, item.sample.split) == "validation"
+        )
+        write_stamp(path, plan)
         cost.validation = max(validated - 2 * cost.per_voxel, 0.0) / max(seen, 1)
         cost.bytes_per_voxel = allocated(self.folder / "train" / model)
-        self.found.costs["train", model] = cost
-        tile = read_json(self.folder / "plan" / f"{model}.json")["train_tile"]["value"]
+        self.found.costs |= {("train", network): cost for network in alike}
+        tile = plan["train_tile"]["value"]
         self.found.measured.append(f"train {model}: {more} steps of {cfg.batch} x {tile} px, and a validation")
+
+    def _annotated(self, model: str) -> dict[str, Sized]:
+        """Samples for training and validation, as ``<data set>/<sample>``."""
+        items = [(name, item) for name in self.cfg.model_of(model).train_on for item in self.picks[name]]
+        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED}
+
+    def _two_folds(self, model: str) -> dict[str, Any]:
+        """What the plan of a fold says, of the chosen samples: one is for validation, as far as there are several."""
+        keys = list(self._annotated(model))
+        folds = {key: 1 + (key != keys[-1]) for key in keys}
+        return {"fold": 1, "folds": folds} if self.cfg.fold_of(model) and len(keys) > 1 else {}
 
     def _train(self, model: str, steps: int, validate: bool, cost: Cost) -> float:
         """Seconds of a training that has not been done with as many steps and samples."""
@@ -216,9 +238,10 @@ class Stage:
         plan["steps"]["value"] = steps
         write_stamp(plan_path, plan)
         splits, weights = {"train", "validation"} if validate else {"train"}, {}
-        for name in self.cfg.models[model].train_on:
+        for name in self.cfg.model_of(model).train_on:
             whole = self.folder / "weights" / f"{name}.json"
-            weights[name] = self._only(whole, [key for key, entry in read_json(whole)["samples"].items() if entry["split"] in splits])
+            samples = read_json(whole)["samples"].items()
+            weights[name] = self._only(whole, [key for key, entry in samples if seen_as(plan, f"{name}/{key}", entry["split"]) in splits])
         with _clock(cost) as seconds:
             train_model(
                 self.cfg.train_of(model).model_copy(update={"validate_every": 10**9, "seed": steps}),
@@ -237,22 +260,28 @@ class Stage:
         shutil.copytree(path, copy)
         description = read_json(copy / "model.json")
         # The report shows a weight map of the first sample that the model was trained on.
-        names = self.cfg.models[model].train_on
+        names = self.cfg.model_of(model).train_on
         description["trained_on"] = [f"{names[0]}/{self.picks[names[0]][0].sample.name}"] if names else []
         (copy / "model.json").write_text(json.dumps(description), encoding="utf-8")
         adopt_model(copy, self.folder / "train" / f"{model}.json")
 
+    def gather(self, model: str) -> None:
+        """A model of several networks, of those that were trained or taken."""
+        networks = first_folds(self.cfg, model)
+        if networks != [model]:
+            gather([self.folder / "train" / f"{network}.json" for network in networks], self.folder / "train" / f"{model}.json")
+
     def predict(self, model: str, dataset: str, workers: int) -> None:
         """Predict the chosen samples (one, where it takes long); then put in what a trained network might say."""
         truth, stamp = self.folder / "groundtruth" / f"{dataset}.json", self.folder / "predict" / model / f"{dataset}.json"
-        cfg = self.cfg.predict_of(model)
+        cfg, networks = self.cfg.predict_of(model), first_folds(self.cfg, model)
 
         def predict(names: list[str], engine: Engine) -> None:
             predict_samples(
                 cfg,
                 self.datasets[dataset],
                 model=self.folder / "train" / f"{model}.json",
-                plan=self.folder / "plan" / f"{model}.json",
+                plans=[self.folder / "plan" / f"{network}.json" for network in networks],
                 groundtruth=self._only(truth, names),
                 images=truth.with_suffix(".zarr"),
                 store=stamp.with_suffix(".zarr"),
@@ -262,6 +291,7 @@ class Stage:
 
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split in cfg.splits]
         self._rehearse("predict", (model, dataset), dataset, names, predict, workers, stamp.with_suffix(".zarr"), PREDICTION_S)
+        self.found.costs["predict", (model, dataset)].per_voxel /= len(networks)
         predicted = list(read_json(stamp)["samples"])
         for seed, name in enumerate(predicted):
             pretend(stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg.dtype, seed)
@@ -290,7 +320,7 @@ class Stage:
         """Scores of the samples of which there are objects, whatever their split."""
         truth, instances = self.folder / "groundtruth" / f"{dataset}.json", self.folder / "instances" / model / f"{dataset}.json"
         stamp = self.folder / "evaluate" / model / f"{dataset}.json"
-        cfg = self.cfg.evaluate.model_copy(update={"splits": ["train", "validation", "test"]})
+        cfg = self.cfg.evaluate.model_copy(update={"splits": ["train", "validation", "test", "cross-validation"]})
 
         def score(names: list[str], engine: Engine) -> None:
             evaluate_samples(

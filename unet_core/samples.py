@@ -20,6 +20,7 @@ from unet_core.annotations import FORMATS
 from unet_core.config import Config
 from unet_core.data_config import ConfigError, Dataset, Split
 from unet_core.digest import FileHashes, digest
+from unet_core.folds import DIVIDED, divide
 from unet_core.readers import SUFFIXES, image_shape, is_url, split_internal
 
 # File, internal path and page of a sample.
@@ -127,7 +128,12 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
         elif model.path and not (Path(bought) / "model.json").is_file():
             problems.append(f"models.{name}.path: {bought} has no model.json; it must be a folder of a trained model")
         splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
-        if model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
+        if model.folds and all(found[dataset] for dataset in model.train_on):
+            try:
+                divide((s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED), model.folds)
+            except ValueError as error:
+                problems.append(f"models.{name}.folds: {error}")
+        elif model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
             problems.append(f"models.{name}: no training sample in {', '.join(model.train_on)}; annotate more or lower the shares of split")
     if problems:
         raise ConfigError("the data is not as the configuration says:\n" + "\n".join(f"  - {line}" for line in problems))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from unet_core import charts
+from unet_core.ensemble import members_of
 from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, short, weight_views, worst_objects
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.pictures import KINDS
@@ -30,9 +31,16 @@ OBJECTS = ["sample", "label", "voxels", "best_iou", "match", "kind"]
 
 
 def describe_model(name: str, results: Path) -> dict[str, Any]:
-    """Learning curves of a model, its size, and what was decided from the data."""
-    plan, stamp = read_json(results / "plan" / f"{name}.json"), read_json(results / "train" / f"{name}.json")
-    model = Path(stamp["model"])
+    """The networks of a model, and those that are its own: a model of other models is told of with these."""
+    members = members_of(results / "train" / f"{name}.json")
+    own = [network for network in members if network.partition(".")[0] == name]
+    networks = [describe_network(network, Path(members[network]["model"]), results) for network in own]
+    return {"name": name, "mean_of": list(members) if len(members) > 1 else [], "networks": networks}
+
+
+def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
+    """Learning curves of a network, its size, and what was decided from the data."""
+    plan = read_json(results / "plan" / f"{name}.json")
     description, network = read_json(model / "model.json"), plan["network"]
     best = description.get("best", {})
     curves = pd.read_csv(model / "curves.csv").to_dict("list") if (model / "curves.csv").is_file() else None
@@ -120,8 +128,12 @@ def weight_maps(models: Sequence[str], previews: int, results: Path) -> list[tup
     """Full weight maps w_c + border term of some training samples per model."""
     maps = []
     for model in models:
-        plan = read_json(results / "plan" / f"{model}.json")
-        trained_on = read_json(Path(read_json(results / "train" / f"{model}.json")["model"]) / "model.json").get("trained_on", [])
+        # The first fold stands for all, whose maps differ by their class weights alone.
+        network, folder = next((name, entry["model"]) for name, entry in members_of(results / "train" / f"{model}.json").items())
+        if network.partition(".")[0] != model:
+            continue
+        plan = read_json(results / "plan" / f"{network}.json")
+        trained_on = read_json(Path(folder) / "model.json").get("trained_on", [])
         if "class_weights" in plan:
             for sample in trained_on[: max(1, min(previews, VIEWS // 3 // len(models)))]:
                 dataset, _, name = sample.partition("/")

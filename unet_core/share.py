@@ -59,6 +59,10 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
         from bioimageio.spec import save_bioimageio_package
     except ImportError:
         raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
+    folds = sorted(model.parent.glob(f"{model.name}.fold*/model.json"))
+    if folds and not (model / "model.json").is_file():
+        listed = ", ".join(str(path.parent) for path in folds)
+        raise UserError(f"{model.name} is the mean of several networks, and a package holds one; share each by itself: {listed}")
     description = read_json(model / "model.json")
     if Network.model_validate(description["network"]).dimensions == 3:
         raise UserError(f"the network in {model} is 3D; packages are made of 2D ones alone: give the folder itself (docs/training.md)")

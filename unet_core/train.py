@@ -20,6 +20,7 @@ from unet_core.cached import Cache, Cached
 from unet_core.checkpoint import best_step, is_of
 from unet_core.config import Network, Train
 from unet_core.digest import code_digest, digest
+from unet_core.folds import seen_as
 from unet_core.model import load_checkpoint, weights_digest
 from unet_core.processes import ALONE, Processes, join_processes
 from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
@@ -68,10 +69,11 @@ def train_model(
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
-            if entry["split"] in splits:
+            split = seen_as(decided, f"{dataset}/{name}", entry["split"])
+            if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
-                used[f"{dataset}/{name}"] = digest(entry["split"], truths[name]["image"], entry["digest"], norm)
-                splits[entry["split"]].append(_open_sample(results, dataset, name, norm, entry, cache))
+                used[f"{dataset}/{name}"] = digest(split, truths[name]["image"], entry["digest"], norm)
+                splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
     keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
     settings = {key: _value(decided[key]) for key in keys}
     source = given_model(cfg.start)

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from unet_core import plan, unet
 from unet_core.blocks import ZYX
 from unet_core.config import Config, Network, Train
 from unet_core.digest import FileHashes, digest
+from unet_core.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
 from unet_core.groundtruth import entry_if_done, image_digest_of
 from unet_core.instances import wanted_digest as objects_digest
 from unet_core.predict import wanted_digest as probabilities_digest
@@ -118,6 +119,8 @@ class Workload:
     def __init__(self, cfg: Config, sized: dict[str, list[Sized]], started: dict[tuple[str, str], str]) -> None:
         self.cfg, self.sized, self.started = cfg, sized, started
         self.results = Path(expand(cfg.results))
+        # Network -> what its plan says of folds.
+        self.folds = {network: self._folds(network) for network in cfg.networks}
         self.jobs: dict[tuple[str, Any], Job] = {}
         # Of samples that are done: their digests; of images, also where the annotation is not done.
         self.labels: dict[str, dict[str, str]] = {}
@@ -125,15 +128,15 @@ class Workload:
         for name in sized:
             self._add("groundtruth", name, self._images_left(name))
             self._add("weights", name, self._labels_left(name))
-        for name in cfg.models:
+        for name in cfg.networks:
             self._add("plan", name, [])
-            self._add("train", name, [] if cfg.models[name].path or self.is_kept(name) else self.training(name))
+            self._add("train", name, [] if cfg.model_of(name).path or self.is_kept(name) else self.training(name))
         for pair in self.pairs:
             model, name = pair
-            block = self.block(model)
+            block = self.block(max(cfg.networks_of(model), key=self._planes_together))
             self._add("predict", pair, self._left("predict", pair), block)
             self._add("instances", pair, self._left("instances", pair), block)
-            self._add("evaluate", pair, [item for item in sized[name] if item.sample.split in cfg.evaluate.splits], block)
+            self._add("evaluate", pair, [item for item in sized[name] if self._is_scored(pair, item)], block)
         self._add("report", "", [])
 
     @property
@@ -141,21 +144,42 @@ class Workload:
         """Models, and the data sets that they are applied to."""
         return [(model, name) for model in self.cfg.models for name in self.cfg.models[model].predict_on]
 
-    def datasets(self, model: str) -> list[str]:
-        """Data sets that a model is trained on or applied to."""
-        return list(dict.fromkeys([*self.cfg.models[model].train_on, *self.cfg.models[model].predict_on]))
+    def training(self, network: str) -> list[Sized]:
+        """Training and validation samples of a network, in the splits in which it sees them."""
+        return [item for _, item in self._training(network)]
 
-    def training(self, model: str) -> list[Sized]:
-        """Training and validation samples of a model."""
-        return [item for _, item in self._training(model)]
+    def _training(self, network: str) -> Iterator[tuple[str, Sized]]:
+        for name in self.cfg.model_of(network).train_on:
+            for item in self.sized[name]:
+                split = seen_as(self.folds[network], f"{name}/{item.sample.name}", item.sample.split)
+                if split in DIVIDED:
+                    yield name, replace(item, sample=replace(item.sample, split=split))
 
-    def _training(self, model: str) -> Iterator[tuple[str, Sized]]:
-        for name in self.cfg.models[model].train_on:
-            yield from ((name, item) for item in self.sized[name] if item.sample.split in ("train", "validation"))
+    def _folds(self, network: str) -> dict[str, Any]:
+        fold = self.cfg.fold_of(network)
+        if not fold:
+            return {}
+        splits = {
+            name: {"samples": {item.sample.name: {"split": item.sample.split} for item in self.sized[name]}}
+            for name in self.cfg.model_of(network).train_on
+        }
+        return {"fold": fold[0], "folds": divided(splits, fold[1])}
+
+    def predictors(self, pair: tuple[str, str], item: Sized) -> list[dict[str, Any]]:
+        """What the plans of the networks by which a model predicts a sample say of folds."""
+        folds = [self.folds[network] for network in self.cfg.networks_of(pair[0])]
+        return [found for found in folds if may_predict(found, f"{pair[1]}/{item.sample.name}")]
+
+    def _is_scored(self, pair: tuple[str, str], item: Sized) -> bool:
+        sample = item.sample
+        return predicted_as(self.predictors(pair, item), f"{pair[1]}/{sample.name}", sample.split) in self.cfg.evaluate.splits
+
+    def _planes_together(self, network: str) -> int:
+        return unet.shape_of(self.network(network)).z.step
 
     def network(self, model: str) -> Network:
-        """The network of a model that is trained here, as the plan would decide it, or was elsewhere."""
-        if path := self.cfg.models[model].path:
+        """A network that is trained here, as the plan would decide it, or was elsewhere."""
+        if path := self.cfg.model_of(model).path:
             return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"])
         trained = [(name, item) for name, item in self._training(model) if item.sample.split == "train"]
         sizes = [self.cfg.datasets[name].pixel_size for name in dict.fromkeys(name for name, _ in trained)]
@@ -164,7 +188,7 @@ class Workload:
 
     def predict_tile(self, model: str) -> int | ZYX:
         """Side (in 3D extent) of the tile that the plan would choose for prediction."""
-        items = [item for name in self.datasets(model) for item in self.sized[name]]
+        items = [item for name in self.cfg.datasets_of(model) for item in self.sized[name]]
         longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
         memory = plan.allowed_memory(self.cfg.plan_of(model))
         return plan.prediction_tile(self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest, planes)[0]
@@ -254,23 +278,24 @@ class Workload:
     def _left(self, step: str, pair: tuple[str, str]) -> list[Sized]:
         """Samples without the probabilities, or the objects, of what is known of image and model now."""
         model, name = pair
-        cfg = self.cfg.predict_of(model)
+        cfg, networks = self.cfg.predict_of(model), self.cfg.networks_of(model)
         items = [item for item in self.sized[name] if item.sample.split in cfg.splits]
-        training = self.jobs.get(("train", model))
-        if (training and training.items) or self.why("plan", model) == "params changed":
+        trainings = [job.items for job in self.jobs.values() if job.step == "train" and job.key in networks]
+        if any(trainings) or any(self.why("plan", network) == "params changed" for network in networks):
             return items
         try:
-            decided, weights = (read_json(self.results / part / f"{model}.json") for part in ("plan", "train"))
+            plans, stamps = ([read_json(self.results / part / f"{network}.json") for network in networks] for part in ("plan", "train"))
         except UserError:
             return items
 
         def is_done(sample: Sample) -> bool:
-            image, norm = self.images[name].get(sample.name), decided["samples"].get(f"{name}/{sample.name}")
-            if image is None or norm is None:
+            image, key = self.images[name].get(sample.name), f"{name}/{sample.name}"
+            if image is None or any(key not in plan["samples"] for plan in plans):
                 return False
-            wanted = probabilities_digest(image, weights["weights"], norm, cfg, decided)
+            used = [(stamp["weights"], plan) for stamp, plan in zip(stamps, plans, strict=True) if may_predict(plan, key)]
+            wanted = probabilities_digest(image, key, used, cfg)
             if step == "instances":
-                wanted = objects_digest(wanted, self.cfg.instances_of(model), decided["classes"])
+                wanted = objects_digest(wanted, self.cfg.instances_of(model), plans[0]["classes"])
             return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None
 
         return [item for item in items if not is_done(item.sample)]

@@ -1,0 +1,9 @@
+"""Rule ``ensemble``: stamps of several networks in, that of the model which is their mean out."""
+
+from pathlib import Path
+
+from unet_core.ensemble import gather
+from unet_core.runtime import job_log
+
+with job_log(Path(snakemake.log[0])):
+    gather([Path(path) for path in snakemake.input], Path(snakemake.output.stamp))
