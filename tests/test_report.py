@@ -104,11 +104,10 @@ class Run:
         train_model(train, plan=plan, weights=weights, groundtruth=truths, results=self.results, folder=stamp.with_suffix(""), stamp=stamp)
 
     def apply(self, name: str) -> None:
-        dataset, truth = self.datasets[name], self.path("groundtruth", name)
+        truth = self.path("groundtruth", name)
         predict, instances = self.path("predict", MODEL, name), self.path("instances", MODEL, name)
         predict_samples(
             Predict(),
-            dataset,
             model=self.path("train", MODEL),
             plan=self.path("plan", MODEL),
             groundtruth=truth,
@@ -119,7 +118,6 @@ class Run:
         )
         make_instances(
             Instances(min_size=4),
-            dataset,
             predict=predict,
             probabilities=predict.with_suffix(".zarr"),
             store=instances.with_suffix(".zarr"),
@@ -127,7 +125,7 @@ class Run:
             stamp=instances,
             engine=self._engine,
         )
-        if dataset.annotations:
+        if self.datasets[name].annotations:
             stamp = self.path("evaluate", MODEL, name)
             evaluate_samples(
                 Evaluate(),

@@ -111,16 +111,16 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     if details is None:
         return None
     if sample.split == "unannotated":
-        done = Outcome(_entry(sample, image_digest, details["shape"]), {"header": details["header"]}, [])
+        done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _told(details)}, [])
         return None if (path / "labels").exists() else done
     try:
-        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
     except (ValueError, OSError):  # told by the conversion
         return None
     counts = _labels_if_done(path, labels_digest)
     if counts is None:
         return None
-    return Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"header": details["header"]}, [])
+    return Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"image": _told(details)}, [])
 
 
 def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
@@ -147,18 +147,23 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, convert
     if details is None:
         details = convert_image(sample, cfg, path, image_digest)
         converted.append("image")
-    counted["header"] = details["header"]
+    counted["image"] = _told(details)
     if sample.split == "unannotated":
         # The annotation of this sample was taken away.
         remove(path / "labels")
         return _entry(sample, image_digest, details["shape"])
-    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
     counts = _labels_if_done(path, labels_digest)
     if counts is None:
-        counts = _convert_labels(sample, cfg, policy, store, labels_digest, tuple(details["shape"][-3:]), counted)
+        counts = _convert_labels(sample, cfg, policy, store, labels_digest, details, counted)
         converted.append("labels")
     counted |= counts
     return _entry(sample, image_digest, details["shape"], labels_digest, counts)
+
+
+def _told(details: dict[str, Any]) -> dict[str, Any]:
+    """Of the details of an image, what is compared between samples."""
+    return {key: details[key] for key in ("header", "pixel_size")}
 
 
 def _entry(
@@ -171,18 +176,25 @@ def _entry(
 def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
     """Digest of the image of a sample in the store, from that of its file."""
     return digest(
-        content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), cfg.in_place, code_digest("groundtruth")
+        content,
+        sample.internal,
+        sample.page,
+        sample.axes,
+        cfg.channels,
+        cfg.pixel_size.model_dump(),
+        cfg.in_place,
+        code_digest("groundtruth"),
     )
 
 
-def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, shape: list[int]) -> str:
+def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]) -> str:
     parts = [
         [source.model_dump(exclude={"path", "samples"}), _part_of(sample, source, files, content)]
         for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
-    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
-    return digest(shape, parts, cfg.classes, sample.page, pixel_size, policy.model_dump(), code)
+    code = code_digest("groundtruth")
+    return digest(image["shape"], parts, cfg.classes, sample.page, image["pixel_size"], policy.model_dump(), code)
 
 
 def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
@@ -199,9 +211,10 @@ def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], conten
 
 
 def _convert_labels(
-    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, shape: ZYX, counted: dict[str, Any]
+    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, image: dict[str, Any], counted: dict[str, Any]
 ) -> dict[str, Any]:
     """Paint, check and store the labels of a sample; what was found is in `counted` also if an error stops this."""
+    shape: ZYX = tuple(image["shape"][1:])
     path, middle = store / sample.name, shape[0] // 2
     gray = open_image_of(store, sample.name).read(Box((middle, 0, 0), (middle + 1, *shape[1:])))[0, 0]
     canvas = paint(sample, cfg, policy.overlaps, shape)
@@ -217,7 +230,7 @@ def _convert_labels(
         "files": [str(file) for files in sample.annotations for file in files][:100],
         "config": cfg.model_dump(mode="json", by_alias=True),
     }
-    pixel_size = (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
+    pixel_size = tuple(image["pixel_size"])
     more = {"findings": counted["findings"], "statistics": statistics}
     for name in LABELS:
         result = begin(path / "labels" / name, labels_digest, Spec(shape, TYPES[name], "labels", pixel_size=pixel_size), provenance)

@@ -18,7 +18,6 @@ from unet_core import unet
 from unet_core.blocks import ZYX, Box
 from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
 from unet_core.config import Network, Predict
-from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, device_name, load_network, network_function
@@ -69,7 +68,6 @@ class Todo(NamedTuple):
 
 def predict_samples(
     cfg: Predict,
-    dataset: Dataset,
     *,
     model: Path,
     plan: Path,
@@ -85,8 +83,6 @@ def predict_samples(
     ----------
     cfg : Predict
         Options of this model.
-    dataset : Dataset
-        For its pixel size.
     model : Path
         Stamp of the model.
     plan : Path
@@ -113,7 +109,7 @@ def predict_samples(
     tiles = Tiles(_tile(decided["predict_tile"]["value"]), 1)
     job = Job(cfg, Path(trained["model"]), trained["weights"], images, store, tiles, _tile_counts(decided))
     if todo:
-        specs = {sample.name: _spec(sample, job, dataset, decided) for sample in todo}
+        specs = {sample.name: _spec(sample, job, decided) for sample in todo}
         job = job._replace(tiles=_measured(job, todo[0], specs, stamp.with_suffix(".tile.json"), engine))
         _predict_all(todo, specs, job, engine)
         _audit_all(todo, job, engine)
@@ -159,13 +155,12 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     return z, y, x
 
 
-def _spec(sample: Todo, job: Job, dataset: Dataset, decided: dict[str, Any]) -> Spec:
+def _spec(sample: Todo, job: Job, decided: dict[str, Any]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
-    shape = open_image_of(job.images, sample.name).shape
-    size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
+    image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
     step = unet.shape_of(Network.model_validate(decided["network"])).z.step
     block = block_of(tuple(decided["predict_block"]["value"]), planes, step)
-    return Spec(shape, job.cfg.dtype, "image", len(decided["classes"]) + 1, (size.z, size.y, size.x), block)
+    return Spec(image.shape, job.cfg.dtype, "image", len(decided["classes"]) + 1, image.pixel_size, block)
 
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
