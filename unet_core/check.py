@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from unet_core.blocks import Box
 from unet_core.canvas import paint
 from unet_core.data_config import Dataset
 from unet_core.digest import digest
+from unet_core.label_volumes import WHOLE
 from unet_core.lint import Finding
 from unet_core.outliers import drift, outliers, twins
 from unet_core.parse import parse_config
@@ -286,6 +288,8 @@ def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[
         image = open_image_of(store, one.sample.name)
         middle = image.shape[0] // 2 if plane is None else plane
         box = Box((middle, 0, 0), (middle + 1, *image.shape[1:]))
+        if one.labels is None and math.prod(image.shape) > WHOLE:
+            return None
         if one.labels is not None:
             labels = Result(path / "labels" / "instances").read(box)[0]
         else:
