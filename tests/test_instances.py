@@ -350,6 +350,7 @@ def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         for result in [pool.submit(make, tmp_path / "two", CUT, Shuffled(seed)) for seed in range(2)]:
             result.result()
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    # The slower one may leave notes behind, if the faster one has removed its own already; the next run clears them away.
     make(tmp_path / "two", CUT, Shuffled(0))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two" / "instances.zarr").iterdir()) == ["s 1", "zarr.json"]

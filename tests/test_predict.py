@@ -244,6 +244,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial"}
 
 
+def test_run_that_ended_before_its_seam_audit_makes_it_up(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path, (1, 300, 530))
+    with monkeypatch.context() as patched:
+        patched.setattr("unet_core.predict._audit", lambda *_arguments, **_named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(tmp_path, engine)
+    assert "audit" in read_attributes(predict(tmp_path, engine).path)["details"]
+
+
 def test_thirty_kills_end_in_the_store_of_an_uninterrupted_run(tmp_path: Path, engine: Engine) -> None:
     prepare(tmp_path, (3, 600, 700))
     predict(tmp_path, engine)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,8 +164,6 @@ def _spec(sample: Todo, job: Job, decided: dict[str, Any]) -> Spec:
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
     """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
-    # Blocks handed out but not done; a sample that was handed out as a whole is finished with its last one.
-    left, handed_out = Counter[str](), set()
 
     def items() -> Iterator[tuple[Todo, int]]:
         for sample in todo:
@@ -178,20 +175,11 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
                 "normalisation": sample.norm,
             }
             result = begin(job.store / sample.name, sample.wanted, specs[sample.name], provenance)
-            for index in result.missing_blocks():
-                left[sample.name] += 1
-                yield sample, index
-            handed_out.add(sample.name)
-            done(sample)
-
-    def done(sample: Todo) -> None:
-        if sample.name in handed_out and not left[sample.name]:
-            finish(job.store / sample.name, sample.wanted, {"blocks": len(specs[sample.name].grid)})
+            yield from ((sample, index) for index in result.missing_blocks())
 
     total = sum(len(spec.grid) for spec in specs.values())
-    for (sample, _), _ in engine.run(functools.partial(_predict_block, job=job), items(), total, "predict"):
-        left[sample.name] -= 1
-        done(sample)
+    for _ in engine.run(functools.partial(_predict_block, job=job), items(), total, "predict"):
+        pass
 
 
 def _predict_block(item: tuple[Todo, int], job: Job) -> None:
@@ -283,18 +271,21 @@ def _calibrate(sample: Todo, job: Job, block: ZYX, pixels: int) -> dict[str, Any
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
-    """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored."""
+    """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored.
+
+    Samples are done only then, so that a run that was interrupted here goes on here.
+    """
     shape = load_network(job.folder, job.weights, job.cfg.precision).shape
-    places = [
-        (sample, box, border) for sample in todo for box, border in windows(Result(job.store / sample.name).grid, shape, sample.wanted)
-    ]
+    grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
+    places = [(sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)]
     found: dict[str, list[Audit]] = {}
     for (sample, _, _), audit in engine.run(functools.partial(_audit, job=job), places, len(places), "seams"):
         found.setdefault(sample.name, []).append(audit)
     for sample in todo:
+        details: dict[str, Any] = {"blocks": len(grids[sample.name])}
         if audits := found.get(sample.name):
-            merged = {"windows": len(audits), "across": max(a.across for a in audits), "inside": max(a.inside for a in audits)}
-            finish(job.store / sample.name, sample.wanted, {"blocks": len(Result(job.store / sample.name).grid), "audit": merged})
+            details["audit"] = {"windows": len(audits), "across": max(a.across for a in audits), "inside": max(a.inside for a in audits)}
+        finish(job.store / sample.name, sample.wanted, details)
 
 
 def _audit(item: Any, job: Job) -> Audit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import psutil
 import pytest
 import torch
 
@@ -30,10 +31,17 @@ def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> Non
 
 def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_bit(project: ClusterProject, uninterrupted: bytes) -> None:
     project.configure(LONG)
-    # One minute, and the warning at once: SLURM sends it up to a minute early.
-    extra = "'--signal=USR1@45'"
-    limits = ["train:runtime=1 if attempt == 1 else 60", f"train:slurm_extra={extra}"]
-    output = project.run("--set-resources", *limits, "--", "results/train/cells.json")
+    extra = "'--signal=USR1@300'"
+    process = project.start("--set-resources", f"train:slurm_extra={extra}", "--", "results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    found = [p for p in psutil.process_iter(["name", "cmdline", "cwd"]) if p.info["cwd"] == str(project.folder)]
+    (training,) = (p for p in found if p.info["name"].startswith("python") and any("train.py" in word for word in p.info["cmdline"]))
+    # SLURM looks at the time every half minute; until then the training waits, and SLURM's signal wakes it.
+    training.suspend()
+    command("scontrol", "update", f"JobId={job}", "TimeLimit=5")
+    training.wait(240)
+    output = project.finish(process)
     ended = [record for record in records(project.folder) if "rule_train" in comment(record["JobId"])]
     assert [job["JobState"] for job in ended] == ["FAILED", "COMPLETED"]
     assert re.search(r"train: goes on from step \d+", output)
