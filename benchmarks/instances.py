@@ -34,7 +34,6 @@ from scipy import ndimage
 from unet_core.blocks import Grid
 from unet_core.components import component_rows, contacts, faces_of, number, plant, settle, unite
 from unet_core.config import Instances
-from unet_core.data_config import Dataset
 from unet_core.engine import local_engine
 from unet_core.instances import make_instances
 from unet_core.runs import label_runs, paint
@@ -221,7 +220,7 @@ def run_alone(folder: str) -> None:
 
 def _run(folder: Path, engine) -> None:  # type: ignore[no-untyped-def]
     make_instances(
-        Instances(), Dataset(images="x.tif"), predict=folder / "predict.json", probabilities=folder / "predict.zarr",
+        Instances(), predict=folder / "predict.json", probabilities=folder / "predict.zarr",
         store=folder / "instances.zarr", tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
 

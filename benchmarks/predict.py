@@ -36,7 +36,6 @@ from unet_core import unet
 from unet_core.blocks import Grid
 from unet_core.calibration import candidates
 from unet_core.config import Network, Predict
-from unet_core.data_config import Dataset
 from unet_core.engine import local_engine
 from unet_core.model import build, load_network, save_checkpoint, weights_digest
 from unet_core.plan import prediction_block
@@ -183,7 +182,7 @@ def run_ours(folder: str, cfg: Predict | None = None) -> float:
     with local_engine(max(3, THREADS)) as engine:
         start = time.perf_counter()
         predict_samples(
-            cfg or Predict(precision="bfloat16"), Dataset(images="x"), model=place / "model.json", plans=[place / "plan.json"],
+            cfg or Predict(precision="bfloat16"), model=place / "model.json", plans=[place / "plan.json"],
             groundtruth=place / "data.json", images=place / "data.zarr", store=place / "out" / "data.zarr",
             stamp=place / "out" / "data.json", engine=engine,
         )  # fmt: skip

@@ -207,9 +207,7 @@ def train_options(wildcards):
 
 def predict_options(wildcards):
     """What decides probabilities, beside image and model."""
-    dataset = plain(cfg.datasets[wildcards.dataset])
     return {
-        "dataset": dataset,
         "predict": plain(cfg.predict_of(wildcards.model)),
         "code": code_digest("predict"),
     }
@@ -217,9 +215,7 @@ def predict_options(wildcards):
 
 def instances_options(wildcards):
     """What decides objects, beside probabilities."""
-    dataset = plain(cfg.datasets[wildcards.dataset])
     return {
-        "dataset": dataset,
         "instances": plain(cfg.instances_of(wildcards.model)),
         "code": code_digest("instances"),
     }

@@ -26,6 +26,8 @@ rule report:
             category="Scores",
         ),
         latex="<results>/report/table.tex",
+        matrix="<results>/report/matrix.csv",
+        matrix_markdown="<results>/report/matrix.md",
         parquet="<results>/report/table.parquet",
     log:
         "<results>/logs/report.log",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from unet_core.config import Dask, Instances
-from unet_core.data_config import Dataset
 from unet_core.engine import open_engine
 from unet_core.instances import make_instances
 from unet_core.runtime import job_log
@@ -18,7 +17,6 @@ predict = Path(snakemake.input.predict)
 with job_log(log, snakemake.threads), open_engine(dask, "instances", snakemake.threads, log.with_suffix(".workers")) as engine:
     make_instances(
         Instances.model_validate(options["instances"]),
-        Dataset.model_validate(options["dataset"]),
         predict=predict,
         probabilities=predict.with_suffix(".zarr"),
         store=stamp.with_suffix(".zarr"),

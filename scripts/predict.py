@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from unet_core.config import Dask, Predict
-from unet_core.data_config import Dataset
 from unet_core.engine import open_engine
 from unet_core.predict import predict_samples
 from unet_core.runtime import job_log
@@ -18,7 +17,6 @@ groundtruth = Path(snakemake.input.groundtruth)
 with job_log(log, snakemake.threads), open_engine(dask, "predict", snakemake.threads, log.with_suffix(".workers")) as engine:
     predict_samples(
         Predict.model_validate(options["predict"]),
-        Dataset.model_validate(options["dataset"]),
         model=Path(snakemake.input.model),
         plans=[Path(path) for path in snakemake.input.plans],
         groundtruth=groundtruth,

@@ -18,6 +18,7 @@ from unet_core.engine import Engine
 from unet_core.groundtruth import convert_groundtruth
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
+from unet_core.store import Result
 
 Convert = Callable[..., list[tuple[str, str, str]]]
 
@@ -165,12 +166,67 @@ def test_the_terminal_lists_findings_of_all_data_sets(tmp_path: Path, convert: C
     ]
 
 
-def test_headers_that_say_otherwise_are_told_once(tmp_path: Path, convert: Convert) -> None:
+def test_headers_that_say_otherwise_are_told_once(tmp_path: Path, convert: Convert, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, a=DISC, b=RING)
     for name in "ab":
         gray = tifffile.imread(tmp_path / "images" / f"{name}.tif")
         tifffile.imwrite(tmp_path / "images" / f"{name}.tif", gray, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
-    assert ("warning", "pixel_size", "") in convert()
+    assert ("warning", "pixel_size", "") in convert(pixel_size={"x": 1})
     (told,) = [row["text"] for row in rows(tmp_path) if row["kind"] == "pixel_size"]
     assert told.startswith("2 of 2 images (as a) say that pixel_size is {y: 0.5, x: 0.5} (micrometres)")
+    assert f"groundtruth: cells: {told}" in caplog.messages
+    assert "pixel_size" not in [kind for _, kind, _ in convert()]
+    assert "pixel_size" not in [kind for _, kind, _ in convert(pixel_size={"y": 0.502, "x": 0.498})]
     assert "pixel_size" not in [kind for _, kind, _ in convert(pixel_size={"y": 0.5, "x": 0.5})]
+
+
+def with_size(path: Path, array: np.ndarray, size: float, **metadata: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, array, imagej=True, metadata={"unit": "um"} | metadata, resolution=(1 / size, 1 / size))
+
+
+def told_of(folder: Path, kind: str) -> list[str]:
+    return [row["text"] for row in rows(folder) if row["kind"] == kind]
+
+
+def test_images_whose_pixels_differ_are_told_once_and_each_keeps_its_own(tmp_path: Path, convert: Convert) -> None:
+    write(tmp_path, a=DISC, b=DISC, c=DISC, d=DISC)
+    for name, size in {"a": 0.5, "b": 0.501, "c": 0.25, "d": None}.items():
+        if size:
+            with_size(tmp_path / "images" / f"{name}.tif", tifffile.imread(tmp_path / "images" / f"{name}.tif"), size)
+    convert()
+    (told,) = told_of(tmp_path, "pixel_size")
+    assert told == (
+        "2 of 4 images (as c) have pixels of {z: 1, y: 0.25, x: 0.25} micrometres, but those of a have {z: 1, y: 0.5, x: 0.5}; "
+        "each counts as its file says: if all have one size, say it in pixel_size"
+    )
+    sizes = {name: Result(tmp_path / "cells.zarr" / name / "labels" / "instances").pixel_size for name in "acd"}
+    assert sizes == {"a": pytest.approx((1, 0.5, 0.5)), "c": pytest.approx((1, 0.25, 0.25)), "d": (1, 1, 1)}
+    convert(pixel_size={"z": 1, "y": 0.5, "x": 0.5})
+    assert [text.split(" say")[0] for text in told_of(tmp_path, "pixel_size")] == ["1 of 4 images (as c)"]
+
+
+def test_a_size_that_leaves_out_an_axis_does_not_count_and_is_told(tmp_path: Path, convert: Convert) -> None:
+    volume = np.repeat(DISC[None], 3, axis=0)
+    with_size(tmp_path / "images" / "a.tif", volume.astype(np.uint8), 0.5, axes="ZYX")
+    tif(tmp_path / "masks" / "a.tif", volume)
+    convert()
+    (told,) = told_of(tmp_path, "pixel_size")
+    assert told.startswith("1 of 1 images (as a) say of pixel_size no more than {y: 0.5, x: 0.5} (micrometres)")
+    assert Result(tmp_path / "cells.zarr" / "a").pixel_size == (1, 1, 1)
+    convert(pixel_size={"z": 2})
+    assert not told_of(tmp_path, "pixel_size")
+    assert Result(tmp_path / "cells.zarr" / "a").pixel_size == pytest.approx((2, 0.5, 0.5))
+
+
+def test_axes_that_differ_from_those_of_the_first_image_are_told(tmp_path: Path, convert: Convert) -> None:
+    volume = np.repeat(DISC[None], 3, axis=0)
+    for name, axes in {"a": "ZYX", "b": "CYX"}.items():
+        with_size(tmp_path / "images" / f"{name}.tif", volume.astype(np.uint8), 1.0, axes=axes, spacing=1.0)
+        tif(tmp_path / "masks" / f"{name}.tif", volume)
+    convert()
+    assert told_of(tmp_path, "axes") == [
+        "1 of 2 images (as b) say that their axes are cyx, but those of the first image are zyx, which counts"
+    ]
+    convert(axes="zyx")
+    assert told_of(tmp_path, "axes") == ["1 of 2 images (as b) say that their axes are cyx, but axes is zyx, which counts"]

@@ -13,7 +13,6 @@ import torch
 from tests import test_volumes
 from tests.test_predict import NETWORK, NORM, prepare
 from unet_core.config import Network, Predict
-from unet_core.data_config import Dataset
 from unet_core.engine import Engine
 from unet_core.ensemble import gather, members_of
 from unet_core.model import build, load_checkpoint, save_checkpoint, weights_digest
@@ -48,7 +47,6 @@ def predict(folder: Path, engine: Engine, *names: str, model: str | None = None,
         gather([folder / "train" / f"{name}.json" for name in names], stamp)
     predict_samples(
         cfg,
-        Dataset(images="x"),
         model=stamp,
         plans=[folder / "plan" / f"{name}.json" for name in names],
         groundtruth=folder / "data.json",

@@ -156,7 +156,7 @@ def test_a_piece_of_a_large_image_is_a_sample_of_its_own(
     cfg = parse_config(
         {"datasets": {"big": {"images": f"{tmp_path}/big.tif", "axes": axes, "annotations": [{"format": "labels", "path": "x"}]}}}
     )
-    whole = Sized(Sample("big", tmp_path / "big.tif", "", None, ((tmp_path / "x",),), "train"), (2 if "c" in axes else 1, 5, 60, 50))
+    whole = Sized(Sample("big", tmp_path / "big.tif", "", None, ((tmp_path / "x",),), "train", axes), (2 if "c" in axes else 1, 5, 60, 50))
     piece = piece_of(whole, cfg.datasets["big"], tmp_path / "pieces", 0)
     assert piece.shape == (whole.shape[0], 1, 32, 24)
     dataset = cfg.datasets["big"].model_copy(

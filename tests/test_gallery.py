@@ -129,7 +129,15 @@ def volume(tmp_path: Path) -> Volume:
     found = np.roll(truth * (truth == 1), 10, axis=2)
     image = np.broadcast_to(200 * (np.arange(1500) >= 1200), truth.shape).astype(np.uint8)
     np.save(tmp_path / "image.npy", image)
-    reference = {"file": str(tmp_path / "image.npy"), "internal": "", "axes": "zyx", "page": None, "channels": [0], "dtype": "uint8"}
+    reference = {
+        "file": str(tmp_path / "image.npy"),
+        "internal": "",
+        "axes": "zyx",
+        "page": None,
+        "channels": [0],
+        "dtype": "uint8",
+        "pixel_size": [1, 1, 1],
+    }
     refer(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
     for part, labels in (("instances", truth), ("classes", truth > 0), ("ignore", truth < 0)):
         write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")

@@ -18,6 +18,7 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.annotations.layer import NOTHING, Layer
+from unet_core.blocks import Box
 from unet_core.canvas import Canvas
 from unet_core.config import Groundtruth
 from unet_core.data_config import Dataset
@@ -26,7 +27,7 @@ from unet_core.groundtruth import convert_groundtruth
 from unet_core.intensities import Intensities
 from unet_core.runtime import UserError
 from unet_core.samples import find_samples
-from unet_core.store import LABELS, Result, open_labels, read_attributes
+from unet_core.store import LABELS, Result, open_image_of, open_labels, read_attributes
 
 Convert = Callable[..., dict[str, Any]]
 
@@ -146,7 +147,7 @@ def test_the_store_remembers_where_its_content_comes_from(tmp_path: Path, cells:
     image = read_attributes(tmp_path / "cells.zarr" / "a")
     assert (image["digest"], image["done"]) == (stamp["samples"]["a"]["image"], True)
     assert image["provenance"]["image"] == f"{tmp_path}/images/a.tif"
-    assert image["provenance"]["config"]["axes"] == "yx"
+    assert image["provenance"]["config"]["classes"] == ["cell"]
     assert image["provenance"]["versions"]["zarr"] == zarr.__version__
     for name in LABELS:
         labels = read_attributes(tmp_path / "cells.zarr" / "a" / "labels" / name)
@@ -653,3 +654,43 @@ def test_objects_of_the_annotation_that_overlap_follow_the_policy(tmp_path: Path
     Path(source["path"]).write_text(json.dumps(document), encoding="utf-8")
     later(Path(source["path"]))
     assert convert(dataset(tmp_path, source), overlaps="smaller")["work"] == "3 samples, 0 images and 1 annotations converted, 0 removed"
+
+
+def ome(path: Path, array: np.ndarray, size: float, **metadata: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {"PhysicalSizeX": size, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": size, "PhysicalSizeYUnit": "nm"}
+    tifffile.imwrite(path, array, ome=True, photometric="minisblack", metadata=sizes | metadata)
+
+
+@pytest.mark.parametrize("in_place", ["never", "always"])
+def test_pixel_sizes_and_channels_of_the_file_are_those_of_the_store(tmp_path: Path, convert: Convert, in_place: str) -> None:
+    stack = np.stack([GRAY, GRAY + 1, GRAY + 2])
+    ome(tmp_path / "images" / "a.tif", stack, 250, axes="CYX", Channel={"Name": ["DAPI", "GFP", "TRITC"]})
+    tif(tmp_path / "masks" / "a.tif", A)
+    before = convert(dataset(tmp_path, channels=[2, 0], in_place=in_place))["samples"]["a"]
+    image = open_image_of(tmp_path / "cells.zarr", "a")
+    assert image.pixel_size == (1, 0.25, 0.25) and open_labels(tmp_path / "cells.zarr", "a")[0].pixel_size == (1, 0.25, 0.25)
+    np.testing.assert_array_equal(image.read(Box((0, 0, 0), image.shape)), stack[[2, 0], None])
+    assert read_attributes(tmp_path / "cells.zarr" / "a")["details"]["channels"] == ["TRITC", "DAPI"]
+    if in_place == "never":
+        shown = Image.from_zarr(zarr.open_group(tmp_path / "cells.zarr" / "a", mode="r")).ome_attributes.omero["channels"]
+        assert [(one["label"], one["window"]["start"], one["window"]["end"]) for one in shown] == [("TRITC", 12, 52), ("DAPI", 10, 50)]
+    # The same pixels with another size: all that is in micrometres is made again.
+    ome(tmp_path / "images" / "a.tif", stack, 500, axes="CYX", Channel={"Name": ["DAPI", "GFP", "TRITC"]})
+    after = convert(dataset(tmp_path, channels=[2, 0], in_place=in_place))
+    assert after["work"] == "1 samples, 1 images and 1 annotations converted, 0 removed"
+    assert open_labels(tmp_path / "cells.zarr", "a")[0].pixel_size == (1, 0.5, 0.5)
+    assert all(before[kind] != after["samples"]["a"][kind] for kind in ("image", "labels"))
+
+
+def test_a_configured_size_counts_whatever_the_file_says(tmp_path: Path, convert: Convert) -> None:
+    ome(tmp_path / "images" / "a.tif", GRAY, 250, axes="YX")
+    tif(tmp_path / "masks" / "a.tif", A)
+    convert(dataset(tmp_path, pixel_size={"y": 2, "x": 3}))
+    assert Result(tmp_path / "cells.zarr" / "a").pixel_size == (1, 2, 3)
+
+
+def test_axes_that_are_not_as_many_as_the_file_has_are_told_with_those_of_its_header(tmp_path: Path, convert: Convert) -> None:
+    ome(tmp_path / "images" / "a.tif", np.stack([GRAY, GRAY, GRAY]), 250, axes="ZYX")
+    with pytest.raises(UserError, match=r"a\.tif has 3 axes \(shape \(3, 2, 3\)\), but axes says 'yx'; its header says that they are zyx"):
+        convert(Dataset(images=f"{tmp_path}/images/a.tif", axes="yx"))

@@ -22,14 +22,11 @@ from scipy import ndimage
 
 from unet_core import passes
 from unet_core.config import Instances
-from unet_core.data_config import Dataset, PixelSize
 from unet_core.engine import Engine
 from unet_core.instances import make_instances
 from unet_core.runtime import read_json, write_stamp
 from unet_core.split import split_object
 from unet_core.store import Result, Spec, begin, finish
-
-DATASET = Dataset(images="x.tif")
 
 
 def in_raster_order(labels: np.ndarray) -> np.ndarray:
@@ -92,10 +89,12 @@ def smooth_probabilities(shape: tuple[int, int, int], sigma: float, seed: int, b
     return np.rint(probability / probability.sum(axis=0) * 255).astype(np.uint8)[1:]
 
 
-def store_probabilities(folder: Path, stored: np.ndarray, block: tuple[int, int, int]) -> np.ndarray:
+def store_probabilities(
+    folder: Path, stored: np.ndarray, block: tuple[int, int, int], size: tuple[float, float, float] = (1, 1, 1)
+) -> np.ndarray:
     """Keep probabilities as the step predict leaves them; gives them as fractions."""
     path = folder / "predict.zarr" / "s 1"
-    result = begin(path, "p", Spec(stored.shape[1:], str(stored.dtype), "image", 2, (1.0, 1.0, 1.0), block), {})
+    result = begin(path, "p", Spec(stored.shape[1:], str(stored.dtype), "image", 2, size, block), {})
     for index in result.missing_blocks():
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
     finish(path, "p", {})
@@ -104,9 +103,9 @@ def store_probabilities(folder: Path, stored: np.ndarray, block: tuple[int, int,
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
-def make(folder: Path, cfg: Instances, engine: Engine, dataset: Dataset = DATASET) -> tuple[np.ndarray, pd.DataFrame]:
+def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.DataFrame]:
     make_instances(
-        cfg, dataset, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
+        cfg, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
         tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
     return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
@@ -228,9 +227,8 @@ def test_the_tables_describe_each_object(
 ) -> None:
     monkeypatch.setattr("unet_core.objects.TOGETHER", 7)  # so that the tables have many parts
     size = (2.0, 0.5, 0.25)
-    dataset = Dataset(images="x.tif", pixel_size=PixelSize(z=size[0], y=size[1], x=size[2]))
-    probability = store_probabilities(tmp_path, smooth_probabilities(shape, 6, 0), (1, 256, 256))
-    labels, table = make(tmp_path, Instances(fill=fill, threshold=0.8), engine, dataset)
+    probability = store_probabilities(tmp_path, smooth_probabilities(shape, 6, 0), (1, 256, 256), size)
+    labels, table = make(tmp_path, Instances(fill=fill, threshold=0.8), engine)
     assert table["label"].tolist() == list(range(1, int(labels.max()) + 1)) and len(table) > 14
     for row in table.to_dict("records"):
         place = np.argwhere(labels == row["label"])

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tests.test_tiles import in_one_piece
 from unet_core.blocks import Box
 from unet_core.config import Network, Predict
-from unet_core.data_config import Dataset
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
 from unet_core.predict import block_of, predict_samples
@@ -55,7 +54,6 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (1, 300, 530), seed: int
 def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
     predict_samples(
         cfg or Predict(dtype="float32"),
-        Dataset(images="x"),
         model=folder / "model.json",
         plans=[folder / "plan.json"],
         groundtruth=folder / "data.json",

@@ -29,6 +29,7 @@ from unet_core.plan import make_plan
 from unet_core.predict import predict_samples
 from unet_core.report import FIRST, MEANINGS, TEXTS, make_report, markdown, score_table
 from unet_core.samples import find_samples
+from unet_core.summary import Matrix, Score
 from unet_core.train import train_model
 from unet_core.weights import make_weights
 
@@ -104,11 +105,10 @@ class Run:
         train_model(train, plan=plan, weights=weights, groundtruth=truths, results=self.results, folder=stamp.with_suffix(""), stamp=stamp)
 
     def apply(self, name: str) -> None:
-        dataset, truth = self.datasets[name], self.path("groundtruth", name)
+        truth = self.path("groundtruth", name)
         predict, instances = self.path("predict", MODEL, name), self.path("instances", MODEL, name)
         predict_samples(
             Predict(),
-            dataset,
             model=self.path("train", MODEL),
             plans=[self.path("plan", MODEL)],
             groundtruth=truth,
@@ -119,7 +119,6 @@ class Run:
         )
         make_instances(
             Instances(min_size=4),
-            dataset,
             predict=predict,
             probabilities=predict.with_suffix(".zarr"),
             store=instances.with_suffix(".zarr"),
@@ -127,7 +126,7 @@ class Run:
             stamp=instances,
             engine=self._engine,
         )
-        if dataset.annotations:
+        if self.datasets[name].annotations:
             stamp = self.path("evaluate", MODEL, name)
             evaluate_samples(
                 Evaluate(),
@@ -343,6 +342,22 @@ def test_a_report_of_data_sets_without_annotations_has_no_scores(run: Run) -> No
         assert len((folder / name).read_text().splitlines()) == rows
     with (folder / "table.csv").open(newline="") as file:
         assert next(csv.reader(file)) == FIRST
+
+
+def test_models_and_data_sets_are_a_matrix_where_there_are_several(
+    run: Run, folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (folder / "matrix.md").read_text().splitlines()
+    assert len(lines) == 3 and lines[2].startswith(f"| {MODEL} | ") and "**" not in lines[2]
+    assert pd.read_csv(folder / "matrix.csv").columns.tolist() == ["model", "cells"]
+    assert ("h3", "Models and data sets") not in page.texts
+    score = Score(0.5, "0.500", "0.400–0.600", "", "", "same")
+    matrix = Matrix(["<i>", "b"], ["cells"], [[score], [None]], {(0, 0)})
+    monkeypatch.setattr("unet_core.report.matrix_of", lambda rows: matrix)
+    again = Page(run.report("cells") / "report.html")
+    start = again.texts.index(("h3", "Models and data sets"))
+    shown = [text for tag, text in again.texts[start : start + 14] if tag in ("caption", "th", "td", "b", "span")]
+    assert shown[0] == "ap50 on the test images of each data set" and {"<i>", "0.500", "0.400–0.600", "best", "-"} <= set(shown)
 
 
 def test_data_sets_with_different_scores_share_one_table() -> None:

@@ -371,3 +371,14 @@ def test_content_changes_with_files_samples_and_splits(three: Path, change: str)
 def test_content_is_found_also_where_the_cache_cannot_be_written(three: Path) -> None:
     (three / "file").touch()
     assert content_of(samples_of(three), three / "file" / "cache.json") == content_of(samples_of(three), three / "cache.json")
+
+
+def test_axes_are_those_of_the_first_file_unless_the_configuration_says_them(tmp_path: Path) -> None:
+    for name, axes in {"a": "TYX", "b": "ZYX"}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((3, 4, 5), np.uint8), imagej=True, metadata={"axes": axes})
+    found = find_samples(dataset(f"{tmp_path}/*.tif"))[0]
+    assert [(sample.name, sample.page, sample.axes) for sample in found[2:4]] == [("a_0002", 2, "tyx"), ("b_0000", 0, "tyx")]
+    found = find_samples(dataset(f"{tmp_path}/*.tif", axes="zyx"))[0]
+    assert [(sample.name, sample.page, sample.axes) for sample in found] == [("a", None, "zyx"), ("b", None, "zyx")]
+    image(tmp_path / "plain.tif", (4, 5))
+    assert find_samples(dataset(f"{tmp_path}/plain.tif"))[0][0].axes == "yx"

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from unet_core.history import MEASURES, keep_evaluation
-from unet_core.summary import Row, summary_rows
+from unet_core.report import markdown
+from unet_core.summary import Row, matrix_of, matrix_tables, summary_rows
 
 
 def images(quality: float) -> pd.DataFrame:
@@ -52,3 +53,29 @@ def test_a_history_of_another_evaluation_shows_no_change(history: Path) -> None:
 
 def test_without_a_history_there_is_no_change(tmp_path: Path) -> None:
     assert not row_of(tmp_path, "one").since
+
+
+def test_the_matrix_has_models_as_rows_and_marks_the_best_of_each_column(tmp_path: Path) -> None:
+    qualities = {("a", "x"): 0.5, ("a", "y"): 0.25, ("b", "x"): 0.75, ("b", "z"): 1.0, ("c", "x"): 0.75}
+    evaluations = {pair: stamp("d", quality) for pair, quality in qualities.items()}
+    evaluations["c", "x"]["scores"]["train"] = stamp("d", 1.0)["scores"]["test"]
+    for scores in (one["scores"]["test"] for one in evaluations.values()):
+        scores |= {"ap50_low": scores["ap50"] - 0.125, "ap50_high": scores["ap50"]}
+    evaluations["c", "y"] = {"digest": "d", "scores": {"test": {"n_images": 1, "n_objects": 0} | dict.fromkeys(MEASURES)}}
+    matrix = matrix_of(summary_rows(evaluations, tmp_path))
+    assert (matrix.models, matrix.datasets) == (["a", "b", "c"], ["x", "y", "z"])
+    # In y only one model has a score, in z only one was scored; in x two are equally good.
+    assert matrix.best == {(1, 0), (2, 0)}
+    numbers, texts = matrix_tables(matrix)
+    assert numbers.fillna(-1).values.tolist() == [["a", 0.5, 0.25, -1], ["b", 0.75, -1, 1.0], ["c", 0.75, -1, -1]]
+    assert markdown(texts).splitlines()[3].split("|")[1:5] == [
+        " b     ",
+        " **0.750** (0.625–0.750) ",
+        " -                   ",
+        " 1.000 (0.875–1.000) ",
+    ]
+
+
+def test_nothing_scored_is_a_matrix_without_rows(tmp_path: Path) -> None:
+    matrix = matrix_of(summary_rows({}, tmp_path))
+    assert not matrix.models and [len(table) for table in matrix_tables(matrix)] == [0, 0]

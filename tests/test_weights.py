@@ -136,9 +136,9 @@ def test_float16_must_be_able_to_hold_the_term() -> None:
 
 
 def test_an_option_that_changes_nothing_leaves_the_digest_as_it_is() -> None:
-    digests = {weights.wanted_digest("x", Weights(near_sigma=sigma), DATASET) for sigma in (1, 2)}
+    digests = {weights.wanted_digest("x", Weights(near_sigma=sigma)) for sigma in (1, 2)}
     assert len(digests) == 1
-    digests |= {weights.wanted_digest("x", cfg, DATASET) for cfg in (Weights(near=1), Weights(inside="object"), Weights(dtype="float16"))}
+    digests |= {weights.wanted_digest("x", cfg) for cfg in (Weights(near=1), Weights(inside="object"), Weights(dtype="float16"))}
     assert len(digests) == 4
 
 
@@ -149,11 +149,11 @@ class Project:
         self.folder, self.engine = folder, engine
         self.truth, self.store = folder / "groundtruth" / "cells.zarr", folder / "weights" / "cells.zarr"
 
-    def write(self, labels: np.ndarray, digest: str) -> None:
+    def write(self, labels: np.ndarray, digest: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
         arrays = {"instances": labels, "classes": (labels > 0).astype(np.uint8), "ignore": np.zeros(labels.shape, np.uint8)}
         for name, array in arrays.items():
             path = self.truth / "s" / "labels" / name
-            result = begin(path, digest, Spec(labels.shape, array.dtype.name, "labels"), {})
+            result = begin(path, digest, Spec(labels.shape, array.dtype.name, "labels", pixel_size=size), {})
             for index, box in enumerate(result.grid):
                 result.write(index, array[box.slices], digest)
             finish(path, digest, {})
@@ -201,6 +201,22 @@ def test_the_stored_map_does_not_depend_on_blocks(project: Project) -> None:
             np.testing.assert_array_equal(stored, expected)
             assert stored.dtype == expected.dtype
     assert zarr.open_array(project.store / "s" / "0", mode="r").dtype == np.float16
+
+
+def test_distances_are_those_of_the_size_of_pixels_in_the_store(project: Project) -> None:
+    labels = labels_of_16_blocks()
+    project.write(labels, "one")
+    project.make()
+    before = project.times()
+    project.write(labels, "two", size=(1.0, 0.5, 0.25))
+    _, border = project.make()
+    np.testing.assert_array_equal(
+        border,
+        target_and_border(
+            labels, (labels > 0).astype(np.uint8), np.zeros(labels.shape, np.uint8), Box((0, 0, 0), labels.shape), (4, 2, 1), CFG
+        )[1],
+    )
+    assert not set(before.items()) & set(project.times().items())
 
 
 # The block of rows 256 to 511 and columns 512 to 767 is at 0/1/2; the halo is 12 voxels.

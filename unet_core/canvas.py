@@ -213,14 +213,14 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
         if files:
             layers = FORMATS[source.format].read(files, (sample.stem, sample.page), shape, source)
-            _paint_source(canvas, source, layers, cfg.classes, unknown)
+            paint_layers(canvas, source, layers, cfg.classes, unknown)
     if unknown:
         raise UnknownClasses(list(unknown))
     return canvas
 
 
-def _paint_source(canvas: Canvas, source: Annotation, layers: Iterable[Layer], classes: list[str], unknown: dict[str, None]) -> None:
-    """Paint one source; names of classes that are not known are added to `unknown`."""
+def paint_layers(canvas: Canvas, source: Annotation, layers: Iterable[Layer], classes: list[str], unknown: dict[str, None]) -> None:
+    """Paint the layers of one source; names of classes that are not known are added to `unknown`."""
     known = canvas.last
     areas, painted = [], set[int]()
     for layer in layers:

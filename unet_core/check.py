@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from unet_core.blocks import Box
 from unet_core.canvas import paint
 from unet_core.data_config import Dataset
 from unet_core.digest import digest
+from unet_core.label_volumes import WHOLE
 from unet_core.lint import Finding
 from unet_core.outliers import drift, outliers, twins
 from unet_core.parse import parse_config
@@ -50,8 +52,8 @@ MEANINGS = {
     "scale": "objects much larger or smaller than in the other samples",
     "twin": "an image that is there twice",
     "drift": "a batch of annotations whose objects differ from the others",
-    "axes": "images whose header tells other axes than the configuration",
-    "pixel_size": "images whose header tells another size of pixels than the configuration",
+    "axes": "images whose header tells other axes than the configuration, or than the first image where that is silent",
+    "pixel_size": "images whose header tells another size of pixels than the configuration or than other images, or not all of it",
     "unannotated": "images without annotation",
 }
 
@@ -106,6 +108,9 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
         )
         write_atomic(page, html.encode())
     if findings:
+        for _, finding in findings:
+            if finding.kind in ("axes", "pixel_size"):
+                logger.warning("groundtruth: %s: %s", store.stem, finding.text)
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(finding.kind for _, finding in findings).items())
         logger.warning("groundtruth: the check of %s found %d things to look at (%s): %s", store.stem, len(findings), kinds, page)
     return page
@@ -130,22 +135,80 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
 
 
 def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
-    """Images that say other axes or sizes of pixels than the configuration, which wins."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for one in checked:
-        header = one.details.get("header", {"axes": "", "pixel_size": {}})
-        if header["axes"] and len(header["axes"]) == len(cfg.axes) and header["axes"] != cfg.axes:
-            text = f"say that their axes are {header['axes']}, but axes is {cfg.axes}"
-            found.setdefault(("axes", text), []).append(one.sample.name)
-        sizes = {axis: float(f"{size:.4g}") for axis, size in header["pixel_size"].items() if axis in cfg.axes}
-        if any(abs(getattr(cfg.pixel_size, axis) / size - 1) > 0.01 for axis, size in sizes.items()):
-            listed = ", ".join(f"{axis}: {size:g}" for axis, size in sorted(sizes.items(), reverse=True))
-            text = f"say that pixel_size is {{{listed}}} (micrometres), which is not that of the configuration"
-            found.setdefault(("pixel_size", text), []).append(one.sample.name)
+    """Images that say other axes or sizes of pixels than those that count, one finding for each kind of contradiction."""
+    told = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
+    kinds = {
+        "axes": _axes(cfg, told),
+        "pixel_size": _contradicting(cfg, told) | _incomplete(cfg, told) | _uneven(told),
+    }
     return [
-        Finding("warning", kind, None, f"{len(names)} of {len(checked)} images (as {names[0]}) {text}; the configuration counts")
-        for (kind, text), names in found.items()
+        Finding("warning", kind, None, f"{len(names)} of {len(checked)} images (as {names[0]}) {text}")
+        for kind, found in kinds.items()
+        for text, names in found.items()
+        if names
     ]
+
+
+Told = list[tuple[Sample, dict[str, Any]]]
+
+
+def _axes(cfg: Dataset, told: Told) -> dict[str, list[str]]:
+    said = {sample.name: image["header"]["axes"] for sample, image in told}
+    other = [sample for sample, _ in told if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes]
+    if not other:
+        return {}
+    counts = "axes is" if cfg.axes else "those of the first image are"
+    text = f"say that their axes are {said[other[0].name]}, but {counts} {other[0].axes}, which counts"
+    return {text: [sample.name for sample in other]}
+
+
+def _contradicting(cfg: Dataset, told: Told) -> dict[str, list[str]]:
+    """Images whose header says another size than the configuration."""
+    found = []
+    for sample, image in told:
+        own = {axis: (getattr(cfg.pixel_size, axis), size) for axis, size in image["header"]["pixel_size"].items() if axis in sample.axes}
+        if any(size and _differ(size, said) for size, said in own.values()):
+            found.append((sample.name, _size({axis: said for axis, (_, said) in own.items()})))
+    text = (
+        f"say that pixel_size is {found[0][1]} (micrometres), which is not that of the configuration; the configuration counts"
+        if found
+        else ""
+    )
+    return {text: [name for name, _ in found]}
+
+
+def _incomplete(cfg: Dataset, told: Told) -> dict[str, list[str]]:
+    """Images whose header says a size along some axes and not along others, where the configuration does not say it either."""
+    found = []
+    for sample, image in told:
+        sizes = {axis: size for axis, size in image["header"]["pixel_size"].items() if axis in sample.axes}
+        asked = {axis for axis in "zyx" if axis in sample.axes and getattr(cfg.pixel_size, axis) is None}
+        if asked & set(sizes) and asked - set(sizes):
+            found.append((sample.name, _size(sizes)))
+    text = f"say of pixel_size no more than {found[0][1]} (micrometres), which does not count alone; say all in pixel_size" if found else ""
+    return {text: [name for name, _ in found]}
+
+
+def _uneven(told: Told) -> dict[str, list[str]]:
+    """Images whose pixels are of another size than those of the first one."""
+    if not told:
+        return {}
+    first = told[0][1]["pixel_size"]
+    found = [(sample.name, image["pixel_size"]) for sample, image in told if any(map(_differ, image["pixel_size"], first))]
+    if not found:
+        return {}
+    sizes = [_size(dict(zip("zyx", size, strict=True))) for size in (found[0][1], first)]
+    text = f"have pixels of {sizes[0]} micrometres, but those of {told[0][0].name} have {sizes[1]}; each counts as its file says"
+    return {f"{text}: if all have one size, say it in pixel_size": [name for name, _ in found]}
+
+
+def _differ(one: float, other: float) -> bool:
+    return abs(one / other - 1) > 0.01
+
+
+def _size(sizes: dict[str, float]) -> str:
+    """Sizes of pixels as they stand in a configuration."""
+    return f"{{{', '.join(f'{axis}: {size:.4g}' for axis, size in sorted(sizes.items(), reverse=True))}}}"
 
 
 def _batches(file: Path, checked: list[Checked]) -> dict[str, str]:
@@ -225,6 +288,8 @@ def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[
         image = open_image_of(store, one.sample.name)
         middle = image.shape[0] // 2 if plane is None else plane
         box = Box((middle, 0, 0), (middle + 1, *image.shape[1:]))
+        if one.labels is None and math.prod(image.shape) > WHOLE:
+            return None
         if one.labels is not None:
             labels = Result(path / "labels" / "instances").read(box)[0]
         else:

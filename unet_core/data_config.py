@@ -29,11 +29,11 @@ class Section(BaseModel):
 
 
 class PixelSize(Section):
-    """Physical size of a pixel."""
+    """Physical size of a pixel; what is left out is taken from the files of the images, or 1 where these do not say."""
 
-    z: Positive = Field(1.0, description="micrometres")
-    y: Positive = Field(1.0, description="micrometres")
-    x: Positive = Field(1.0, description="micrometres")
+    z: Positive | None = Field(None, description="micrometres")
+    y: Positive | None = Field(None, description="micrometres")
+    x: Positive | None = Field(None, description="micrometres")
 
 
 class Annotation(Section):
@@ -130,7 +130,9 @@ class Dataset(Section):
     """Images of one kind, with or without annotations."""
 
     images: str | list[str] = Field(description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path")
-    axes: str = Field("yx", description="axes of one file, of t c z y x; each t is a sample of its own")
+    axes: str | None = Field(
+        None, description="axes of one file, of t c z y x; each t is a sample of its own; default: what the first file says, else yx"
+    )
     channels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="channels to use; default: all")
     pixel_size: PixelSize = PixelSize()
     in_place: Literal["auto", "always", "never"] = Field(
@@ -149,8 +151,8 @@ class Dataset(Section):
 
     @field_validator("axes")
     @classmethod
-    def _axes_are_known(cls, axes: str) -> str:
-        if set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes):
+    def _axes_are_known(cls, axes: str | None) -> str | None:
+        if axes is not None and (set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes)):
             raise ValueError("must be letters of t c z y x, each at most once, with y and x among them")
         return axes
 
@@ -168,6 +170,6 @@ class Dataset(Section):
                 raise ValueError(f"annotation class {annotation.class_!r} is not among classes: {', '.join(self.classes)}")
             for name in set(annotation.classes.values()) - {*self.classes, "ignore", "background"}:
                 raise ValueError(f"annotation class {name!r} is not among classes: {', '.join(self.classes)}, ignore, background")
-        if self.channels is not None and "c" not in self.axes:
+        if self.channels is not None and self.axes is not None and "c" not in self.axes:
             raise ValueError("channels needs an axis c in axes")
         return self

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unet_core.annotations import FORMATS
 from unet_core.annotations.classes import UnknownClasses, told
-from unet_core.blocks import ZYX, Box
+from unet_core.blocks import Box
 from unet_core.canvas import paint
 from unet_core.check import Checked, write_check
 from unet_core.config import Groundtruth
@@ -21,14 +22,19 @@ from unet_core.data_config import Annotation, Dataset
 from unet_core.digest import FileHashes, code_digest, digest
 from unet_core.engine import Engine
 from unet_core.images import convert_image
-from unet_core.lint import Finding, findings_of, statistics_of
+from unet_core.in_place import InPlace
+from unet_core.label_volumes import LabelVolume, open_volume
+from unet_core.lint import Finding, findings_of, findings_of_counts, statistics_of, statistics_of_counts
 from unet_core.readers import split_internal
 from unet_core.runtime import UserError, write_stamp
 from unet_core.samples import Sample
-from unet_core.store import LABELS, Spec, begin, details_if_done, finish, open_image_of, remove, remove_others
+from unet_core.store import LABELS, Result, Spec, begin, details_if_done, finish, open_image_of, remove, remove_others
+from unet_core.tally import Tally
 
 logger = logging.getLogger(__name__)
 
+# Side of the part of the middle plane that is compared with the image where a sample is large.
+SEEN = 4096
 TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
 
 # A sample with the hashes of its image and of the annotation files of each source.
@@ -111,16 +117,16 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     if details is None:
         return None
     if sample.split == "unannotated":
-        done = Outcome(_entry(sample, image_digest, details["shape"]), {"header": details["header"]}, [])
+        done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _told(details)}, [])
         return None if (path / "labels").exists() else done
     try:
-        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
     except (ValueError, OSError):  # told by the conversion
         return None
     counts = _labels_if_done(path, labels_digest)
     if counts is None:
         return None
-    return Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"header": details["header"]}, [])
+    return Outcome(_entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"image": _told(details)}, [])
 
 
 def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
@@ -147,18 +153,23 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path, convert
     if details is None:
         details = convert_image(sample, cfg, path, image_digest)
         converted.append("image")
-    counted["header"] = details["header"]
+    counted["image"] = _told(details)
     if sample.split == "unannotated":
         # The annotation of this sample was taken away.
         remove(path / "labels")
         return _entry(sample, image_digest, details["shape"])
-    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details["shape"])
+    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
     counts = _labels_if_done(path, labels_digest)
     if counts is None:
-        counts = _convert_labels(sample, cfg, policy, store, labels_digest, tuple(details["shape"][-3:]), counted)
+        counts = _convert_labels(sample, cfg, policy, store, labels_digest, details, counted)
         converted.append("labels")
     counted |= counts
     return _entry(sample, image_digest, details["shape"], labels_digest, counts)
+
+
+def _told(details: dict[str, Any]) -> dict[str, Any]:
+    """Of the details of an image, what is compared between samples."""
+    return {key: details[key] for key in ("header", "pixel_size")}
 
 
 def _entry(
@@ -171,18 +182,25 @@ def _entry(
 def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
     """Digest of the image of a sample in the store, from that of its file."""
     return digest(
-        content, sample.internal, sample.page, cfg.axes, cfg.channels, cfg.pixel_size.model_dump(), cfg.in_place, code_digest("groundtruth")
+        content,
+        sample.internal,
+        sample.page,
+        sample.axes,
+        cfg.channels,
+        cfg.pixel_size.model_dump(),
+        cfg.in_place,
+        code_digest("groundtruth"),
     )
 
 
-def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, shape: list[int]) -> str:
+def _labels_digest(sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]) -> str:
     parts = [
         [source.model_dump(exclude={"path", "samples"}), _part_of(sample, source, files, content)]
         for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
-    code, pixel_size = code_digest("groundtruth"), cfg.pixel_size.model_dump()
-    return digest(shape, parts, cfg.classes, sample.page, pixel_size, policy.model_dump(), code)
+    code = code_digest("groundtruth")
+    return digest(image["shape"], parts, cfg.classes, sample.page, image["pixel_size"], policy.model_dump(), code)
 
 
 def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
@@ -199,30 +217,63 @@ def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], conten
 
 
 def _convert_labels(
-    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, shape: ZYX, counted: dict[str, Any]
+    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, image: dict[str, Any], counted: dict[str, Any]
 ) -> dict[str, Any]:
     """Paint, check and store the labels of a sample; what was found is in `counted` also if an error stops this."""
-    path, middle = store / sample.name, shape[0] // 2
-    gray = open_image_of(store, sample.name).read(Box((middle, 0, 0), (middle + 1, *shape[1:])))[0, 0]
-    canvas = paint(sample, cfg, policy.overlaps, shape)
-    counted["findings"] = findings_of(canvas, gray)
-    canvas.check()
-    canvas.clear_ignored()
-    if canvas.overlapping:
-        logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, canvas.overlapping, policy.overlaps)
-    statistics = statistics_of(canvas.instances, canvas.ignore, gray)
-    counts = {"objects": statistics["objects"], "overlapping": canvas.overlapping, "ignored": int(canvas.ignore.sum())}
+    z, y, x = image["shape"][1:]
     provenance = {
         "step": "groundtruth",
         "files": [str(file) for files in sample.annotations for file in files][:100],
         "config": cfg.model_dump(mode="json", by_alias=True),
     }
-    pixel_size = (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x)
-    more = {"findings": counted["findings"], "statistics": statistics}
+
+    def results() -> list[Result]:
+        specs = [(name, Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"]))) for name in LABELS]
+        return [begin(store / sample.name / "labels" / name, labels_digest, spec, provenance) for name, spec in specs]
+
+    with open_volume(sample, cfg, policy.overlaps, (z, y, x)) as volume:
+        if volume is not None:
+            counts, more = _convert_in_pieces(volume, results(), open_image_of(store, sample.name), labels_digest)
+            logger.info("groundtruth: %s is large: taken in pieces, not looked at for objects in parts and with holes", sample.name)
+        else:
+            gray = open_image_of(store, sample.name).read(Box((z // 2, 0, 0), (z // 2 + 1, y, x)))[0, 0]
+            canvas = paint(sample, cfg, policy.overlaps, (z, y, x))
+            counted["findings"] = findings_of(canvas, gray)
+            canvas.check()
+            canvas.clear_ignored()
+            if canvas.overlapping:
+                logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, canvas.overlapping, policy.overlaps)
+            statistics = statistics_of(canvas.instances, canvas.ignore, gray)
+            counts = {"objects": statistics["objects"], "overlapping": canvas.overlapping, "ignored": int(canvas.ignore.sum())}
+            more = {"findings": counted["findings"], "statistics": statistics}
+            for name, result in zip(LABELS, results(), strict=True):
+                array = getattr(canvas, name)
+                for index in result.missing_blocks():
+                    result.write(index, array[result.grid.box(index).slices], labels_digest)
     for name in LABELS:
-        result = begin(path / "labels" / name, labels_digest, Spec(shape, TYPES[name], "labels", pixel_size=pixel_size), provenance)
-        array = getattr(canvas, name)
-        for index in result.missing_blocks():
-            result.write(index, array[result.grid.box(index).slices], labels_digest)
-        finish(path / "labels" / name, labels_digest, counts | more if name == LABELS[0] else counts)
+        finish(store / sample.name / "labels" / name, labels_digest, counts | more if name == LABELS[0] else counts)
     return counts | more
+
+
+def _convert_in_pieces(
+    volume: LabelVolume, results: list[Result], image: Result | InPlace, labels_digest: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paint, check and store the labels of a large sample block by block; its counts, and its findings and statistics."""
+    tally = Tally(volume.shape)
+    for piece in volume.pieces(results[0].grid):
+        tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
+        piece.canvas.clear_ignored()
+        for name, result in zip(LABELS, results, strict=True):
+            if not result.has_block(piece.number):
+                result.write(piece.number, getattr(piece.canvas, name), labels_digest)
+    z, y, x = volume.shape
+    low, high = [(n - min(n, SEEN)) // 2 for n in (y, x)], [(n + min(n, SEEN)) // 2 for n in (y, x)]
+    window = Box((z // 2, low[0], low[1]), (z // 2 + 1, high[0], high[1]))
+    gray, seen, counts = image.read(window)[0, 0], volume.paint(window), tally.counts()
+    labels, ignore = seen.instances[0], seen.ignore[0]
+    statistics = statistics_of_counts(counts, math.prod(volume.shape) - tally.ignored, labels, ignore, gray)
+    findings = findings_of_counts(counts, volume.shape, labels, gray)
+    return (
+        {"objects": statistics["objects"], "overlapping": 0, "ignored": tally.ignored},
+        {"findings": findings, "statistics": statistics},
+    )

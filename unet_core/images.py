@@ -10,7 +10,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Grid
 from unet_core.data_config import Dataset
-from unet_core.headers import header_of
+from unet_core.headers import Header, header_of, voxel_size
 from unet_core.in_place import InPlace, pieces
 from unet_core.intensities import Intensities
 from unet_core.readers import CZYX, open_image, to_czyx
@@ -40,18 +40,21 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
     Returns
     -------
     dict
-        Shape (c, z, y, x) and the statistics of each channel.
+        Shape (c, z, y, x), micrometres per voxel (z, y, x), names of the channels (none where the file does not say), the
+        statistics of each channel, and what the header of the file says.
 
     Raises
     ------
     ValueError
         If the file cannot be read, or is not as the configuration says.
     """
+    header = header_of(sample.image, sample.internal)
     with open_image(sample.image, sample.internal) as opened:
         try:
-            source = to_czyx(opened, cfg.axes, sample.page)
+            source = to_czyx(opened, sample.axes, sample.page)
         except ValueError as error:
-            raise ValueError(f"{sample.image} {error}") from None
+            hint = f"; its header says that they are {header.axes}" if header.axes not in ("", sample.axes) else ""
+            raise ValueError(f"{sample.image} {error}{hint}") from None
         channels = cfg.channels or list(range(source.shape[0]))
         if max(channels) >= source.shape[0]:
             raise ValueError(f"{sample.image} has {source.shape[0]} channels, but channels says {channels} (they count from 0)")
@@ -60,8 +63,8 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
             raise ValueError(f"{sample.image} has no pixels (shape {shape})")
         dtype = _stored_type(source.dtype, sample)
         if _stays(source, cfg, sample):
-            return _refer(source, channels, dtype, sample, cfg, path, image_digest)
-        spec = Spec(shape, dtype, "image", len(channels), (cfg.pixel_size.z, cfg.pixel_size.y, cfg.pixel_size.x))
+            return _refer(source, channels, dtype, sample, header, cfg, path, image_digest)
+        spec = Spec(shape, dtype, "image", len(channels), voxel_size(cfg.pixel_size, header, sample.axes))
         intensities = [Intensities(np.dtype(dtype), math.prod(shape)) for _ in channels]
         _check_range(source, spec.grid, channels, sample)
         result = begin(path, image_digest, spec, _provenance(sample, cfg))
@@ -72,9 +75,16 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
                 statistics.add(channel)
             if not result.has_block(index):
                 result.write(index, data, image_digest)
-    details = _details(sample, shape, intensities)
-    finish(path, image_digest, details)
+    names = _chosen(header.channels, source, channels)
+    details = _details(shape, intensities, header, names, spec.pixel_size)
+    shown = [_displayed(name, one, np.dtype(dtype)) for name, one in zip(names, details["intensities"], strict=False)]
+    finish(path, image_digest, details, shown)
     return details
+
+
+def size_of(sample: Sample, cfg: Dataset) -> tuple[float, float, float]:
+    """Micrometres per voxel of a sample along z, y, x, as the conversion takes them: from the configuration or the header of the file."""
+    return voxel_size(cfg.pixel_size, header_of(sample.image, sample.internal), sample.axes)
 
 
 def stays_in_place(cfg: Dataset, size: int, readable: bool) -> bool:
@@ -91,17 +101,20 @@ def _stays(source: CZYX, cfg: Dataset, sample: Sample) -> bool:
     return stays
 
 
-def _refer(source: CZYX, channels: list[int], dtype: str, sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
+def _refer(
+    source: CZYX, channels: list[int], dtype: str, sample: Sample, header: Header, cfg: Dataset, path: Path, image_digest: str
+) -> dict[str, Any]:
     """Note where the image lies; its statistics come from all of it, or from regularly chosen parts of a large one."""
-    shape = source.shape[1:]
+    shape, size = source.shape[1:], voxel_size(cfg.pixel_size, header, sample.axes)
     reference = {
         "file": str(sample.image) if "://" in str(sample.image) else str(sample.image.absolute()),
         "internal": sample.internal,
-        "axes": cfg.axes,
+        "axes": sample.axes,
         "page": sample.page,
         "channels": channels,
         "dtype": dtype,
         "shape": list(shape),
+        "pixel_size": list(size),
         "chunk": list(source.chunk or (1, 1, 1)),
     }
     image, boxes = InPlace(reference), pieces(shape, source.chunk, LOOKED_AT)
@@ -110,15 +123,31 @@ def _refer(source: CZYX, channels: list[int], dtype: str, sample: Sample, cfg: D
     for box in boxes:
         for channel, statistics in zip(image.read(box), intensities, strict=True):
             statistics.add(channel)
-    details = _details(sample, shape, intensities) | {"voxels_looked_at": seen}
+    details = _details(shape, intensities, header, _chosen(header.channels, source, channels), size) | {"voxels_looked_at": seen}
     refer(path, image_digest, reference, details, _provenance(sample, cfg))
     return details
 
 
-def _details(sample: Sample, shape: ZYX, intensities: list[Intensities]) -> dict[str, Any]:
-    header = header_of(sample.image, sample.internal)
+def _chosen(names: tuple[str, ...], source: CZYX, channels: list[int]) -> list[str]:
+    """Names of the channels that are used, where the header names as many as there are."""
+    return [names[channel] for channel in channels] if len(names) == source.shape[0] else []
+
+
+def _displayed(name: str, intensities: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
+    """How viewers should show a channel, as OME-NGFF has it: white, from its first to its 99.9th percentile."""
+    seen = intensities["percentiles"]
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "ui" else (seen["0"], seen["100"])
+    window = {"min": float(low), "max": float(high), "start": seen["1"], "end": max(seen["99.9"], seen["1"])}
+    return {"label": name, "color": "FFFFFF", "active": True, "window": window}
+
+
+def _details(
+    shape: ZYX, intensities: list[Intensities], header: Header, names: list[str], pixel_size: tuple[float, float, float]
+) -> dict[str, Any]:
     return {
         "shape": [len(intensities), *shape],
+        "pixel_size": list(pixel_size),
+        "channels": names,
         "intensities": [statistics.summary() for statistics in intensities],
         "header": {"axes": header.axes, "pixel_size": header.pixel_size},
     }

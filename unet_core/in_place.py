@@ -28,7 +28,8 @@ class InPlace:
     Parameters
     ----------
     reference : dict
-        file, internal, axes, page, channels, dtype (of the voxels that are handed out), and shape (z, y, x).
+        file, internal, axes, page, channels, dtype (of the voxels that are handed out), shape (z, y, x), and pixel_size
+        (micrometres along z, y, x).
     """
 
     def __init__(self, reference: dict[str, Any]) -> None:
@@ -36,6 +37,7 @@ class InPlace:
         z, y, x = reference["shape"]
         self.shape: ZYX = (z, y, x)
         self.channels = len(reference["channels"])
+        self.pixel_size: tuple[float, float, float] = tuple(reference["pixel_size"])
         self.dtype = np.dtype(reference["dtype"])
 
     def read(self, box: Box) -> np.ndarray:

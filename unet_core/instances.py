@@ -19,7 +19,6 @@ import numpy as np
 
 from unet_core.components import Forest, number, objects_by_block, plant, settle, unite
 from unet_core.config import Instances
-from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.objects import SUFFIXES, Measured
@@ -30,17 +29,13 @@ from unet_core.store import Result, Spec, begin, details_if_done, finish, remove
 logger = logging.getLogger(__name__)
 
 
-def make_instances(
-    cfg: Instances, dataset: Dataset, *, predict: Path, probabilities: Path, store: Path, tables: Path, stamp: Path, engine: Engine
-) -> None:
+def make_instances(cfg: Instances, *, predict: Path, probabilities: Path, store: Path, tables: Path, stamp: Path, engine: Engine) -> None:
     """Make the objects of all segmented samples of a data set; what stands there for the same probabilities stays.
 
     Parameters
     ----------
     cfg : Instances
         Options of this model.
-    dataset : Dataset
-        For its pixel size.
     predict, probabilities : Path
         Stamp and store of the step predict.
     store : Path
@@ -67,7 +62,7 @@ def make_instances(
         details = done[name]
         if details is None:
             try:
-                details = _make_sample(name, wanted[name], cfg, dataset, classes, probabilities, store, tables, engine)
+                details = _make_sample(name, wanted[name], cfg, classes, probabilities, store, tables, engine)
             except FileNotFoundError:  # another run was faster, and has removed what both had found out
                 details = _details_if_done(name, wanted[name], store, tables)
                 if details is None:
@@ -92,26 +87,25 @@ def _make_sample(
     name: str,
     wanted: str,
     cfg: Instances,
-    dataset: Dataset,
     classes: list[str],
     probabilities: Path,
     store: Path,
     tables: Path,
     engine: Engine,
 ) -> dict[str, Any]:
-    source, size = Result(probabilities / name), dataset.pixel_size
+    source = Result(probabilities / name)
     block = "x".join(map(str, source.grid.block))
     kept = store / f".{name}.{wanted}.{block}.parts"
     kept.mkdir(parents=True, exist_ok=True)
     run = Path(tempfile.mkdtemp(prefix="run.", dir=kept))
-    pixel_size = (size.z, size.y, size.x)
-    work = Work(source.path, store / name, cfg, wanted, (size.z / size.x, size.y / size.x, 1.0), kept, run)
+    z, y, x = source.pixel_size
+    work = Work(source.path, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
     objects = _components("objects", work, source, engine)
     if cfg.fill != "none":
         _components("holes", work, source, engine)
     split, pieces, groups = _split(objects, work, source, engine)
     _, piece_labels, count = number(objects, work.least, split, pieces, run / "objects")
-    spec = Spec(source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=pixel_size, block=source.grid.block)
+    spec = Spec(source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block)
     _begin(work, spec, source)
     by_block: dict[int, list[tuple[int, np.ndarray]]] = {}
     for group, blocks, part in groups:
@@ -121,7 +115,7 @@ def _make_sample(
     measured = Measured(run, classes)
     for _, rows in engine.run(functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"):
         measured.add(rows)
-    measured.write(tables / name, count, source.shape, pixel_size, 255.0 if source.dtype == np.uint8 else 1.0)
+    measured.write(tables / name, count, source.shape, (z, y, x), 255.0 if source.dtype == np.uint8 else 1.0)
     finish(store / name, wanted, {"objects": count})
     remove(kept)
     return {"objects": count}

@@ -10,7 +10,9 @@ import cc3d
 import numpy as np
 from scipy.ndimage import gaussian_gradient_magnitude
 
+from unet_core.blocks import ZYX
 from unet_core.canvas import Canvas
+from unet_core.tally import Counts, inner_voxels
 
 # More findings of one kind in one sample are counted and not listed.
 LISTED = 20
@@ -85,10 +87,51 @@ def statistics_of(instances: np.ndarray, ignore: np.ndarray, gray: np.ndarray | 
         (mean gray value of objects less that of the background, in standard deviations); None where there is none.
     """
     areas = np.unique(instances[instances > 0], return_counts=True)[1]
-    annotated = instances.size - int(np.count_nonzero(ignore))
-    middle = instances.shape[0] // 2
-    known, inside = ignore[middle] == 0, instances[middle] > 0
-    contrast = None
+    annotated, middle = instances.size - int(np.count_nonzero(ignore)), instances.shape[0] // 2
+    return _compared(areas, annotated, instances[middle], ignore[middle], gray)
+
+
+def findings_of_counts(counts: Counts, shape: ZYX, labels: np.ndarray, gray: np.ndarray) -> list[Finding]:
+    """What looks wrong in a sample that was painted piece by piece: all that does not need an object as a whole.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the objects, before those under the ignore mask are taken away.
+    shape : tuple of int
+        Of the sample along z, y, x.
+    labels, gray : ndarray, shape (y, x)
+        Objects and gray values of a part of the middle plane.
+
+    Returns
+    -------
+    list of Finding
+        As from `findings_of`, without overlaps, parts and holes.
+    """
+    if not counts.number.size:
+        return []
+    each = _Each(counts.number, counts.first, shape, lambda number: f"object {number}")
+    found = [*_by_size(each, counts.voxels, counts.inner), *_overflow(each, False), *_misplaced(labels, gray)]
+    return _shortened(found)
+
+
+def statistics_of_counts(counts: Counts, annotated: int, labels: np.ndarray, ignore: np.ndarray, gray: np.ndarray) -> dict[str, Any]:
+    """The same as `statistics_of`, of a sample that was painted piece by piece.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the objects.
+    annotated : int
+        Voxels that are not ignored.
+    labels, ignore, gray : ndarray, shape (y, x)
+        Objects, ignore mask and gray values of a part of the middle plane.
+    """
+    return _compared(counts.kept[counts.kept > 0], annotated, np.where(ignore > 0, 0, labels), ignore, gray)
+
+
+def _compared(areas: np.ndarray, annotated: int, labels: np.ndarray, ignore: np.ndarray, gray: np.ndarray | None) -> dict[str, Any]:
+    known, inside, contrast = ignore == 0, labels > 0, None
     if gray is not None and (known & inside).any() and (known & ~inside).any() and gray.std() > 0:
         contrast = float((gray[known & inside].mean() - gray[known & ~inside].mean()) / gray.std())
     return {
@@ -122,39 +165,51 @@ def _parts(canvas: Canvas) -> list[Finding]:
     # Of values that are assigned several times the last stays: the first voxel of each part.
     first[part[::-1]], number[part] = position[::-1], label
     sizes = np.bincount(part, minlength=count + 1)
-    inner = np.bincount(part[_inner(labels).ravel()[position]], minlength=count + 1)
+    inner = np.bincount(part[inner_voxels(labels).ravel()[position]], minlength=count + 1)
     order = np.argsort(number[1:], kind="stable") + 1
     numbers, starts = np.unique(number[order], return_index=True)
     pieces, areas = np.diff([*starts, count]), np.add.reduceat(sizes[order], starts)
     inners, where = np.add.reduceat(inner[order], starts), first[order[starts]]
 
-    def each(chosen: np.ndarray, kind: str, text: Callable[[int], str]) -> list[Finding]:
-        called = [(i, _at(int(where[i]), labels.shape), canvas.called(int(numbers[i]))) for i in np.flatnonzero(chosen).tolist()]
-        return [Finding("warning", kind, voxel, f"{name} {text(i)}") for i, voxel, name in called]
-
     several = pieces > 1
-    found = each(several, "parts", lambda i: f"is in {pieces[i]} parts, the first of {sizes[order[starts[i]]]} voxels")
+    each = _Each(numbers, where, canvas.shape, canvas.called)
+    found = each.of(several, "parts", lambda i: f"is in {pieces[i]} parts, the first of {sizes[order[starts[i]]]} voxels")
     if several.all() and len(numbers) < 5 and pieces.max() > 5:
         text = "few numbers in many parts; if these are classes and not objects, use format binary or colours"
         found.append(Finding("warning", "classes", None, text))
-    found += each(areas == 1, "speck", lambda i: "is a single voxel")
-    found += each((areas >= SLIVER) & (inners == 0), "sliver", lambda i: f"has {areas[i]} voxels and is nowhere thicker than 2")
-    found += each(areas > LARGE * labels.size, "large", lambda i: f"covers {100 * areas[i] // labels.size} % of the image")
-    last = int(numbers[-1])
-    if last in (2**8 - 1, 2**16 - 1) and (several[-1] or len(numbers) == last):
-        text = f"numbers of objects end at {last}, the largest that the file can hold; there may have been more"
-        found.append(Finding("warning", "overflow", _at(int(where[-1]), labels.shape), text))
-    return found
+    found += _by_size(each, areas, inners)
+    return found + _overflow(each, bool(several[-1]))
 
 
-def _inner(labels: np.ndarray) -> np.ndarray:
-    """Voxels whose neighbours in the plane belong to the same object; beyond the image all do."""
-    inner = labels > 0
-    for before, after in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
-        same = labels[before] == labels[after]
-        inner[before] &= same
-        inner[after] &= same
-    return inner
+class _Each(NamedTuple):
+    """Objects with their numbers, the flat positions of their first voxels in a sample of some shape, and how they are called."""
+
+    numbers: np.ndarray
+    where: np.ndarray
+    shape: ZYX
+    called: Callable[[int], str]
+
+    def of(self, chosen: np.ndarray, kind: str, text: Callable[[int], str]) -> list[Finding]:
+        """A finding for each of the chosen objects."""
+        found = [(i, _at(int(self.where[i]), self.shape), self.called(int(self.numbers[i]))) for i in np.flatnonzero(chosen).tolist()]
+        return [Finding("warning", kind, voxel, f"{name} {text(i)}") for i, voxel, name in found]
+
+
+def _by_size(each: _Each, areas: np.ndarray, inners: np.ndarray) -> list[Finding]:
+    """Objects of one voxel, thin or large."""
+    voxels = math.prod(each.shape)
+    found = each.of(areas == 1, "speck", lambda i: "is a single voxel")
+    found += each.of((areas >= SLIVER) & (inners == 0), "sliver", lambda i: f"has {areas[i]} voxels and is nowhere thicker than 2")
+    return found + each.of(areas > LARGE * voxels, "large", lambda i: f"covers {100 * int(areas[i]) // voxels} % of the image")
+
+
+def _overflow(each: _Each, in_parts: bool) -> list[Finding]:
+    """Numbers that end where their type does, where all are used or the last object is in several parts."""
+    last = int(each.numbers[-1])
+    if last not in (2**8 - 1, 2**16 - 1) or not (in_parts or len(each.numbers) == last):
+        return []
+    text = f"numbers of objects end at {last}, the largest that the file can hold; there may have been more"
+    return [Finding("warning", "overflow", _at(int(each.where[-1]), each.shape), text)]
 
 
 def _holes(canvas: Canvas) -> list[Finding]:
@@ -241,7 +296,7 @@ def _changed(labels: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 def _on_edges(labels: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:
     """Mean rank of the gradient on outlines, 0.5 by chance, and the number of pixels on outlines."""
-    outline = (labels > 0) & ~_inner(labels[None])[0]
+    outline = (labels > 0) & ~inner_voxels(labels[None])[0]
     pixels = int(np.count_nonzero(outline))
     return (float(ranks[outline].mean()), pixels) if pixels else (0.0, 0)
 

@@ -17,7 +17,6 @@ from unet_core.blocks import ZYX, Box
 from unet_core.cached import Cache, Cached
 from unet_core.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
 from unet_core.config import Predict
-from unet_core.data_config import Dataset
 from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.folds import may_predict, predicted_as
@@ -58,7 +57,6 @@ class Todo(NamedTuple):
 
 def predict_samples(
     cfg: Predict,
-    dataset: Dataset,
     *,
     model: Path,
     plans: Sequence[Path],
@@ -77,8 +75,6 @@ def predict_samples(
     ----------
     cfg : Predict
         Options of this model.
-    dataset : Dataset
-        For its pixel size.
     model : Path
         Stamp of the model.
     plans : sequence of Path
@@ -106,7 +102,7 @@ def predict_samples(
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
     job = Job(cfg, images, store, tuple(groups.values()))
     if todo:
-        specs = {sample.name: _spec(sample, job, dataset, members) for sample in todo}
+        specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
         _predict_all(todo, specs, job, engine)
         _audit_all(todo, job, engine)
@@ -153,14 +149,13 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     return z, y, x
 
 
-def _spec(sample: Todo, job: Job, dataset: Dataset, members: Sequence[Member]) -> Spec:
+def _spec(sample: Todo, job: Job, members: Sequence[Member]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
-    shape = open_image_of(job.images, sample.name).shape
-    size, planes = dataset.pixel_size, reference["chunk"][0] if reference else 1
+    image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
     # The block that suits the network that pools the most planes suits the others.
     most = max(members, key=planes_together)
     block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
-    return Spec(shape, job.cfg.dtype, "image", len(most.plan["classes"]), (size.z, size.y, size.x), block)
+    return Spec(image.shape, job.cfg.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
 
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:

@@ -228,7 +228,7 @@ class _Lazy:
 
     @functools.cached_property
     def _array(self) -> np.ndarray:
-        return self._decode()
+        return _as_claimed(self._decode(), self.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Part of the array; see `_Image`."""
@@ -274,10 +274,11 @@ def _open_png(path: Path, internal: str) -> Iterator[_Lazy]:
         dtype = np.dtype("uint16" if bits == 16 else "uint8")
         _check_claim(width * height * channels * dtype.itemsize, path, 8 * DENSEST)
     shape = (height, width) if channels == 1 else (height, width, channels)
-    yield _Lazy(shape, dtype, lambda: _as_claimed(imagecodecs.png_decode(data), shape))
+    yield _Lazy(shape, dtype, lambda: imagecodecs.png_decode(data))
 
 
 def _as_claimed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What was decoded, which in damaged files may be less, or more, than the header says."""
     if array.shape != shape:
         raise ValueError(f"it holds {array.shape} pixels and not {shape}, as its header says")
     return array

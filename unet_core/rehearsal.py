@@ -23,12 +23,13 @@ import psutil
 
 from unet_core.blocks import ZYX
 from unet_core.config import Config, Network
-from unet_core.data_config import Annotation
+from unet_core.data_config import Annotation, PixelSize
 from unet_core.engine import Engine, local_engine
 from unet_core.ensemble import gather
 from unet_core.evaluate import evaluate_samples
 from unet_core.folds import DIVIDED, seen_as
 from unet_core.groundtruth import convert_groundtruth
+from unet_core.images import size_of
 from unet_core.instances import make_instances
 from unet_core.plan import make_plan
 from unet_core.predict import predict_samples
@@ -142,7 +143,8 @@ class Stage:
                 dimensions = 3 if name in volumes else 2
                 self.picks[name] = [piece_of(item, cfg.datasets[name], pieces, seed, dimensions) for seed, item in enumerate(picks)]
                 source = [Annotation(format="labels", path=f"{pieces}/labels/{{stem}}.tif")] if cfg.datasets[name].annotations else []
-                update = {"axes": "czyx", "channels": None, "annotations": source}
+                size = PixelSize(**dict(zip("zyx", size_of(picks[0].sample, cfg.datasets[name]), strict=True)))
+                update = {"axes": "czyx", "channels": None, "pixel_size": size, "annotations": source}
                 self.datasets[name] = cfg.datasets[name].model_copy(update=update)
                 extent = " x ".join(map(str, PIECE[dimensions]))
                 self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
@@ -279,7 +281,6 @@ class Stage:
         def predict(names: list[str], engine: Engine) -> None:
             predict_samples(
                 cfg,
-                self.datasets[dataset],
                 model=self.folder / "train" / f"{model}.json",
                 plans=[self.folder / "plan" / f"{network}.json" for network in networks],
                 groundtruth=self._only(truth, names),
@@ -304,7 +305,6 @@ class Stage:
         def make(names: list[str], engine: Engine) -> None:
             make_instances(
                 self.cfg.instances_of(model),
-                self.datasets[dataset],
                 predict=self._only(predict, names),
                 probabilities=predict.with_suffix(".zarr"),
                 store=stamp.with_suffix(".zarr"),

@@ -20,7 +20,7 @@ from unet_core.history import MEASURES
 from unet_core.pictures import KINDS
 from unet_core.runtime import read_json, write_atomic
 from unet_core.sections import ROWS, TEXTS, annotation_views, describe_model, describe_pair, weight_maps
-from unet_core.summary import summary_rows
+from unet_core.summary import MATRIX, matrix_of, matrix_tables, summary_rows
 from unet_core.uncertainty import annotate_next
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def make_report(
     results : Path
         Folder of all results.
     folder : Path
-        Gets ``table.csv`` and ``table.parquet`` (all scores), ``table.md`` and ``table.tex`` (the first columns), ``annotate_next.csv``,
+        Gets ``table.csv`` and ``table.parquet`` (all scores), ``table.md`` and ``table.tex`` (the first columns), ``matrix.csv``
+        and ``matrix.md`` (AP50 on the test images, models by data sets), ``annotate_next.csv``,
         ``config.yaml`` (the configuration that repeats the run) and ``report.html``.
     """
     stamps = {key: read_json(path) for key, path in evaluations.items()}
@@ -107,8 +108,15 @@ def make_report(
         | {"datasets": [describe_pair(Places(results, name, d), cfg.previews, len(predictions)) for m, d in predictions if m == name]}
         for name in names
     ]
+    summary = summary_rows(stamps, results / "evaluate" / "history")
+    matrix = matrix_of(summary)
+    numbers, texts = matrix_tables(matrix)
+    write_atomic(folder / "matrix.csv", numbers.to_csv(index=False, float_format="%.5f").encode())
+    write_atomic(folder / "matrix.md", markdown(texts).encode())
     page = _render(
-        summary=summary_rows(stamps, results / "evaluate" / "history"),
+        summary=summary,
+        matrix=matrix if len(matrix.models) > 1 or len(matrix.datasets) > 1 else None,
+        matrix_measure=MATRIX,
         measures=list(MEASURES),
         table=shown,
         meanings=MEANINGS,

@@ -21,10 +21,11 @@ from unet_core.config import Config
 from unet_core.data_config import ConfigError, Dataset, Split
 from unet_core.digest import FileHashes, digest
 from unet_core.folds import DIVIDED, divide
+from unet_core.headers import header_of
 from unet_core.readers import SUFFIXES, image_shape, is_url, split_internal
 
-# File, internal path and page of a sample.
-Placed = tuple[Path, str, int | None]
+# File, internal path, page and axes of a sample.
+Placed = tuple[Path, str, int | None, str]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Sample:
         where the source has none.
     split : str
         train, validation, test, or unannotated.
+    axes : str
+        Of the file: as the configuration says, else as the header of the first file of the data set does.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Sample:
     page: int | None
     annotations: tuple[tuple[Path, ...], ...]
     split: str
+    axes: str = "yx"
 
     @property
     def stem(self) -> str:
@@ -78,10 +82,10 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
     """
     problems: list[str] = []
     images = list(dict.fromkeys(_images(cfg, problems)))
-    names = [_name(path, page) for path, _, page in images]
+    names = [_name(path, page) for path, _, page, _ in images]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        same = [str(path) for (path, _, _), name in zip(images, names, strict=True) if name == twice[0]]
+        same = [str(path) for (path, *_), name in zip(images, names, strict=True) if name == twice[0]]
         problems.append(
             f"images: several files have the same name ({_some(twice)}; as {_some(same)}); "
             "make each folder a data set of its own, or rename files"
@@ -93,12 +97,12 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
         problems += _unannotated(cfg, matched, images)
     sources = [found or {} for found in matched]
     samples = []
-    for position, ((path, internal, page), name) in enumerate(zip(images, names, strict=True)):
+    for position, ((path, internal, page, axes), name) in enumerate(zip(images, names, strict=True)):
         files = _counting(cfg, [source.get(position, ()) for source in sources])
         # Areas to ignore alone say nothing about objects.
         annotated = any(part and not (source.ignore or source.region) for part, source in zip(files, cfg.annotations, strict=True))
         split = split_of(name, cfg.split) if annotated else "unannotated"
-        samples.append(Sample(name, path, internal, page, files, split))
+        samples.append(Sample(name, path, internal, page, files, split, axes))
     problems += _split_problems(cfg, samples)
     return sorted(samples, key=lambda sample: sample.name), problems
 
@@ -185,7 +189,8 @@ def _unset(path: str) -> str:
 
 
 def _images(cfg: Dataset, problems: list[str]) -> Iterable[Placed]:
-    """File, internal path and page of each sample."""
+    """File, internal path, page and axes of each sample."""
+    axes = cfg.axes or ""
     for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
         path, internal = split_internal(expand(pattern))
         unset = _unset(str(path))
@@ -201,10 +206,11 @@ def _images(cfg: Dataset, problems: list[str]) -> Iterable[Placed]:
                 problems.append(f"images: {file}: unknown kind of image; known are {', '.join(SUFFIXES)}")
             elif is_url(file) and file.suffix.lower() != ".zarr":
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
-            elif "t" not in cfg.axes:
-                yield file, internal, None
             else:
-                yield from ((file, internal, page) for page in range(_pages(file, internal, cfg.axes, problems)))
+                # Of one file alone, since each job of a cluster would do it; and of none behind a URL, as above.
+                axes = axes or ("" if is_url(file) else header_of(file, internal).axes) or "yx"
+                pages = range(_pages(file, internal, axes, problems)) if "t" in axes else [None]
+                yield from ((file, internal, page, axes) for page in pages)
 
 
 def _pages(file: Path, internal: str, axes: str, problems: list[str]) -> int:
@@ -231,7 +237,7 @@ def _match(cfg: Dataset, number: int, images: list[Placed], problems: list[str])
         problems.append(f"{where}: {unset}")
         return None
     try:
-        found, strangers = FORMATS[source.format].find(place, [(path.stem, page) for path, _, page in images])
+        found, strangers = FORMATS[source.format].find(place, [(path.stem, page) for path, _, page, _ in images])
         if source.samples != ["*"]:
             found = {i: files for i, files in found.items() if _fits(_name(images[i][0], images[i][2]), source.samples)}
     except (ValueError, OSError) as error:
@@ -254,7 +260,7 @@ def _unannotated(cfg: Dataset, matched: list[dict[int, tuple[Path, ...]] | None]
         if source.format == "ctc" or matched[number] is None:
             continue
         found = anywhere if cfg.sources == "first" else own
-        wanted = [i for i, (path, _, page) in enumerate(images) if _fits(_name(path, page), source.samples)]
+        wanted = [i for i, (path, _, page, _) in enumerate(images) if _fits(_name(path, page), source.samples)]
         without = [images[i][0].name for i in wanted if i not in found]
         if without:
             place = expand(source.path)

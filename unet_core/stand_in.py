@@ -52,7 +52,7 @@ def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: in
     """A piece of a large image as a sample of its own, annotated with generated objects if the image is annotated."""
     sample, name = sized.sample, sized.sample.name
     with open_image(sample.image, sample.internal) as opened:
-        view = to_czyx(opened, cfg.axes, sample.page)
+        view = to_czyx(opened, sample.axes, sample.page)
         extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE[dimensions], strict=True)]
         starts = [(n - e) // 2 for n, e in zip(sized.shape[1:], extent, strict=True)]
         z, y, x = (slice(a, a + e) for a, e in zip(starts, extent, strict=True))
@@ -64,7 +64,7 @@ def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: in
     if sample.split != "unannotated":
         tifffile.imwrite(folder / "labels" / f"{name}.tif", objects(image.shape[1:], seed)[0], photometric="minisblack")
         labels = ((folder / "labels" / f"{name}.tif",),)
-    piece = Sample(name, folder / "images" / f"{name}.tif", "", None, labels, sample.split)
+    piece = Sample(name, folder / "images" / f"{name}.tif", "", None, labels, sample.split, "czyx")
     return Sized(piece, (image.shape[0], *image.shape[1:]))
 
 

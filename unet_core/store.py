@@ -268,8 +268,8 @@ def open_image_of(store: Path, sample: str) -> Result | InPlace:
     return InPlace(reference) if reference else Result(store / sample)
 
 
-def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
-    """Mark a result as done and keep what the step counted in it."""
+def finish(path: Path, digest: str, details: dict[str, Any], channels: list[dict[str, Any]] | None = None) -> None:
+    """Mark a result as done and keep what the step counted in it, and how viewers should show its channels (OME-NGFF, ``omero``)."""
     try:
         attributes = read_group(path)
         unet = attributes["unet"]
@@ -277,6 +277,8 @@ def finish(path: Path, digest: str, details: dict[str, Any]) -> None:
         raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
     if unet["digest"] != digest:
         raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+    if channels:
+        attributes["ome"]["omero"] = {"channels": channels}
     write_group(path, attributes | {"unet": unet | {"done": True, "details": details}})
 
 

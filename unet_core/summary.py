@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from unet_core.history import MEASURES, read_history
 
 # Measures of which less is better.
 ERRORS = {"pixel_error", "rand_error"}
+
+
+# The measure of the matrix of models and data sets.
+MATRIX = "ap50"
 
 
 class Score(NamedTuple):
@@ -70,6 +77,61 @@ def summary_rows(evaluations: dict[tuple[str, str], dict[str, Any]], history: Pa
             since = f"{lines[-2]['time'][:16].replace('T', ' ')}, on {max(counts)} images" if counts and len(lines) > 1 else ""
             rows.append(Row(model, dataset, split, scores["n_images"], scores["n_objects"], shown, since))
     return rows
+
+
+class Matrix(NamedTuple):
+    """One score of each model (rows) on each data set (columns).
+
+    Attributes
+    ----------
+    models, datasets : list of str
+        In the order of the configuration.
+    cells : list of list of (Score or None)
+        None where a model was not scored on a data set.
+    best : set of (int, int)
+        Row and column of the best scores of each column, where several models have one.
+    """
+
+    models: list[str]
+    datasets: list[str]
+    cells: list[list[Score | None]]
+    best: set[tuple[int, int]]
+
+
+def matrix_of(rows: list[Row]) -> Matrix:
+    """The score `MATRIX` of each model on the test images of each data set.
+
+    Parameters
+    ----------
+    rows : list of Row
+        From `summary_rows`.
+    """
+    scored = {(row.model, row.dataset): row.scores[list(MEASURES).index(MATRIX)] for row in rows if row.split == "test"}
+    models, datasets = (list(dict.fromkeys(pair[i] for pair in scored)) for i in (0, 1))
+    cells = [[scored.get((model, dataset)) for dataset in datasets] for model in models]
+    best = set()
+    for column in range(len(datasets)):
+        values = {row: cell.value for row, cells_of in enumerate(cells) if (cell := cells_of[column]) and cell.value is not None}
+        if len(values) > 1:
+            best |= {(row, column) for row, value in values.items() if value == max(values.values())}
+    return Matrix(models, datasets, cells, best)
+
+
+def matrix_tables(matrix: Matrix) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The matrix as numbers, and as text with intervals, the best scores in Markdown's bold letters."""
+    columns = ["model", *matrix.datasets]
+    numbers, texts = [], []
+    for i, (model, row) in enumerate(zip(matrix.models, matrix.cells, strict=True)):
+        numbers.append([model, *(math.nan if cell is None or cell.value is None else cell.value for cell in row)])
+        texts.append([model, *(_cell_text(cell, (i, j) in matrix.best) for j, cell in enumerate(row))])
+    return pd.DataFrame(numbers, columns=columns), pd.DataFrame(texts, columns=columns)
+
+
+def _cell_text(cell: Score | None, best: bool) -> str:
+    if cell is None or cell.value is None:
+        return "-"
+    interval = f" ({cell.interval})" if cell.interval else ""
+    return f"**{cell.text}**{interval}" if best else f"{cell.text}{interval}"
 
 
 def _score(name: str, scores: dict[str, Any], change: dict[str, Any]) -> Score:

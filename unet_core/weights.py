@@ -176,7 +176,7 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
     cfg : Weights
         Options.
     dataset : Dataset
-        For its pixel size and classes.
+        For its classes.
     groundtruth, truth_store : Path
         Stamp and store of the step groundtruth.
     store : Path
@@ -191,7 +191,7 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
     remove_other_files(store.with_suffix(""), ".blocks", set(samples))
     entries = {}
     for name, entry in samples.items():
-        wanted = wanted_digest(entry["labels"], cfg, dataset)
+        wanted = wanted_digest(entry["labels"], cfg)
         counts = _counts_if_done(store / name, wanted)
         if counts is None:
             counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
@@ -201,15 +201,15 @@ def make_weights(cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_sto
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
-def wanted_digest(labels: str, cfg: Weights, dataset: Dataset) -> str:
-    """Digest of the weights of a sample from that of its labels."""
-    return digest(labels, _settings(cfg, dataset))
+def wanted_digest(labels: str, cfg: Weights) -> str:
+    """Digest of the weights of a sample from that of its labels, which the size of its pixels is part of."""
+    return digest(labels, _settings(cfg))
 
 
-def _settings(cfg: Weights, dataset: Dataset) -> str:
-    """Digest of all that determines weights, beside the labels."""
+def _settings(cfg: Weights) -> str:
+    """Digest of all that determines weights, beside the labels and the size of their pixels."""
     unused = {"near_sigma"} if cfg.near == 0 else set()
-    return digest(cfg.model_dump(exclude=unused), dataset.pixel_size.model_dump(), code_digest("weights"))
+    return digest(cfg.model_dump(exclude=unused), code_digest("weights"))
 
 
 def block_of(shape: ZYX) -> ZYX:
@@ -223,11 +223,11 @@ def _counts_if_done(path: Path, wanted: str) -> list[int] | None:
 
 
 def _make_sample(name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_store: Path, store: Path, engine: Engine) -> list[int]:
-    shape = open_labels(truth_store, name)[0].shape
-    size = dataset.pixel_size
+    instances = open_labels(truth_store, name)[0]
+    shape, (z, y, x) = instances.shape, instances.pixel_size
     labels = read_attributes(truth_store / name / "labels" / "instances").get("digest")
     provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": labels}
-    spec = Spec(shape, cfg.dtype, "image", pixel_size=(size.z, size.y, size.x), block=block_of(shape))
+    spec = Spec(shape, cfg.dtype, "image", pixel_size=(z, y, x), block=block_of(shape))
     # What other labels or options left behind stays until each block is compared with its record.
     begin(store / name, wanted, spec, provenance, keep=True)
     begin(store / name / "labels" / "target", wanted, spec._replace(dtype="uint8", kind="labels"), provenance, keep=True)
@@ -235,9 +235,9 @@ def _make_sample(name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_s
         _make_block,
         name=name,
         wanted=wanted,
-        settings=_settings(cfg, dataset),
+        settings=digest(_settings(cfg), [z, y, x]),
         cfg=cfg,
-        spacing=(size.z / size.x, size.y / size.x, 1.0),
+        spacing=(z / x, y / x, 1.0),
         truth_store=truth_store,
         store=store,
     )

@@ -18,6 +18,7 @@ from unet_core.config import Config, Network, Train
 from unet_core.digest import FileHashes, digest
 from unet_core.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
 from unet_core.groundtruth import entry_if_done, image_digest_of
+from unet_core.images import size_of
 from unet_core.instances import wanted_digest as objects_digest
 from unet_core.predict import wanted_digest as probabilities_digest
 from unet_core.readers import image_shape, split_internal
@@ -92,7 +93,7 @@ def sizes(cfg: Config, samples: dict[str, list[Sample]]) -> dict[str, list[Sized
             try:
                 shape = known.setdefault((sample.image, sample.internal), ()) or image_shape(sample.image, sample.internal)
                 known[sample.image, sample.internal] = shape
-                size = dict(zip(dataset.axes, shape, strict=True))
+                size = dict(zip(sample.axes, shape, strict=True))
             except (ValueError, OSError) as error:
                 problems[f"  - {name}: {sample.image}: {error}"] = None
                 continue
@@ -182,8 +183,9 @@ class Workload:
         if path := self.cfg.model_of(model).path:
             return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"])
         trained = [(name, item) for name, item in self._training(model) if item.sample.split == "train"]
-        sizes = [self.cfg.datasets[name].pixel_size for name in dict.fromkeys(name for name, _ in trained)]
-        ratios = [size.z / math.sqrt(size.y * size.x) for size in sizes]
+        first = {name: item.sample for name, item in reversed(trained)}
+        sizes = [size_of(sample, self.cfg.datasets[name]) for name, sample in first.items()]
+        ratios = [z / math.sqrt(y * x) for z, y, x in sizes]
         return plan.decided_network(self.cfg.train_of(model).network, ratios, max(item.shape[1] for _, item in trained))[0]
 
     def predict_tile(self, model: str) -> int | ZYX:
@@ -268,7 +270,7 @@ class Workload:
 
         def is_done(sample: Sample) -> bool:
             labels = self.labels[name].get(sample.name)
-            wanted = weights_digest(labels, cfg, self.cfg.datasets[name]) if labels else ""
+            wanted = weights_digest(labels, cfg) if labels else ""
             return all(
                 details_if_done(path, wanted) is not None for path in (store / sample.name, store / sample.name / "labels" / "target")
             )

@@ -9,6 +9,8 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
 from unet_core.data_config import Annotation
@@ -39,8 +41,13 @@ def strangers(path: str, stems: set[str]) -> list[str]:
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
-        labels = as_labels(read_plane(file, image[1], shape), file)
-        ignore = labels == source.ignore_label if source.ignore_label is not None else None
-        if ignore is not None:
-            labels[ignore] = 0
-        yield layer_of(labels, ignore)
+        yield layer_in(read_plane(file, image[1], shape), file, source)
+
+
+def layer_in(values: np.ndarray, file: Path, source: Annotation) -> Layer:
+    """The objects in an array of labels (z y x), all of a file or a part of it; ValueError if they cannot be labels."""
+    labels = as_labels(values, file)
+    ignore = labels == source.ignore_label if source.ignore_label is not None else None
+    if ignore is not None:
+        labels[ignore] = 0
+    return layer_of(labels, ignore)

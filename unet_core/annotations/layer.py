@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.readers import SUFFIXES, open_image, split_internal
+from unet_core.readers import CZYX, SUFFIXES, open_image, split_internal
 
 Images = list[tuple[str, int | None]]
 Found = tuple[dict[int, tuple[Path, ...]], list[str]]
@@ -110,6 +112,14 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     ValueError
         If it cannot be read, or its shape is not that of the image.
     """
+    with opened_plane(path, page, shape) as opened:
+        z, y, x = (slice(0, n) for n in shape)
+        return opened[z, y, x][0]
+
+
+@contextmanager
+def opened_plane(path: Path, page: int | None, shape: ZYX) -> Iterator[CZYX]:
+    """An annotation image opened, to be read box by box; see `read_plane`."""
     file, internal = split_internal(str(path))
     with open_image(file, internal) as opened:
         if page is not None and page >= opened.shape[0]:
@@ -119,11 +129,11 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
         plain = found
         while len(plain) > 2 and plain[0] == 1:  # as in OME-Zarr, whose labels may have all of t c z y x
             plain = plain[1:]
-        if plain != (shape if shape[0] > 1 else shape[1:]):
+        if plain != (shape if shape[0] > 1 else shape[1:]) or len(found) > 5 - (page is not None):
             hint = _hint(plain, shape)
             raise ValueError(f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}")
-        array = opened[...] if page is None else opened[page]
-    return array.reshape(shape)
+        axes = "czyx"[-len(found) :] if page is not None else "tczyx"[-len(found) :]
+        yield CZYX(opened, axes if page is None else f"t{axes}", page or 0)
 
 
 def _hint(found: tuple[int, ...], shape: ZYX) -> str:
