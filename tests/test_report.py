@@ -279,6 +279,7 @@ def test_the_page_shows_curves_images_with_layers_and_weight_maps(page: Page) ->
     assert charts[:2] == ["weighted cross-entropy over steps of training", "scores of the validation over steps"]
     assert any(chart.startswith("calibration: expected calibration error 0.") for chart in charts) and "sizes of objects" in charts
     layers = [image.get("class") for image in page.images()]
+    assert layers.pop(0) == "tiles" and "tiles" not in layers
     scored, others = ["image", "probability", "errors", "truth", "result"], ["image", "probability", "result"]
     # The image without objects has no errors if nothing was found in it.
     assert layers[:5] == scored and layers.count("truth") == 2 and layers.count("result") == 4

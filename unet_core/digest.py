@@ -16,8 +16,8 @@ from unet_core.runtime import write_atomic
 
 PACKAGE = Path(__file__).parent
 
-# What only moves data or describes options: a change there does not change a result.
-PLUMBING = {"check", "compiled", "config", "data_config", "digest", "engine", "ngff", "parse", "runtime", "shards", "store"}
+# What only moves data, describes options or draws pictures: a change there does not change a result.
+PLUMBING = {"check", "compiled", "config", "data_config", "digest", "engine", "ngff", "parse", "runtime", "shards", "store", "tile_picture"}
 _PARSING = threading.Lock()
 
 

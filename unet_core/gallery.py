@@ -1,4 +1,4 @@
-"""Pictures of samples on the page: image, truth, result and errors as layers; the worst objects; weight maps; what to annotate next."""
+"""Pictures on the page: samples with truth, result and errors as layers; the worst objects; weight maps; tiles; what to annotate next."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 from skimage.segmentation import find_boundaries
@@ -193,6 +194,18 @@ def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
     layers = {"image": pictures.data_uri(pictures.stretch(image))}
     layers["entropy"] = pictures.data_uri(pictures.heat(entropy(parts)), exact=True)
     return View(sample, note, (image.shape[0], image.shape[1]), layers)
+
+
+def tile_view(path: Path) -> View | None:
+    """The picture of training tiles that the training has drawn; none of models from elsewhere."""
+    if not path.is_file():
+        return None
+    picture = imagecodecs.png_decode(path.read_bytes())
+    note = (
+        "varied at random, with the outlines of the classes to learn (blue) and the frame of what is learnt (yellow); below, the "
+        "weight of each pixel from 0 (blue) to the highest (red), gray where nothing is annotated"
+    )
+    return View("the first training tiles", note, picture.shape[:2], {"tiles": pictures.data_uri(picture, exact=True)})
 
 
 def weight_views(results: Path, dataset: str, sample: str, class_weights: Sequence[float]) -> list[View]:

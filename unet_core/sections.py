@@ -12,7 +12,7 @@ import pandas as pd
 
 from unet_core import charts
 from unet_core.ensemble import members_of
-from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, short, weight_views, worst_objects
+from unet_core.gallery import Places, View, doubt_view, object_views, sample_view, short, tile_view, weight_views, worst_objects
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.pictures import KINDS
 from unet_core.probabilities import foreground
@@ -54,6 +54,7 @@ def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
     return {
         "name": name,
         "summary": summary,
+        "tiles": tile_view(model / "tiles.png"),
         "curves": charts.learning_curves({str(key): values for key, values in curves.items()}) if curves else [],
         "decisions": pd.DataFrame(decisions, columns=["decision", "value", "reason"]),
     }

@@ -7,6 +7,7 @@ batch and add up their gradients.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -26,6 +27,7 @@ from unet_core.processes import ALONE, Processes, join_processes
 from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
 from unet_core.sampling import Sampler, TrainingSample
 from unet_core.store import open_image_of, open_labels, open_weights
+from unet_core.tile_picture import TILES, tile_picture
 from unet_core.training import train_network
 from unet_core.warm_start import Start, choose_start, given_model
 
@@ -120,6 +122,8 @@ def _train(
         cfg.sampling == "balanced",
         processes.device,
     )
+    if processes.rank == 0:
+        write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
     validation = splits["validation"]
     history = train_network(cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes)
     description = settings | {
@@ -134,6 +138,13 @@ def _train(
     }
     if processes.rank == 0:
         write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, target and border term of the tiles that training begins with."""
+    batches = (sampler.draw(number) for number in itertools.count())
+    tiles = ((image, target, border) for batch in batches for image, target, border in zip(*batch, strict=True))
+    return [tuple(part.numpy(force=True) for part in tile) for tile in itertools.islice(tiles, TILES)]
 
 
 def adopt_model(path: Path, stamp: Path) -> None:
