@@ -54,11 +54,6 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
     UserError
         If bioimageio.core is not installed, or its test of the package fails.
     """
-    try:
-        from bioimageio.core import test_model
-        from bioimageio.spec import save_bioimageio_package
-    except ImportError:
-        raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
     folds = sorted(model.parent.glob(f"{model.name}.fold*/model.json"))
     if folds and not (model / "model.json").is_file():
         listed = ", ".join(str(path.parent) for path in folds)
@@ -66,6 +61,11 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
     description = read_json(model / "model.json")
     if Network.model_validate(description["network"]).dimensions == 3:
         raise UserError(f"the network in {model} is 3D; packages are made of 2D ones alone: give the folder itself (docs/training.md)")
+    try:
+        from bioimageio.core import test_model
+        from bioimageio.spec import save_bioimageio_package
+    except ImportError:
+        raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write_files(folder, model, description, _tile(model, description, sample), name)
