@@ -61,7 +61,6 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
     description = read_json(model / "model.json")
     if Network.model_validate(description["network"]).dimensions == 3:
         raise UserError(f"the network in {model} is 3D; packages are made of 2D ones alone: give the folder itself (docs/training.md)")
-    tile = _tile(model, description, sample)
     try:
         from bioimageio.core import test_model
         from bioimageio.spec import save_bioimageio_package
@@ -69,7 +68,7 @@ def share_model(model: Path, package: Path, *, name: str, authors: list[str], li
         raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _write_files(folder, model, description, tile, name)
+        _write_files(folder, model, description, _tile(model, description, sample), name)
         save_bioimageio_package(_describe(folder, description, name, authors, licence), output_path=package)
         summary = test_model(package, weight_format="pytorch_state_dict")
     if summary.status != "passed":
