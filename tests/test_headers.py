@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -38,6 +39,19 @@ def test_sizes_without_unit_are_not_believed(tmp_path: Path, options: dict[str, 
 def test_our_own_stores_say_axes_and_sizes(tmp_path: Path) -> None:
     begin(tmp_path / "a.zarr", "0", Spec((1, 8, 9), "uint8", "image", 2, (1.0, 0.5, 0.25)), {})
     assert header_of(tmp_path / "a.zarr") == Header("czyx", {"z": 1.0, "y": 0.5, "x": 0.25})
+
+
+def test_hdf5_says_axes_and_sizes(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = IMAGE
+        file["raw"].attrs["element_size_um"] = [2.0, 0.5, 0.25]
+        file["raw"].attrs["axistags"] = json.dumps({"axes": [{"key": key, "typeFlags": 2} for key in "czyx"]})
+        file["volume"] = IMAGE[0]
+        file["volume"].attrs["element_size_um"] = [2.0, 0.5, 0.25]
+        file["plain"] = IMAGE
+    assert header_of(tmp_path / "a.h5", "raw") == Header("czyx", {"z": 2.0, "y": 0.5, "x": 0.25})
+    assert header_of(tmp_path / "a.h5", "volume") == Header("zyx", {"z": 2.0, "y": 0.5, "x": 0.25})
+    assert header_of(tmp_path / "a.h5", "/plain") == header_of(tmp_path / "a.h5") == NOTHING
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.zarr", "a.png", "a.h5"])

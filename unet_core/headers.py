@@ -1,4 +1,4 @@
-"""What an image file says of itself, in OME-TIFF, ImageJ's TIFF, OME-Zarr and files of microscopes: axes, size of pixels, channels."""
+"""What an image file says of itself, in OME-TIFF, ImageJ's TIFF, OME-Zarr, HDF5 and files of microscopes: axes, pixel size, channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 from defusedxml.ElementTree import fromstring
 
 from unet_core.data_config import PixelSize
-from unet_core.readers import VENDOR
+from unet_core.readers import VENDOR, open_hdf5
 
 # Micrometres.
 UNITS = {
@@ -67,6 +67,8 @@ def header_of(path: Path, internal: str = "") -> Header:
             return _tiff(path)
         if suffix in VENDOR:
             return _vendor(path, internal)
+        if suffix in (".h5", ".hdf5"):
+            return _hdf5(path, internal)
         return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else NOTHING
     except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
         return NOTHING
@@ -156,6 +158,16 @@ def _ome_zarr(path: Path, internal: str) -> Header:
     }
     names = [channel.get("label") for channel in metadata.get("omero", {}).get("channels", [])]
     return Header(axes if set(axes) <= set("tczyx") else "", _sizes(told), _names(names))
+
+
+def _hdf5(path: Path, internal: str) -> Header:
+    """As Fiji's HDF5 plugin, PlantSeg (`element_size_um`, along z y x) and ilastik (`axistags`) write."""
+    with open_hdf5(path, internal) as array:
+        size, tags = array.attrs.get("element_size_um"), array.attrs.get("axistags")
+        told_axes = [axis["key"] for axis in json.loads(tags)["axes"]] if tags else "zyx" if size is not None and array.ndim == 3 else ""
+        axes = "".join(told_axes)
+    told = {} if size is None else {axis: (float(extent), "µm") for axis, extent in zip("zyx", size, strict=True)}
+    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(told))
 
 
 def _zarr_metadata(node: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
         raise ValueError(f"{path}: no such file")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
-    opened = {".png": _open_png, ".npy": _open_npy, ".h5": _open_hdf5, ".hdf5": _open_hdf5, ".zarr": _open_zarr}
+    opened = {".png": _open_png, ".npy": _open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".zarr": _open_zarr}
     with (_open_vendor if suffix in VENDOR else opened.get(suffix, _open_tiff))(path, internal) as array:
         yield _Image(path, array)
 
@@ -293,7 +293,8 @@ def _open_npy(path: Path, internal: str) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _open_hdf5(path: Path, internal: str) -> Iterator[Any]:
+def open_hdf5(path: Path, internal: str) -> Iterator[Any]:
+    """The array (`h5py.Dataset`) of a file: the named one, or the only one."""
     import h5py
 
     with contextlib.ExitStack() as stack:
