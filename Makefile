@@ -65,7 +65,7 @@ browser-test: .venv/.installed
 # First what only uses the cluster, side by side; then what disturbs it, one by one.
 slurm-test: .venv/.installed
 	@tests/slurm/cluster.sh start
-	@trap 'tests/slurm/cluster.sh stop' EXIT; export UNET_SLURM=1 XDG_CACHE_HOME="$(CURDIR)/.slurm/cache"; \
+	@trap 'tests/slurm/cluster.sh stop' EXIT; trap 'exit 1' INT TERM; export UNET_SLURM=1 XDG_CACHE_HOME="$(CURDIR)/.slurm/cache"; \
 	    .venv/bin/python -m pytest --basetemp=.slurm/quiet -n 4 -m "not alone" tests/slurm && \
 	    .venv/bin/python -m pytest --basetemp=.slurm/alone -m alone tests/slurm
 	@echo "make slurm-test: done"
