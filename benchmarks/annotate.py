@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.matching import average_precision, matchings
 from unet_core.metrics.seg import seg_scores
+from unet_core.probabilities import with_background
 from unet_core.runtime import read_json
 from unet_core.store import Result, open_labels
 from unet_core.uncertainty import doubt, entropy
@@ -59,7 +60,7 @@ def measure() -> dict[str, float]:
 def _sample(results: Path, model: str, dataset: str, name: str) -> list[float]:
     """How wrong an image is (1 - AP50, 1 - SEG), its score, and its mean entropy."""
     probability = Result(results / "predict" / model / f"{dataset}.zarr" / name)
-    parts = probability.read_all().astype(np.float32) / (255 if probability.dtype == np.uint8 else 1)
+    parts = with_background(probability.read_all())
     truth, _, ignore = (labels.read_all() for labels in open_labels(results / "groundtruth" / f"{dataset}.zarr", name))
     table = contingency(truth, Result(results / "instances" / model / f"{dataset}.zarr" / name).read_all(), ignore)
     seg = seg_scores(table)

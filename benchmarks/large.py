@@ -21,11 +21,11 @@ from pathlib import Path
 
 import cc3d
 import numpy as np
-import psutil
 import tifffile
 import yaml
 from scipy import ndimage
 
+from benchmarks.rerun import tree_memory
 from unet_core.blocks import Box
 from unet_core.store import Result, Spec, begin, details_if_done, finish
 
@@ -110,7 +110,7 @@ def _run(folder: Path) -> float:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         shown = time.monotonic()
         while process.poll() is None:
-            peak = max(peak, _memory(process.pid) / 1e6)
+            peak = max(peak, tree_memory(process.pid) / 1e6)
             if time.monotonic() > shown + 60:
                 shown = time.monotonic()
                 note.write_text(str(peak))
@@ -120,16 +120,6 @@ def _run(folder: Path) -> float:
     if process.returncode:
         sys.exit(f"the workflow failed; see {folder / 'output.txt'}")
     return peak
-
-
-def _memory(pid: int) -> int:
-    total = 0
-    try:
-        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:
-        pass
-    return total
 
 
 def _last_line(folder: Path) -> str:

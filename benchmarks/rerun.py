@@ -140,7 +140,7 @@ def _snakemake(folder: Path, *arguments: str, expect: str = "") -> tuple[float, 
         start, peak = time.perf_counter(), 0
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
+            peak = max(peak, tree_memory(process.pid))
             time.sleep(0.02)
         seconds = time.perf_counter() - start
     text = output.read_text()
@@ -150,7 +150,8 @@ def _snakemake(folder: Path, *arguments: str, expect: str = "") -> tuple[float, 
     return seconds, peak / 1e6
 
 
-def _memory(pid: int) -> int:
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and all under it; those that end meanwhile do not count."""
     total = 0
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from unet_core import charts, pictures
 from unet_core.blocks import Box
-from unet_core.gallery import Places, kinds_of, object_views, sample_view, worst_objects
+from unet_core.gallery import Places, kinds_of, object_views, sample_view, tile_view, worst_objects
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.errors import object_errors
 from unet_core.store import Result, Spec, begin, refer
+from unet_core.tile_picture import tile_picture
 
 DECODE = {"png": imagecodecs.png_decode, "webp": imagecodecs.webp_decode, "jpeg": imagecodecs.jpeg8_decode}
 
@@ -177,3 +178,12 @@ def test_objects_are_found_by_their_label_where_no_table_knows_them(volume: Volu
     # The outline of the object in question, in the middle of the picture.
     rows, columns = np.nonzero((picture == pictures.SPOT).all(axis=2))
     assert (np.ptp(rows), np.ptp(columns)) == (19, 79) and columns.min() > 10 and columns.max() < view.size[1] - 10
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", tile_picture([(np.zeros((1, 9, 9)), np.zeros((5, 5), np.int64), np.zeros((5, 5)))], [1, 1])[:60]]
+)
+def test_a_picture_of_tiles_that_is_missing_or_damaged_is_left_out(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "tiles.png").write_bytes(content)
+    assert tile_view(tmp_path / "tiles.png") is None

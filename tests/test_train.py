@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import struct
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,12 @@ def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: p
     assert run(tmp_path, 4)[-1]["step"] == 4
 
 
-@pytest.mark.parametrize("killed_at", [1, 5, 11])
-def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run(tmp_path / "whole", 12)
-    calls = 0
-    loss = training._loss
+def assert_killed_training_ends_as_another(
+    run: Callable[[Path, int], Any], folder: Path, steps: int, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trains to the end; once more until the loss was computed so often, and on from there: files and history are the same."""
+    expected = run(folder / "whole", steps)
+    calls, loss = 0, training._loss
 
     def dying(*arguments: Any) -> Any:
         nonlocal calls
@@ -122,11 +124,16 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, 
 
     monkeypatch.setattr(training, "_loss", dying)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", 12)
+        run(folder / "killed", steps)
     monkeypatch.setattr(training, "_loss", loss)
-    assert run(tmp_path / "killed", 12) == expected
+    assert run(folder / "killed", steps) == expected
     for name in ("best.safetensors", "last.safetensors", "curves.csv"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 11])
+def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_killed_training_ends_as_another(run, tmp_path, 12, killed_at, monkeypatch)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty"])

@@ -19,6 +19,7 @@ from tests.conftest import ArraySource
 from tests.test_predict import NORM, predict
 from tests.test_sampling import STILL, WILD, sample
 from tests.test_tiles import in_one_piece
+from tests.test_train import assert_killed_training_ends_as_another
 from tests.test_workflow import Project
 from unet_core import plan, training, unet, validation
 from unet_core.blocks import Grid
@@ -139,23 +140,7 @@ def test_a_network_for_volumes_learns(tmp_path: Path) -> None:
 def test_a_killed_training_on_volumes_ends_bit_for_bit_as_one_that_was_not(
     tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = run(tmp_path / "whole", 8)
-    calls, loss = 0, training._loss
-
-    def dying(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > killed_at:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(training, "_loss", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", 8)
-    monkeypatch.setattr(training, "_loss", loss)
-    assert run(tmp_path / "killed", 8) == expected
-    for name in ("best.safetensors", "last.safetensors", "curves.csv"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert_killed_training_ends_as_another(run, tmp_path, 8, killed_at, monkeypatch)
 
 
 def test_validation_of_volumes_by_blocks_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,10 +197,11 @@ def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
 
 
 def tile_view(path: Path) -> View | None:
-    """The picture of training tiles that the training has drawn; none of models from elsewhere."""
-    if not path.is_file():
+    """The picture of training tiles that the training has drawn; None where it is missing or damaged."""
+    try:
+        picture = imagecodecs.png_decode(path.read_bytes())
+    except (OSError, ValueError, RuntimeError):  # the page can do without
         return None
-    picture = imagecodecs.png_decode(path.read_bytes())
     note = (
         "varied at random, with the outlines of the classes to learn (blue) and the frame of what is learnt (yellow); below, the "
         "weight of each pixel from 0 (blue) to the highest (red), gray where nothing is annotated"

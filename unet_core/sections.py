@@ -54,7 +54,8 @@ def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
     return {
         "name": name,
         "summary": summary,
-        "tiles": tile_view(model / "tiles.png"),
+        # A file from elsewhere is not decoded.
+        "tiles": tile_view(model / "tiles.png") if model.resolve() == (results / "train" / name).resolve() else None,
         "curves": charts.learning_curves({str(key): values for key, values in curves.items()}) if curves else [],
         "decisions": pd.DataFrame(decisions, columns=["decision", "value", "reason"]),
     }
