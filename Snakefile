@@ -3,8 +3,13 @@
 A configuration given with --configfile replaces config.yaml; --config changes single keys.
 """
 
+import os
 import signal
 from pathlib import Path
+
+# Jobs get this too. With a pool of memory for each thread, the C library gives back to the system what a tile of the network needs,
+# and gets it again, zeroed, for the next one.
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 # SLURM's warning before the time limit is for training; it would kill the Snakemake around it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -57,8 +57,8 @@ def _write_volume(store: Path, shape: tuple[int, int, int]) -> None:
     if details_if_done(store / "volume", "volume") is not None:
         return
     blobs = np.tile(_blobs((64, 512, 512), 0), (1, BLOCK[1] // 512, BLOCK[2] // 512))
-    clean = np.clip(60 + 40 * blobs, 0, 200).astype(np.uint8)
-    noise = np.random.default_rng(1).integers(0, 4, 2 * clean.size, dtype=np.uint8)
+    clean = _gray(blobs)
+    noise = _noise(2 * clean.size, 1)
     result = begin(store / "volume", "volume", Spec(shape, "uint8", "image", 1, block=BLOCK), {})
     start = time.perf_counter()
     for index in result.missing_blocks():
@@ -71,6 +71,16 @@ def _write_volume(store: Path, shape: tuple[int, int, int]) -> None:
     finish(store / "volume", "volume", {})
 
 
+def _gray(blobs: np.ndarray) -> np.ndarray:
+    """Few gray levels, so that an image of this size fits a small disk."""
+    return np.clip(60 + 40 * blobs, 0, 200).astype(np.uint8) // 16 * 16
+
+
+def _noise(size: int, seed: int) -> np.ndarray:
+    """A tenth of the voxels is brighter."""
+    return (np.random.default_rng(seed).random(size, np.float32) < 0.1).astype(np.uint8) * np.uint8(4)
+
+
 def _blobs(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Smooth noise that fits to itself at its ends, with standard deviation 1."""
     field = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -80,10 +90,10 @@ def _blobs(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 
 def _write_training(folder: Path) -> None:
     blobs = _blobs((64, 512, 512), 3)[::8]
-    noise = np.random.default_rng(4).integers(0, 4, blobs.shape)
+    images = _gray(blobs) + _noise(blobs.size, 4).reshape(blobs.shape)
     (folder / "planes").mkdir(parents=True, exist_ok=True)
-    for number, (image, truth) in enumerate(zip(np.clip(60 + 40 * blobs, 0, 200) + noise, blobs > LEVEL, strict=True)):
-        tifffile.imwrite(folder / "planes" / f"p{number}.tif", image.astype(np.uint8))
+    for number, (image, truth) in enumerate(zip(images, blobs > LEVEL, strict=True)):
+        tifffile.imwrite(folder / "planes" / f"p{number}.tif", image)
         tifffile.imwrite(folder / "planes" / f"p{number}_mask.tif", (255 * truth).astype(np.uint8))
     config = {
         "datasets": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_what_does_not_fit_the_memory_is_left_out(monkeypatch: pytest.MonkeyPatc
     assert fastest(network, tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"] in sides[1:]
     # Where nothing fits, the smallest is left to try, and to fail with a message.
     assert fastest(network_of({}, most=0), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"] == sides[-1]
+
+
+def test_tiles_are_measured_as_many_at_a_time_as_there_are_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    meeting = threading.Barrier(2, timeout=60)  # breaks if a call is alone
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        meeting.wait()
+        return tiles
+
+    found = fastest(network, tried_of([unet.input_size(64, 2)]), 1, unet.shape(2), (1, 64, 64), 1e9, lanes=2)
+    assert len(found["rates"]) == 1
 
 
 def test_little_work_and_worse_tiles_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_tile_that_does_not_fit_the_network_is_refused_with_the_nearest_sizes(
     [
         ("auto", 2**40, 388, 572, "covers the largest image or 2048 px"),
         ("auto", 2**40, 10**6, 2236, "covers the largest image or 2048 px"),
-        ("auto", 2**30, 10**6, 716, "the largest within 1 GiB"),
+        ("auto", 2**30, 10**6, 636, "the largest within 1 GiB"),
         (204, 1, 10**6, 204, "set in the configuration"),
         ("auto", 2**40, 1, 204, "covers the largest image or 2048 px"),
     ],
@@ -122,7 +122,7 @@ def test_prediction_tile_is_the_largest_that_the_memory_allows(depth: int, width
 
 
 def test_too_little_memory_for_any_tile_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"^plan.memory_gb: the smallest tile of this network \(204 px\) needs 0.0797 GiB, but 0.0625 GiB"):
+    with pytest.raises(UserError, match=r"^plan.memory_gb: the smallest tile of this network \(204 px\) needs 0.0995 GiB, but 0.0625 GiB"):
         prediction_tile(Predict(), Network(), 1, 2**26, 1000)
 
 
@@ -179,7 +179,7 @@ def test_a_plan_holds_all_decisions_with_their_reasons(stamps: Stamps) -> None:
     assert values == {
         "predict_tile": 132,
         "predict_block": [64, 256, 256],
-        "predict_memory_gb": 0.00221,
+        "predict_memory_gb": 0.00273,
         "class_pixels": [600, 200],
         "class_weights": [4 / 6, 2.0],
         "train_tile": 92,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from tests.test_tiles import in_one_piece
 from unet_core.blocks import Box
 from unet_core.config import Network, Predict
 from unet_core.engine import Engine
-from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
+from unet_core.model import TooLarge, build, in_lane, load_network, network_function, save_checkpoint, weights_digest
 from unet_core.predict import block_of, predict_samples
 from unet_core.probabilities import from_stored, to_stored
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import Result, Spec, begin, finish, read_attributes
-from unet_core.tiles import TileFunction, predict_box
+from unet_core.tiles import LANES, TileFunction, predict_box
 from unet_core.unet import input_size
 
 NETWORK = Network(depth=2, width=2, dropout=0.0)
@@ -206,6 +208,23 @@ def test_blocks_hold_whole_chunks_of_the_image(chunks: tuple[int, int, int], pla
     assert y % 256 == 0 and x % 256 == 0 and y <= planned[1] and x <= planned[2]
     assert z % planes == 0 or planes > 128
     assert z * y * x <= 2**26 or (y, x) == (256, 256) or planned == (z, y, x)
+
+
+def test_no_more_tiles_than_lanes_are_in_work_and_errors_come_back() -> None:
+    names: set[str] = set()
+
+    def function(tiles: np.ndarray) -> np.ndarray:
+        names.add(threading.current_thread().name)
+        if not len(tiles):
+            raise TooLarge("0 tiles")
+        return tiles + 1
+
+    with ThreadPoolExecutor(8) as workers:
+        found = list(workers.map(lambda n: in_lane(function, np.array([n])), range(40)))
+    assert [int(value[0]) for value in found] == list(range(1, 41))
+    assert 1 <= len(names) <= LANES and threading.current_thread().name not in names
+    with pytest.raises(TooLarge):
+        in_lane(function, np.empty(0))
 
 
 KILLS = """

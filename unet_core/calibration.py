@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,9 @@ def _divided(extent: int, largest: int, axis: unet.Axis, most: int) -> list[int]
     return [tile for output in outputs if (tile := unet.input_size(output, *axis)) <= largest] or [largest]
 
 
-def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: unet.Shape, block: ZYX, budget: float) -> dict[str, Any]:
+def fastest(
+    network: TileFunction, tried: list[Tiles], channels: int, shape: unet.Shape, block: ZYX, budget: float, lanes: int = 1
+) -> dict[str, Any]:
     """Time a network on tiles and choose those with the most pixels of a block per second.
 
     Parameters
@@ -67,6 +70,8 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: une
         Extent of a block.
     budget : float
         Pixels; nothing more is tried after the time that they take at the rate of the first tiles.
+    lanes : int
+        Calls at a time, from as many threads.
 
     Returns
     -------
@@ -80,8 +85,8 @@ def fastest(network: TileFunction, tried: list[Tiles], channels: int, shape: une
         extent = sides[1:] if shape.z == unet.STILL else sides
         image = np.random.default_rng(0).integers(0, 255, (tiles.batch, channels, *extent)).astype(np.uint8)
         try:
-            _seconds(network, image)  # memory is taken, and kernels are chosen
-            took = min(_seconds(network, image) for _ in range(2))
+            _seconds(network, image, lanes)  # memory is taken, and kernels are chosen
+            took = min(_seconds(network, image, lanes) for _ in range(2))
         except MemoryError:
             continue
         ways = [(n, unet.output_size(side, *axis)) for n, side, axis in zip(block, sides, shape, strict=True)]
@@ -116,10 +121,15 @@ def _half(side: int, axis: unet.Axis) -> int:
     return unet.input_size(output // 2 // axis.step * axis.step, *axis) if output >= 2 * axis.step else side
 
 
-def _seconds(network: TileFunction, image: np.ndarray) -> float:
-    """Time for tiles; small ones are worked on several times, since a millisecond says little."""
-    count, start = 0, time.perf_counter()
-    while count == 0 or time.perf_counter() < start + ENOUGH:
-        network(image)
-        count += 1
-    return (time.perf_counter() - start) / count
+def _seconds(network: TileFunction, image: np.ndarray, lanes: int) -> float:
+    """Time for one call of several at a time; small tiles are worked on several times, since a millisecond says little."""
+
+    def calls_per_second(_: int) -> float:
+        count, start = 0, time.perf_counter()
+        while count == 0 or time.perf_counter() < start + ENOUGH:
+            network(image)
+            count += 1
+        return count / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(lanes) as pool:
+        return 1 / sum(pool.map(calls_per_second, range(lanes)))

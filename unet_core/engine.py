@@ -260,7 +260,7 @@ def _security(folder: Path) -> Security:
 def _environment(cores: int) -> list[str]:
     """Lines of a worker job's script: our code, its threads, and no HTTP servers."""
     values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
-    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores)}
+    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores), "MALLOC_ARENA_MAX": "1"}
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 
 

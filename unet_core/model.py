@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from unet_core.config import Network
 from unet_core.runtime import UserError, read_json, write_atomic
+from unet_core.tiles import LANES
 from unet_core.unet import STILL, UNet
 
 # By the dimensions of a network.
@@ -192,6 +194,19 @@ def _mean_over_copies(function: Callable[[torch.Tensor], torch.Tensor], image_NC
         total = values.clone() if total is None else total.add_(values)
     assert total is not None
     return total.div_(len(symmetries))
+
+
+def in_lane(function: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray) -> np.ndarray:
+    """Value of a function of tiles, computed in one of the threads that have the device to themselves (`LANES`)."""
+    return _lanes().submit(function, tiles).result()
+
+
+@functools.cache
+def _lanes() -> ThreadPoolExecutor:
+    threads = torch.get_num_threads()
+    lanes = min(LANES, threads) if device().type == "cpu" else LANES
+    shares = iter([max(1, threads * (n + 1) // lanes - threads * n // lanes) for n in range(lanes)])
+    return ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(next(shares)))
 
 
 _streams = threading.local()

@@ -16,7 +16,7 @@ from unet_core.config import Network, Plan, Predict, Train
 from unet_core.folds import divided, seen_as
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import CHUNK, open_labels, read_attributes
-from unet_core.tiles import tiling
+from unet_core.tiles import LANES, tiling
 
 logger = logging.getLogger(__name__)
 
@@ -196,17 +196,18 @@ def training_steps(cfg: Train, pixels: int, outputs: ZYX) -> tuple[int, str]:
 
 
 def tile_memory(tile: int | ZYX, network: Network, channels: int) -> int:
-    """Bytes of the largest set of arrays alive while the network is applied to one tile, in float32.
+    """Bytes of what is alive while the network is applied to the tiles of all lanes, in float32.
 
-    At the first level these are the input, the copy that waits for the expanding path, and the input and output of a
-    convolution; deeper levels are smaller. A factor of two covers the work space of the convolutions.
+    At the first level of the expanding path these are, for each tile, the image, what comes from below, both halves of its
+    concatenation with the copy, and the output of a convolution; deeper levels are smaller. With what the allocator cannot
+    use again it is as much as five arrays of the first level's channels (measured).
     """
     return math.prod(unet.sides(tile)) * voxel_memory(network, channels)
 
 
 def voxel_memory(network: Network, channels: int) -> int:
     """Bytes per pixel of a tile; see `tile_memory`."""
-    return 2 * 4 * (channels + 4 * network.width)
+    return LANES * 4 * (channels + 5 * network.width)
 
 
 def allowed_memory(cfg: Plan) -> int:
@@ -403,7 +404,8 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
 def prediction_block(tile: int | ZYX, network: Network) -> list[int]:
     """Shard of the probabilities: whole chunks around the output of one tile, and as many planes as make a fair amount of work."""
     shape = unet.shape_of(network)
-    side, step = CHUNK * math.ceil(max(outputs_of(tile, shape)[1:]) / CHUNK), shape.z.step
+    useful = (output // axis.step * axis.step for output, axis in zip(outputs_of(tile, shape)[1:], shape[1:], strict=True))
+    side, step = CHUNK * math.ceil(max(useful) / CHUNK), shape.z.step
     return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2) // step) * step, side, side]
 
 

@@ -21,19 +21,19 @@ from unet_core.digest import code_digest, digest
 from unet_core.engine import Engine
 from unet_core.folds import may_predict, predicted_as
 from unet_core.members import Group, Member, Part, deepest, groups_of, parts_of, planes_together, read_members, tile_of, tile_that_counts
-from unet_core.model import TooLarge, device_name, load_network, network_function
+from unet_core.model import TooLarge, device_name, in_lane, load_network, network_function
 from unet_core.probabilities import from_stored, to_stored
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 from unet_core.seams import Audit, audit_window, windows
 from unet_core.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes, remove_others
-from unet_core.tiles import Readable, TileFunction, predict_box
+from unet_core.tiles import LANES, Readable, TileFunction, predict_box
 
 logger = logging.getLogger(__name__)
 
 # Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are followed.
 LARGEST_BLOCK, MOST_PLANES = 2**26, 128
-# Tiles are measured where that takes a small part of the work: blocks of one plane, and share of the time.
-WORTH_MEASURING, SHARE = 32, 0.05
+# Tiles are measured where that takes a small part of the work: blocks of one plane (two kinds of tiles take 12), and share of the time.
+WORTH_MEASURING, SHARE = 256, 0.05
 
 _LOADING = threading.Lock()
 
@@ -214,17 +214,7 @@ def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
         net, *others = (load_network(folder, weights, cfg.precision) for folder, weights in part.networks)
     function = network_function(net, part.norm["offset"], part.norm["scale"], cfg.precision, cfg.average, dtype, others, background=False)
 
-    def in_turn(tiles_NCYX: np.ndarray) -> np.ndarray:
-        with _turns():
-            return function(tiles_NCYX)
-
-    return in_turn
-
-
-@functools.cache
-def _turns() -> threading.Semaphore:
-    """On a CPU a tile takes all threads of the job; a GPU computes one while the next is copied."""
-    return threading.Semaphore(1 if device_name() == "cpu" else 2)
+    return functools.partial(in_lane, function)
 
 
 # Tiles that were too large for this process -> those that were not.
@@ -290,7 +280,7 @@ def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any
     network, (shape, tiles, _) = _network(job.cfg, part, job.cfg.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     tried = candidates(block, tiles.largest, shape, batches)
-    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels)
+    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:

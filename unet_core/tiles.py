@@ -15,6 +15,10 @@ from unet_core.blocks import ZYX, Box, mirror
 
 TileFunction = Callable[[np.ndarray], np.ndarray]
 
+# Tiles in work at a time. On a CPU each has its share of the threads: those of one tile wait for one another again and again, and
+# any of them for the reading and writing of other blocks. A GPU computes one tile while the next is copied.
+LANES = 2
+
 
 class Readable(Protocol):
     """What can be read box by box; shape ([c,] z, y, x)."""
