@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -153,6 +154,25 @@ def test_runs_that_begin_at_the_same_moment_share_the_result(tmp_path: Path) -> 
     results[3].write(0, np.ones(results[3].grid.box(0).shape, np.uint32), "d")
     assert all(result.has_block(0) for result in results)
     assert sorted(p.name for p in path.parent.iterdir()) == ["cells", "zarr.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOTEMPTY, errno.EACCES])
+def test_a_result_of_another_run_that_is_gone_again_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    path, rename, refused = tmp_path / "a.zarr" / "s", Path.rename, []
+
+    def once_refused(self: Path, target: Path) -> Path:
+        if target == path and not refused:
+            refused.append(self)
+            raise OSError(code, "as if another run had its result there, which a third one then removed")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", once_refused)
+    if code == errno.EACCES:
+        with pytest.raises(PermissionError):
+            begin(path, "d", LABELS, {})
+    else:
+        assert begin(path, "d", LABELS, {}).path == path
+    assert not list(path.parent.glob(".*"))
 
 
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ is a block that is done. Blocks without any object have shards too.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import shutil
 import time
@@ -219,11 +221,11 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     write_group(aside, {"ome": _ome(path, spec), "unet": unet})
     try:
         aside.rename(path)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(aside)
-        if not path.exists():
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        return begin(path, digest, spec, provenance, keep)  # another run was faster
+        return begin(path, digest, spec, provenance, keep)  # another run was faster; a third may have removed its result since
     return Result(path)
 
 
@@ -316,8 +318,8 @@ def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
 
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
-    if path.exists():
-        trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+    trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+    with contextlib.suppress(FileNotFoundError):  # not there, or another run was faster
         path.rename(trash)
         shutil.rmtree(trash)
 
