@@ -3,8 +3,8 @@
 UNET_GB gigavoxels of 8 bits (default 30), 4096 x 4096 pixels per plane: blobs under noise, in which no block is like another. A
 narrow network (4 to 16 channels, depth 2) learns from eight small planes of the same kind; then the workflow segments the
 volume. Memory is that of Snakemake and all processes under it together, looked at twice a second. Labels of one place where
-blocks meet are compared with those of cc3d in one piece. Needs about 2 bytes of disk per voxel in the folder for temporary
-files, and on two cores about two hours; UNET_LARGE names a folder to work in, where a second call goes on.
+blocks meet are compared with those of cc3d in one piece. Needs about 1.3 bytes of disk per voxel in the folder for temporary
+files, and on two cores about an hour; UNET_LARGE names a folder to work in, where a second call goes on.
 
 Goal: 30 GB with less than 4 GB of memory.
 """
