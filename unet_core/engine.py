@@ -5,7 +5,9 @@ Three places: threads of this process, worker jobs in SLURM, or the workers of a
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
 import shlex
 import subprocess
@@ -42,8 +44,12 @@ QUIET = {
 # A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
 DEATH_TIMEOUT = 30
 FAILURES = 5
-# Seconds; Dask replaces a worker that it has lost after 15.
-PATIENCE = 45
+# Seconds between looks at the worker jobs, and before one that ended without reaching the step is replaced.
+# (Dask replaces by itself those that it has known, 15 s after it lost them.)
+WATCH = 10
+PATIENCE = 20
+# Times that they are replaced while none reaches it.
+REPLACEMENTS = 2
 
 
 class Engine:
@@ -56,13 +62,14 @@ class Engine:
     workers : int
         Items worked on at once.
     check : callable
-        Called now and then while nothing gets done; raises if nothing ever will.
+        Called every `WATCH` seconds; raises if nothing will ever get done.
     """
 
     def __init__(self, client: Client, workers: int, check: Callable[[], None] = lambda: None) -> None:
         self._client = client
         self._workers = workers
         self._check = check
+        self._checked = time.monotonic()
 
     def run(self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str) -> Iterator[tuple[Item, Value]]:
         """Apply a function to items and yield (item, value) as they are done, in any order.
@@ -105,10 +112,11 @@ class Engine:
 
     def _next(self, done: queue.SimpleQueue[Future]) -> Future:
         while True:
-            try:
-                return done.get(timeout=10)
-            except queue.Empty:
+            if time.monotonic() - self._checked >= WATCH:
                 self._check()
+                self._checked = time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                return done.get(timeout=WATCH)
 
 
 def _value(future: Future) -> Any:
@@ -243,7 +251,7 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
             with Client(cluster) as client:
                 logger.info("%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s", step, cfg.minimum, cfg.maximum, step, logs)
-                yield Engine(client, cfg.maximum * cfg.cores, _Patience(client, cluster, logs, step))
+                yield Engine(client, cfg.maximum * cfg.cores, _Watch(client, cluster, logs, step))
 
 
 def _security(folder: Path) -> Security:
@@ -258,9 +266,9 @@ def _security(folder: Path) -> Security:
 
 
 def _environment(cores: int) -> list[str]:
-    """Lines of a worker job's script: our code, its threads, and no HTTP servers."""
+    """Lines of a worker job's script: our code, its threads, no HTTP servers, and memory from one pool (see the Snakefile)."""
     values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
-    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores), "MALLOC_ARENA_MAX": "1"}
+    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores), "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1")}
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 
 
@@ -278,25 +286,35 @@ def _refuse_early(script: str, step: str) -> None:
         raise UserError(f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration")
 
 
-class _Patience:
-    """Ends waiting where all worker jobs have ended and none has reached this job: Dask would wait for ever."""
+class _Watch:
+    """Replaces worker jobs that ended without reaching this job, which Dask would wait for for ever; gives up after some."""
 
     def __init__(self, client: Client, cluster: Any, logs: Path, step: str) -> None:
         self._client = client
         self._cluster = cluster
         self._logs = logs
         self._step = step
-        self._submitted: set[str] = set()
-        self._since = time.monotonic()
+        self._ended: dict[tuple[str, str], float] = {}
+        self._rounds = 0
 
     def __call__(self) -> None:
-        submitted = {str(job.job_id) for job in list(self._cluster.workers.values())}
-        waiting = subprocess.run(["squeue", "--me", "--noheader", "--format=%i"], capture_output=True, text=True)
-        hopeless = submitted and not waiting.returncode and not submitted & set(waiting.stdout.split())
-        if self._client.scheduler_info()["workers"] or not hopeless or submitted != self._submitted:
-            self._submitted, self._since = submitted, time.monotonic()
-        elif time.monotonic() - self._since > PATIENCE:
+        jobs = {(name, str(job.job_id)) for name, job in list(self._cluster.workers.items())}
+        listed = subprocess.run(["squeue", "--me", "--noheader", "--format=%i"], capture_output=True, text=True)
+        if listed.returncode:
+            return  # SLURM does not answer just now
+        queued = {(name, job) for name, job in jobs if job in listed.stdout.split()}
+        reached = {worker["name"] for worker in self._client.scheduler_info()["workers"].values()}
+        now = time.monotonic()
+        self._ended = {job: self._ended.get(job, now) for job in jobs - queued if job[0] not in reached}
+        lost = [name for (name, _), since in self._ended.items() if now - since > PATIENCE]
+        self._rounds = 0 if reached else self._rounds + bool(lost)
+        if self._rounds > REPLACEMENTS:
+            if queued:
+                return  # these may still reach it; replacing the others again would fill the queue
             raise UserError(f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why")
+        for name in lost:
+            logger.warning("%s: a worker job ended without reaching this job; it is replaced, its log is in %s", self._step, self._logs)
+            self._cluster.loop.add_callback(self._cluster.workers.pop, name, None)
 
 
 @contextmanager

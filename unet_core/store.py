@@ -30,6 +30,8 @@ from unet_core.runtime import UserError, versions
 from unet_core.shards import read_index, read_part, write_shard
 
 CHUNK = 256
+# Looks at a result that other runs begin or replace at the same moment.
+ATTEMPTS = 20
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
 STEPS = ("groundtruth", "weights", "predict", "instances")
@@ -205,14 +207,29 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     -------
     Result
     """
-    if read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels)):
-        return Result(path)
+    for _ in range(ATTEMPTS):
+        if (result := _begin(path, digest, spec, provenance, keep)) is not None:
+            return result
+    raise UserError(f"other runs replace {path} again and again; let one of them end, then run again")
+
+
+def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep: bool) -> Result | None:
+    """As `begin`; None where another run came between, so that one has to look again."""
+    if _is_begun(path, digest, spec):
+        return _open(path)
     unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
     unet["provenance"] = provenance | {"versions": versions()}
     if keep and _is_like(path, spec):
         write_group(path, {"ome": _ome(path, spec), "unet": unet})
         return Result(path)
-    remove(path)
+    if path.exists():
+        trash = _take(path)
+        if trash and _is_begun(trash, digest, spec):  # what another run has just made is given back
+            with contextlib.suppress(OSError):
+                trash.rename(path)
+                return None
+        if trash:
+            shutil.rmtree(trash)
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -225,8 +242,20 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
         shutil.rmtree(aside)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        return begin(path, digest, spec, provenance, keep)  # another run was faster; a third may have removed its result since
-    return Result(path)
+        return None  # another run was faster
+    return _open(path)
+
+
+def _is_begun(path: Path, digest: str, spec: Spec) -> bool:
+    return read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels))
+
+
+def _open(path: Path) -> Result | None:
+    """The result; None where another run has just taken it away."""
+    try:
+        return Result(path)
+    except UserError:
+        return None
 
 
 def _is_like(path: Path, spec: Spec) -> bool:
@@ -318,10 +347,17 @@ def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
 
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
-    trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
-    with contextlib.suppress(FileNotFoundError):  # not there, or another run was faster
-        path.rename(trash)
+    if trash := _take(path):
         shutil.rmtree(trash)
+
+
+def _take(path: Path) -> Path | None:
+    """Move a result away; None if there is none (any more)."""
+    trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+    try:
+        return path.rename(trash)
+    except FileNotFoundError:
+        return None
 
 
 def remove_others(store: Path, keep: set[str]) -> list[str]:

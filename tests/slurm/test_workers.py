@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from distributed.security import Security
 from tests.slurm.conftest import ROOT, ClusterProject, command, records, wait_for, workers
 from tests.test_workflow import CONFIG
 from unet_core.config import Dask, Slurm
-from unet_core.engine import DEATH_TIMEOUT, open_engine
+from unet_core.engine import DEATH_TIMEOUT, _environment, open_engine
 from unet_core.runtime import UserError
 
 SMALL = {"partition": "cpu", "cores": 2, "memory_gb": 2, "maximum": 2}
@@ -126,6 +127,14 @@ def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(tmp_path: Path
         pytest.raises(UserError, match="worker jobs ended without reaching this job"),
     ):
         list(engine.run(abs, [1], 1, "test"))
+
+
+def test_a_worker_job_that_ends_at_once_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = f"mkdir {shlex.quote(str(tmp_path / 'first'))} && exit 1"  # as on a node that is not well
+    monkeypatch.setattr("unet_core.engine._environment", lambda cores: [once, *_environment(cores)])
+    with open_engine(dask(maximum=1), "weights", 1, tmp_path / "logs") as engine:
+        assert dict(engine.run(abs, [-1, -2], 2, "test")) == {-1: 1, -2: 2}
+    assert len(list((tmp_path / "logs").glob("*.out"))) == 2
 
 
 @pytest.mark.parametrize("how", ["success", "SIGKILL", "SIGTERM", "scancel"])
