@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -173,6 +174,40 @@ def test_a_result_of_another_run_that_is_gone_again_is_made_again(tmp_path: Path
     else:
         assert begin(path, "d", LABELS, {}).path == path
     assert not list(path.parent.glob(".*"))
+
+
+def test_what_another_run_has_just_begun_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename, others = tmp_path / "a.zarr" / "s", Path.rename, []
+    begin(path, "old", LABELS, {})
+
+    def late(self: Path, target: Path) -> Path:
+        if target.suffix == ".trash" and not others:
+            others.append(None)
+            others[0] = begin(path, "d", LABELS, {})  # the other run comes between our look at the old result and our taking it away
+            others[0].write(0, np.ones(others[0].grid.box(0).shape, LABELS.dtype), "d")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert begin(path, "d", LABELS, {}).has_block(0) and others[0].has_block(0)
+    assert not list(path.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_runs_that_begin_the_same_result_at_once_all_get_it(tmp_path: Path, before: str | None) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns often, so that they meet in each other's ways
+    try:
+        for n in range(10):
+            path = tmp_path / str(n) / "a.zarr" / "s" / "labels" / "cells"
+            if before:
+                begin(path, before, LABELS, {})
+            with ThreadPoolExecutor(8) as pool:
+                results = list(pool.map(lambda _, path=path: begin(path, "d", LABELS, {}), range(8)))
+            results[3].write(0, np.ones(results[3].grid.box(0).shape, LABELS.dtype), "d")
+            assert all(result.has_block(0) for result in results)
+            assert sorted(found.name for found in path.parent.iterdir()) == ["cells", "zarr.json"]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -222,14 +222,12 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
     if keep and _is_like(path, spec):
         write_group(path, {"ome": _ome(path, spec), "unet": unet})
         return Result(path)
-    if path.exists():
-        trash = _take(path)
-        if trash and _is_begun(trash, digest, spec):  # what another run has just made is given back
+    if trash := _take(path):
+        if _is_begun(trash, digest, spec):  # what another run has just made is given back
             with contextlib.suppress(OSError):
                 trash.rename(path)
                 return None
-        if trash:
-            shutil.rmtree(trash)
+        shutil.rmtree(trash)
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -252,10 +250,9 @@ def _is_begun(path: Path, digest: str, spec: Spec) -> bool:
 
 def _open(path: Path) -> Result | None:
     """The result; None where another run has just taken it away."""
-    try:
+    with contextlib.suppress(UserError):
         return Result(path)
-    except UserError:
-        return None
+    return None
 
 
 def _is_like(path: Path, spec: Spec) -> bool:
@@ -354,10 +351,9 @@ def remove(path: Path) -> None:
 def _take(path: Path) -> Path | None:
     """Move a result away; None if there is none (any more)."""
     trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return path.rename(trash)
-    except FileNotFoundError:
-        return None
+    return None
 
 
 def remove_others(store: Path, keep: set[str]) -> list[str]:
