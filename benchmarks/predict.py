@@ -61,8 +61,7 @@ def measure() -> dict[str, float]:
     -------
     dict
         frac_bare_forward, frac_bare_forward_long, frac_bare_forward_narrow: rate from store to store over that of the network
-        alone; x_monai_025,
-        x_monai_050: how many times as fast as MONAI as it is run, x_monai_025_same, x_monai_050_same: with the same
+        alone; x_monai_025, x_monai_050: how many times as fast as MONAI as it is run, x_monai_025_same, x_monai_050_same: with the same
         allocator; rss_ratio: peak memory at 16 over that at 1 GB; max_abs_diff; and the rates (medians, in megapixels per
         second) and memories behind them.
     """

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are followed.
 LARGEST_BLOCK, MOST_PLANES = 2**26, 128
-# Tiles are measured where that takes a small part of the work: blocks of one plane (two kinds of tiles take 12), and share of the time.
+# Tile sizes are measured where that is a small part of the work: with so many blocks at least (measuring two sizes takes the time of
+# about 12), and for this share of the time at most.
 WORTH_MEASURING, SHARE = 256, 0.05
 
 _LOADING = threading.Lock()
