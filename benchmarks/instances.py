@@ -15,7 +15,6 @@ Goals: 20 times as fast as dask-image; at most twice the time of cc3d; memory fl
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ import dask
 import numpy as np
 from scipy import ndimage
 
+from benchmarks._memory import peak_mb
 from unet_core.blocks import Grid
 from unet_core.components import component_rows, contacts, faces_of, number, plant, settle, unite
 from unet_core.config import Instances
@@ -213,9 +213,7 @@ def run_alone(folder: str) -> None:
     """Run the step and print its seconds and the peak memory of this process in MB."""
     with local_engine(THREADS) as engine:
         seconds = _seconds(lambda: _run(Path(folder), engine))
-    # Not ru_maxrss: that begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    print(seconds, int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e6)
+    print(seconds, peak_mb())
 
 
 def _run(folder: Path, engine) -> None:  # type: ignore[no-untyped-def]
@@ -238,4 +236,7 @@ def _store_probabilities(folder: Path, shape: tuple[int, int, int], block: tuple
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(level / "c" / "0" / "0" / "0" / "0", copy)
     finish(path, "p", {})
-    write_stamp(folder / "predict.json", {"step": "predict", "classes": ["cell"], "samples": {"s": {"split": "test", "digest": "p"}}})
+    write_stamp(
+        folder / "predict.json",
+        {"step": "predict", "classes": ["cell"], "dtype": "uint8", "samples": {"s": {"split": "test", "digest": "p"}}},
+    )

@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import tifffile
 
+from benchmarks._memory import peak_mb
 from unet_core.config import Evaluate
 from unet_core.engine import local_engine
 from unet_core.evaluate import evaluate_samples
@@ -252,9 +253,7 @@ def score_volume(place: str, planes: int) -> None:
             engine=engine,
         )
         seconds = time.perf_counter() - start
-    # Of this process alone: ru_maxrss begins with the peak of the one that started it.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps([int(peak.split()[1]) * 1024 / 1e6, seconds]))
+    print(json.dumps([peak_mb(), seconds]))
 
 
 def _median(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -19,7 +19,6 @@ import copy
 import importlib.util
 import math
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -159,17 +158,12 @@ def _difference(folder: Path) -> float:
 
 def _alone(function: str, folder: Path) -> list[float]:
     """Megapixels per second, and peak memory in MB, of one function here in a process of its own."""
-    code = f"import benchmarks.predict as b; print(b.{function}({str(folder)!r}), b.peak())"
+    code = f"import benchmarks.predict as b; print(b.{function}({str(folder)!r}), b.peak_mb())"
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
     if "monai" not in function or function.endswith("same"):
         environment["MALLOC_ARENA_MAX"] = "1"  # as in the Snakefile
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     return [float(word) for word in said.split()[-2:]]
-
-
-def peak() -> float:
-    """Peak memory of this process in MB; not ru_maxrss, which begins with that of the process that started this one."""
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024 / 1e6
 
 
 def run_bare(folder: str) -> float:

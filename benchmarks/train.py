@@ -10,7 +10,6 @@ Goals: at least 95 % of the steps per second with constant tensors; memory that 
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks._memory import peak_mb
 from unet_core import training, unet
 from unet_core.cached import Cache, Cached
 from unet_core.config import Train, merge
@@ -137,7 +137,7 @@ def _peak_mb(folder: Path) -> float:
     step, sampler, processes = _loop(folder, 16)
     for batch in sampler.batches(0, MEMORY_STEPS, threads=training._sampling_threads(processes)):
         step(batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mb()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import numpy as np
 import zarr
 from scipy import ndimage
 
+from benchmarks._memory import peak_mb
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.compiled import compiled
 from unet_core.data_config import Dataset, Weights
@@ -239,11 +240,9 @@ def _peak_memory() -> dict[str, float]:
 
 def _peak_of(folder: Path, side: int) -> None:
     """Print the peak of memory of the step on labels that repeat themselves, in MB; for a process of its own."""
-    import resource
-
     truth = _repeat_labels(folder, cells((PERIOD, PERIOD), 8000), (1, side, side))
     _store_to_store(folder, truth, "weights")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 * 1.048576)
+    print(peak_mb())
 
 
 def _volume() -> dict[str, float]:

@@ -157,6 +157,10 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
             {"datasets": {"a": CELLS | {"axes": "yyx"}}},
             "datasets.a.axes: must be letters of t c z y x, each at most once, with y and x among them (is: 'yyx')",
         ),
+        (
+            {"datasets": {"a": CELLS}, "predict": {"dtype": "mask"}, "instances": {"split": 0.2, "split_by": "probability"}},
+            "models.a: instances.split_by is probability, but predict.dtype mask stores none; use uint8 or distance",
+        ),
         ({"datasets": {"a": CELLS | {"axes": "yx", "channels": [0]}}}, "datasets.a: channels needs an axis c in axes"),
         (
             {"datasets": {"a": CELLS | {"split": {"test": 0.7, "validation": 0.5}}}},

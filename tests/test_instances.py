@@ -24,6 +24,7 @@ from unet_core import passes
 from unet_core.config import Instances
 from unet_core.engine import Engine
 from unet_core.instances import make_instances
+from unet_core.probabilities import to_mask
 from unet_core.runtime import read_json, write_stamp
 from unet_core.split import split_object
 from unet_core.store import Result, Spec, begin, finish
@@ -90,16 +91,19 @@ def smooth_probabilities(shape: tuple[int, int, int], sigma: float, seed: int, b
 
 
 def store_probabilities(
-    folder: Path, stored: np.ndarray, block: tuple[int, int, int], size: tuple[float, float, float] = (1, 1, 1)
+    folder: Path, stored: np.ndarray, block: tuple[int, int, int], size: tuple[float, float, float] = (1, 1, 1), mask: bool = False
 ) -> np.ndarray:
-    """Keep probabilities as the step predict leaves them; gives them as fractions."""
+    """Keep probabilities, or a mask, as the step predict leaves them; gives them as fractions."""
     path = folder / "predict.zarr" / "s 1"
     result = begin(path, "p", Spec(stored.shape[1:], str(stored.dtype), "image", 2, size, block), {})
     for index in result.missing_blocks():
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
     finish(path, "p", {})
     samples = {"s 1": {"split": "test", "digest": "p"}}
-    write_stamp(folder / "predict.json", {"step": "predict", "classes": ["cell", "debris"], "samples": samples})
+    write_stamp(
+        folder / "predict.json",
+        {"step": "predict", "classes": ["cell", "debris"], "dtype": "mask" if mask else str(stored.dtype), "samples": samples},
+    )
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
@@ -248,6 +252,20 @@ def test_the_tables_describe_each_object(
     parquet = pyarrow.parquet.ParquetFile(tmp_path / "tables" / "s 1.parquet")
     assert parquet.num_row_groups == -(-len(table) // 7)
     pd.testing.assert_frame_equal(parquet.read().to_pandas(), table, check_dtype=False)
+
+
+@pytest.mark.parametrize("cfg", [Instances(threshold=0.7), Instances(threshold=0.8, fill="planes", split=1.5, min_size=9)])
+def test_a_mask_gives_the_objects_of_the_probabilities(tmp_path: Path, engine: Engine, cfg: Instances) -> None:
+    stored = smooth_probabilities((2, 300, 300), 6, 0)
+    store_probabilities(tmp_path / "whole", stored, (1, 256, 256))
+    store_probabilities(tmp_path / "mask", to_mask(stored, cfg.threshold), (1, 256, 256), mask=True)
+    (labels, table), (same, without) = (make(tmp_path / kind, cfg, engine) for kind in ("whole", "mask"))
+    np.testing.assert_array_equal(labels, same)
+    assert len(table) > 9 and list(table) == list(without) and without[["probability", "max_probability"]].isna().all(axis=None)
+    for column in set(table) - {"probability", "max_probability", "class"}:
+        assert (table[column] == without[column]).all(), column
+    voxels = [np.bincount(labels[mask > 0], minlength=len(table) + 1)[1:] for mask in to_mask(stored, cfg.threshold)]
+    assert (without["class"] == np.where(voxels[1] > voxels[0], "debris", "cell")).all()
 
 
 def test_no_objects_and_a_second_run(tmp_path: Path, engine: Engine) -> None:

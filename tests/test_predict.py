@@ -22,7 +22,7 @@ from unet_core.config import Network, Predict
 from unet_core.engine import Engine
 from unet_core.model import TooLarge, build, in_lane, load_network, network_function, save_checkpoint, weights_digest
 from unet_core.predict import block_of, predict_samples
-from unet_core.probabilities import from_stored, to_stored
+from unet_core.probabilities import distance_from_mask, from_stored, is_foreground, to_stored
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store import Result, Spec, begin, finish, read_attributes
 from unet_core.tiles import LANES, TileFunction, predict_box
@@ -53,7 +53,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (1, 300, 530), seed: int
     return image
 
 
-def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
+def predict(folder: Path, engine: Engine, cfg: Predict | None = None, threshold: float = 0.5) -> Result:
     predict_samples(
         cfg or Predict(dtype="float32"),
         model=folder / "model.json",
@@ -63,6 +63,7 @@ def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
         store=folder / "out" / "data.zarr",
         stamp=folder / "out.json",
         engine=engine,
+        threshold=threshold,
     )
     return Result(folder / "out" / "data.zarr" / "a b")
 
@@ -70,6 +71,12 @@ def predict(folder: Path, engine: Engine, cfg: Predict | None = None) -> Result:
 def expected(folder: Path, image: np.ndarray) -> np.ndarray:
     net = load_network(folder / "model", weights_digest(folder / "model"))
     return in_one_piece(net, ((image.astype(np.float32) - 50) * np.float32(0.01)).astype(np.float32))[1:]
+
+
+def test_differences_from_a_mask_are_distances_from_the_threshold() -> None:
+    again = np.array([[[[100, 130, 200, 10]]]], np.uint8)
+    mask = np.array([[[[0, 0, 255, 255]]]], np.uint8)
+    np.testing.assert_allclose(distance_from_mask(mask, again, 0.5)[0, 0], [0, 130 / 255 - 0.5, 0, 0.5 - 10 / 255], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 300, 530), (3, 257, 20), (1, 1, 1)])
@@ -84,6 +91,23 @@ def test_compact_types_are_as_exact_as_they_can_be(tmp_path: Path, engine: Engin
     stored = predict(tmp_path, engine, Predict.model_validate({"dtype": dtype})).read_all()
     assert np.abs(from_stored(stored) - expected(tmp_path, image)).max() <= error
     np.testing.assert_array_equal(to_stored(from_stored(stored), dtype), stored)
+
+
+def test_a_mask_is_where_the_probabilities_are_above_the_threshold(tmp_path: Path, engine: Engine) -> None:
+    image = prepare(tmp_path)
+    threshold = float(np.median(expected(tmp_path, image)).round(2))
+    whole = predict(tmp_path, engine, Predict(dtype="uint8")).read_all()
+    mask = predict(tmp_path, engine, Predict(dtype="mask"), threshold)
+    np.testing.assert_array_equal(mask.read_all(), np.where(is_foreground(whole, threshold), 255, 0)[None])
+    assert 0.1 < mask.read_all().mean() / 255 < 0.9 and mask.dtype == np.uint8
+    stamp = read_json(tmp_path / "out.json")
+    assert stamp["dtype"] == "mask" and max(stamp["samples"]["a b"]["audit"][place] for place in ("across", "inside")) <= 1e-5
+    # Another threshold needs another mask, but no other probabilities.
+    digests = []
+    for dtype, other in (("mask", threshold), ("mask", 0.9), ("uint8", threshold), ("uint8", 0.9)):
+        predict(tmp_path, engine, Predict(dtype=dtype), other)
+        digests.append(read_json(tmp_path / "out.json")["samples"]["a b"]["digest"])
+    assert digests[0] != digests[1] and digests[2] == digests[3]
 
 
 def test_only_missing_blocks_are_computed_again(tmp_path: Path, engine: Engine) -> None:

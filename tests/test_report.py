@@ -104,11 +104,11 @@ class Run:
         truths = {"cells": truths["cells"]}
         train_model(train, plan=plan, weights=weights, groundtruth=truths, results=self.results, folder=stamp.with_suffix(""), stamp=stamp)
 
-    def apply(self, name: str) -> None:
+    def apply(self, name: str, dtype: str = "uint8") -> None:
         truth = self.path("groundtruth", name)
         predict, instances = self.path("predict", MODEL, name), self.path("instances", MODEL, name)
         predict_samples(
-            Predict(),
+            Predict(dtype=dtype),
             model=self.path("train", MODEL),
             plans=[self.path("plan", MODEL)],
             groundtruth=truth,
@@ -343,6 +343,23 @@ def test_a_report_of_data_sets_without_annotations_has_no_scores(run: Run) -> No
         assert len((folder / name).read_text().splitlines()) == rows
     with (folder / "table.csv").open(newline="") as file:
         assert next(csv.reader(file)) == FIRST
+
+
+def test_a_report_of_masks_shows_no_probabilities(run: Run) -> None:
+    before = pd.read_csv(run.results / "evaluate" / MODEL / "cells" / "images.csv")
+    try:
+        for name in ("cells", "screen"):
+            run.apply(name, "mask")
+        folder = run.report("cells", "screen")
+        after = pd.read_csv(run.results / "evaluate" / MODEL / "cells" / "images.csv")
+    finally:
+        for name in ("cells", "screen"):
+            run.apply(name)
+    pd.testing.assert_frame_equal(before, after)
+    page = Page(folder / "report.html")
+    layers = {image.get("class") for image in page.images()}
+    assert "result" in layers and not {"probability", "entropy"} & layers and "calibration:" not in page.source
+    assert pd.read_csv(folder / "annotate_next.csv").empty
 
 
 def test_models_and_data_sets_are_a_matrix_where_there_are_several(

@@ -63,9 +63,12 @@ def test_only_images_without_annotation_are_ranked_and_the_least_certain_first(t
     for name, width, split in (("sure", 0.1, "unannotated"), ("unsure", 0.45, "unannotated"), ("known", 0.5, "test")):
         write_probabilities(store / name, np.clip(rng.normal(0.1, width, (1, 60, 60)), 0, 1))
         samples[name] = {"split": split}
-    (store.parent / "d.json").write_text(json.dumps({"samples": samples}))
+    (store.parent / "d.json").write_text(json.dumps({"dtype": "uint8", "samples": samples}))
     table = annotate_next([("m", "d")], tmp_path)
     assert table[["rank", "sample"]].values.tolist() == [[1, "unsure"], [2, "sure"]]
+    # Of masks nothing is known.
+    (store.parent / "d.json").write_text(json.dumps({"dtype": "mask", "samples": samples}))
+    assert annotate_next([("m", "d")], tmp_path).empty
 
 
 def test_of_a_volume_the_least_certain_plane_is_known(tmp_path: Path) -> None:

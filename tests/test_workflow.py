@@ -283,6 +283,19 @@ def test_a_store_that_was_removed_by_hand_is_noticed_and_made_again(project: Pro
     assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
 
 
+def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project: Project) -> None:
+    before, shards = project.table(), project.folder.glob
+    size = sum(path.stat().st_size for path in shards("results/predict/cells/cells.zarr/*/0/c/**/0"))
+    project.configure(CONFIG | {"predict": {"dtype": "mask"}})
+    output = project.run()
+    assert project.counts(output)["predict"] == "7 samples, 7 segmented"
+    assert project.table() == before
+    assert sum(path.stat().st_size for path in shards("results/predict/cells/cells.zarr/*/0/c/**/0")) < size
+    # Masks are of one threshold.
+    project.configure(CONFIG | {"predict": {"dtype": "mask"}, "instances": {"threshold": 0.6}})
+    assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
+
+
 def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:
     shutil.copytree(project.folder / "results/train/cells", project.folder / "bought")
     config = json.loads(json.dumps(CONFIG)) | {"results": "elsewhere", "models": {"old": {"path": "bought", "predict_on": ["cells"]}}}

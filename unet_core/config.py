@@ -185,7 +185,10 @@ class Predict(Section):
     average: Literal["none", "flips", "dihedral"] = Field(
         "none", description="mean over mirrored copies; flips: 4; dihedral: 8, rotated by 90 degrees too; in 3D, also along z, 8 and 16"
     )
-    dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="how probabilities are stored; uint8: 0..255")
+    dtype: Literal["uint8", "float16", "float32", "mask"] = Field(
+        "uint8",
+        description="how probabilities are stored; uint8: 0..255; mask: not at all, but where they are above instances.threshold",
+    )
     splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(
         default=["train", "validation", "test", "unannotated"], min_length=1, description="which samples are segmented"
     )

@@ -15,6 +15,7 @@ from unet_core import pictures
 from unet_core.blocks import Box
 from unet_core.in_place import InPlace
 from unet_core.probabilities import foreground, with_background
+from unet_core.runtime import read_json
 from unet_core.store import Result, open_image_of, open_labels, open_weights
 from unet_core.uncertainty import entropy
 
@@ -71,6 +72,11 @@ class Places(NamedTuple):
         """Instances, classes and ignore mask."""
         return open_labels(self.results / "groundtruth" / f"{self.dataset}.zarr", sample)
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether probabilities are stored, and not masks alone."""
+        return bool(read_json(self.results / "predict" / self.model / f"{self.dataset}.json")["dtype"] != "mask")
+
     def result(self, step: str, sample: str) -> Result:
         """What the step predict or instances made of a sample."""
         return Result(self.results / step / self.model / f"{self.dataset}.zarr" / sample)
@@ -92,13 +98,15 @@ def sample_view(places: Places, sample: str, objects: pd.DataFrame | None, note:
     limit : int
         Longest side in pixels.
     """
-    found, probability = places.result("instances", sample), places.result("predict", sample)
+    found = places.result("instances", sample)
     truth, ignore = places.labels(sample)[::2] if objects is not None else (None, None)
     plane = _plane(found.shape[0], truth or found)
     found_plane = found.preview(plane, limit)
     image = _like(places.image(sample).preview(plane, limit)[0], found_plane.shape)
     layers = {"image": pictures.data_uri(pictures.stretch(image))}
-    layers["probability"] = pictures.data_uri((foreground(probability.preview(plane, limit)) * 255).astype(np.uint8))
+    if places.has_probabilities:
+        probability = foreground(places.result("predict", sample).preview(plane, limit))
+        layers["probability"] = pictures.data_uri((probability * 255).astype(np.uint8))
     if truth is not None and ignore is not None and objects is not None:
         unknown, truth_plane = ignore.preview(plane, limit), truth.preview(plane, limit)
         if unknown.any():

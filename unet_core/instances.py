@@ -28,6 +28,9 @@ from unet_core.store import Result, Spec, begin, details_if_done, finish, remove
 
 logger = logging.getLogger(__name__)
 
+# Stored value that stands for a probability of 1, for each `predict.dtype`.
+UNITS = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
+
 
 def make_instances(cfg: Instances, *, predict: Path, probabilities: Path, store: Path, tables: Path, stamp: Path, engine: Engine) -> None:
     """Make the objects of all segmented samples of a data set; what stands there for the same probabilities stays.
@@ -48,7 +51,8 @@ def make_instances(cfg: Instances, *, predict: Path, probabilities: Path, store:
         Where blocks are worked on.
     """
     predicted = read_json(predict)
-    samples, classes = predicted["samples"], predicted["classes"]
+    classes, unit = predicted["classes"], UNITS[predicted["dtype"]]
+    samples = predicted["samples"]
     wanted = {name: wanted_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
     done = {name: _details_if_done(name, wanted[name], store, tables) for name in samples}
     # What an unfinished run has found out is of use as long as it is about the same objects.
@@ -62,7 +66,7 @@ def make_instances(cfg: Instances, *, predict: Path, probabilities: Path, store:
         details = done[name]
         if details is None:
             try:
-                details = _make_sample(name, wanted[name], cfg, classes, probabilities, store, tables, engine)
+                details = _make_sample(name, wanted[name], cfg, classes, unit, probabilities, store, tables, engine)
             except FileNotFoundError:  # another run was faster, and has removed what both had found out
                 details = _details_if_done(name, wanted[name], store, tables)
                 if details is None:
@@ -88,6 +92,7 @@ def _make_sample(
     wanted: str,
     cfg: Instances,
     classes: list[str],
+    unit: float | None,
     probabilities: Path,
     store: Path,
     tables: Path,
@@ -115,7 +120,7 @@ def _make_sample(
     measured = Measured(run, classes)
     for _, rows in engine.run(functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"):
         measured.add(rows)
-    measured.write(tables / name, count, source.shape, (z, y, x), 255.0 if source.dtype == np.uint8 else 1.0)
+    measured.write(tables / name, count, source.shape, (z, y, x), unit)
     finish(store / name, wanted, {"objects": count})
     remove(kept)
     return {"objects": count}

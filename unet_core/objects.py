@@ -61,7 +61,7 @@ def put_together(rows: np.ndarray) -> np.ndarray:
     return whole
 
 
-def object_table(whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: tuple[float, float, float], unit: float) -> pa.Table:
+def object_table(whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None) -> pa.Table:
     """Table of objects.
 
     Parameters
@@ -74,15 +74,15 @@ def object_table(whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: 
         Shape of the sample; one plane is an image, whose first and last plane are no border.
     pixel_size : tuple of float
         Micrometres along z, y, x.
-    unit : float
-        Stored value that stands for a probability of 1.
+    unit : float or None
+        Stored value that stands for a probability of 1; None where a mask is stored.
 
     Returns
     -------
     pyarrow.Table
         label; class (the one of the largest summed probability); voxels; centroid and bounding box in voxels; mean and
-        maximum probability of the class; centroid in micrometres; volume in cubic micrometres (images: area in square
-        micrometres); border: whether the object reaches the border of the sample.
+        maximum probability of the class (empty where a mask is stored); centroid in micrometres; volume in cubic micrometres
+        (images: area in square micrometres); border: whether the object reaches the border of the sample.
     """
     rows, best = np.arange(len(whole)), whole["mass"].argmax(axis=1)
     low, high, voxels = whole["low"], whole["high"], whole["voxels"]
@@ -93,9 +93,10 @@ def object_table(whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: 
     columns |= {f"centroid_{axis}": centroid[:, i].round(4) for i, axis in enumerate(POSITIONS)}
     columns |= {f"start_{axis}": low[:, i] for i, axis in enumerate(POSITIONS)}
     columns |= {f"stop_{axis}": high[:, i] for i, axis in enumerate(POSITIONS)}
+    mean, most = whole["mass"][rows, best] / voxels, whole["top"][rows, best]
     columns |= {
-        "probability": (whole["mass"][rows, best] / voxels / unit).round(4),
-        "max_probability": (whole["top"][rows, best] / unit).round(4),
+        name: (values / unit).round(4) if unit else pa.nulls(len(whole), pa.float64())
+        for name, values in (("probability", mean), ("max_probability", most))
     }
     columns |= {f"centroid_{axis}_um": (centroid[:, i] * pixel_size[i]).round(4) for i, axis in enumerate(POSITIONS)}
     # Rounded to a ten-thousandth of a voxel, so that no digits are printed that mean nothing.
@@ -127,7 +128,7 @@ class Measured:
             with self._file(int(number)).open("ab") as file:
                 rows[place == number].tofile(file)
 
-    def write(self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float) -> None:
+    def write(self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None) -> None:
         """Write the tables of `count` objects, ``<base>.csv`` and ``<base>.parquet``, whole or not at all; see `object_table`."""
         schema = object_table(np.empty(0, self._type), self._classes, shape, pixel_size, unit).schema
         options = pyarrow.csv.WriteOptions(quoting_style="needed")

@@ -180,6 +180,10 @@ def _agreement_problems(cfg: Config) -> Iterable[str]:
             if unscored:
                 yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
         with contextlib.suppress(ValidationError):
+            own = cfg.instances_of(name)
+            if own.split is not None and own.split_by == "probability" and cfg.predict_of(name).dtype == "mask":
+                yield f"models.{name}: instances.split_by is probability, but predict.dtype mask stores none; use uint8 or distance"
+        with contextlib.suppress(ValidationError):
             weights = cfg.plan_of(name).class_weights
             if known and isinstance(weights, list) and len(weights) != len(known[0].classes) + 1:
                 yield (

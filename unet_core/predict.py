@@ -22,7 +22,7 @@ from unet_core.engine import Engine
 from unet_core.folds import may_predict, predicted_as
 from unet_core.members import Group, Member, Part, deepest, groups_of, parts_of, planes_together, read_members, tile_of, tile_that_counts
 from unet_core.model import TooLarge, device_name, in_lane, load_network, network_function
-from unet_core.probabilities import from_stored, to_stored
+from unet_core.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
 from unet_core.seams import Audit, audit_window, windows
 from unet_core.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes, remove_others
@@ -43,9 +43,15 @@ class Job(NamedTuple):
     """What all blocks of a data set have in common."""
 
     cfg: Predict
+    threshold: float
     images: Path
     store: Path
     groups: tuple[Group, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Type of what is stored."""
+        return "uint8" if self.cfg.dtype == "mask" else self.cfg.dtype
 
 
 class Todo(NamedTuple):
@@ -66,6 +72,7 @@ def predict_samples(
     store: Path,
     stamp: Path,
     engine: Engine,
+    threshold: float = 0.5,
 ) -> None:
     """Segment the samples of a data set; what stands there for the same image and model stays.
 
@@ -88,6 +95,8 @@ def predict_samples(
         The step's output file.
     engine : Engine
         Where blocks are worked on.
+    threshold : float
+        Of the step instances: what `dtype` mask keeps.
     """
     members = read_members(model, plans)
     groups = groups_of(members)
@@ -97,11 +106,11 @@ def predict_samples(
     for name, entry in samples.items():
         key = f"{images.stem}/{name}"
         used = [member for member in members if may_predict(member.plan, key)]
-        wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg)
+        wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg, threshold)
         entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
-    job = Job(cfg, images, store, tuple(groups.values()))
+    job = Job(cfg, threshold, images, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
@@ -111,10 +120,12 @@ def predict_samples(
         if audit := read_attributes(store / name)["details"].get("audit"):
             entry["audit"] = audit
     logger.info("predict: %d samples, %d segmented", len(samples), removed + len(todo))
-    write_stamp(stamp, {"step": "predict", "store": store.name, "classes": members[0].plan["classes"], "samples": entries})
+    write_stamp(
+        stamp, {"step": "predict", "store": store.name, "classes": members[0].plan["classes"], "dtype": cfg.dtype, "samples": entries}
+    )
 
 
-def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict) -> str:
+def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict, threshold: float) -> str:
     """Digest of the probabilities of a sample.
 
     Parameters
@@ -127,9 +138,12 @@ def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]
         Digest of the weights, and plan, of each network that it is predicted by.
     cfg : Predict
         Options.
+    threshold : float
+        Of the step instances.
     """
+    dtype = ["mask", threshold] if cfg.dtype == "mask" else cfg.dtype
     networks = [[weights, plan["samples"][key], *tile_that_counts(plan)] for weights, plan in used]
-    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, code_digest("predict"))
+    return digest(image, networks, cfg.precision, cfg.average, dtype, code_digest("predict"))
 
 
 def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
@@ -156,7 +170,7 @@ def _spec(sample: Todo, job: Job, members: Sequence[Member]) -> Spec:
     # The block that suits the network that pools the most planes suits the others.
     most = max(members, key=planes_together)
     block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
-    return Spec(image.shape, job.cfg.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
+    return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
 
 
 def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
@@ -184,18 +198,19 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
 def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
-    result.write(index, _computed(sample, result.grid.box(index), job), sample.wanted)
+    computed = _computed(sample, result.grid.box(index), job)
+    result.write(index, to_mask(computed, job.threshold) if job.cfg.dtype == "mask" else computed, sample.wanted)
 
 
 def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
-    """Probabilities of a box as they are stored."""
+    """Probabilities of a box as they are stored, if they are."""
     image = open_image_of(job.images, sample.name)
     if len(sample.parts) == 1:
-        return _of_part(image, sample.parts[0], box, job, job.cfg.dtype)
+        return _of_part(image, sample.parts[0], box, job, job.dtype)
     # What one kind of network has read is there for the next.
     held, count = Cached(image, Cache()), sum(len(part.networks) for part in sample.parts)
     weighted = (_of_part(held, part, box, job, "float32") * np.float32(len(part.networks) / count) for part in sample.parts)
-    return to_stored(functools.reduce(np.add, weighted), job.cfg.dtype)
+    return to_stored(functools.reduce(np.add, weighted), job.dtype)
 
 
 def _of_part(image: Readable, part: Part, box: Box, job: Job, dtype: str) -> np.ndarray:
@@ -278,7 +293,7 @@ def _ask_device(_: int) -> str:
 
 
 def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any]:
-    network, (shape, tiles, _) = _network(job.cfg, part, job.cfg.dtype), job.groups[part.group]
+    network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     tried = candidates(block, tiles.largest, shape, batches)
     return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
@@ -304,5 +319,9 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 
 def _audit(item: Any, job: Job) -> Audit:
     sample, box, border = item
-    stored = Result(job.store / sample.name).read(box)
-    return audit_window(from_stored(stored), from_stored(_computed(sample, box, job)), box, border)
+    stored, again = Result(job.store / sample.name).read(box), _computed(sample, box, job)
+    if job.cfg.dtype == "mask":
+        difference = distance_from_mask(stored, again, job.threshold)
+    else:
+        difference = np.abs(from_stored(stored) - from_stored(again)).max(axis=0)
+    return audit_window(difference, box, border)

@@ -37,6 +37,26 @@ def is_foreground(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
     return (stored_KZYX[0] if len(stored_KZYX) == 1 else stored_KZYX.sum(axis=0, dtype=np.uint16)) > most
 
 
+def to_mask(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
+    """What is stored instead of probabilities where only the objects are wanted: 255 for the most probable class of the foreground.
+
+    Its foreground, at any threshold, is that of the probabilities at `threshold`.
+
+    Examples
+    --------
+    >>> to_mask(np.array([[10, 90, 200], [20, 100, 7]], np.uint8), 0.5).tolist()
+    [[0, 0, 255], [0, 255, 0]]
+    """
+    inside, most = is_foreground(stored_KZYX, threshold), stored_KZYX.argmax(axis=0)
+    return np.stack([np.where(inside & (most == k), np.uint8(255), np.uint8(0)) for k in range(len(stored_KZYX))])
+
+
+def distance_from_mask(mask_KZYX: np.ndarray, stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
+    """How far probabilities are on the other side of the threshold than a mask says; 0 where they agree. Without the first axis."""
+    agree = mask_KZYX.any(axis=0) == is_foreground(stored_KZYX, threshold)
+    return np.where(agree, 0, np.abs(foreground(stored_KZYX) - np.float32(threshold)))
+
+
 def with_background(stored_KZYX: np.ndarray) -> np.ndarray:
     """Probabilities of all classes, 0..1 (float32), background first.
 

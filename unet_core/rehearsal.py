@@ -288,6 +288,7 @@ class Stage:
                 store=stamp.with_suffix(".zarr"),
                 stamp=stamp,
                 engine=engine,
+                threshold=self.cfg.instances_of(model).threshold,
             )
 
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split in cfg.splits]
@@ -295,7 +296,7 @@ class Stage:
         self.found.costs["predict", (model, dataset)].per_voxel /= len(networks)
         predicted = list(read_json(stamp)["samples"])
         for seed, name in enumerate(predicted):
-            pretend(stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg.dtype, seed)
+            pretend(stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg, self.cfg.instances_of(model).threshold, seed)
         self.found.costs["predict", (model, dataset)].bytes_per_voxel = self._density(dataset, predicted, stamp.with_suffix(".zarr"))
 
     def instances(self, model: str, dataset: str, workers: int) -> None:

@@ -52,13 +52,13 @@ def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
     return chosen
 
 
-def audit_window(stored: np.ndarray, again: np.ndarray, box: Box, border: ZYX) -> Audit:
-    """Compare what is stored in a box with the same computed again.
+def audit_window(difference: np.ndarray, box: Box, border: ZYX) -> Audit:
+    """Look at the differences between what is stored in a box and the same computed again.
 
     Parameters
     ----------
-    stored, again : ndarray, shape (k, z, y, x)
-        Probabilities.
+    difference : ndarray, shape (z, y, x)
+        Of probabilities.
     box : Box
         Where they are.
     border : tuple of int
@@ -68,7 +68,6 @@ def audit_window(stored: np.ndarray, again: np.ndarray, box: Box, border: ZYX) -
     -------
     Audit
     """
-    difference = np.abs(stored - again).max(axis=0)
     along = [np.arange(a, b) for a, b in zip(*box, strict=True)]
     z, y, x = ((np.abs(at - place + 0.5) < NEAR) & (place > 0) for at, place in zip(along, border, strict=True))
     near = z[:, None, None] | y[:, None] | x

@@ -161,7 +161,7 @@ def _charts(at: Places, images: pd.DataFrame, objects: pd.DataFrame, samples: di
             shown.append(charts.overlap_chart(true["best_iou"].to_numpy(float)))
     if sizes:
         shown.append(charts.size_chart(sizes))
-    counts = _calibration(at, names) if len(images) else None
+    counts = _calibration(at, names) if len(images) and at.has_probabilities else None
     if counts is not None and counts.voxels.any():
         shown.append(charts.calibration_chart(counts))
     return shown

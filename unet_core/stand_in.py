@@ -9,9 +9,10 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
+from unet_core.config import Predict
 from unet_core.data_config import Dataset
 from unet_core.demo import touching_objects
-from unet_core.probabilities import to_stored
+from unet_core.probabilities import to_mask, to_stored
 from unet_core.readers import open_image, to_czyx
 from unet_core.samples import Sample
 from unet_core.store import Result, open_labels, read_attributes
@@ -76,7 +77,7 @@ def objects(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.broadcast_to(plane, shape)
 
 
-def pretend(path: Path, truth: Path, dtype: str, seed: int) -> None:
+def pretend(path: Path, truth: Path, cfg: Predict, threshold: float, seed: int) -> None:
     """Put in the place of probabilities some as a trained network might give: soft at borders, with errors here and there."""
     result = Result(path)
     if (truth / path.name / "labels").is_dir():
@@ -93,5 +94,6 @@ def pretend(path: Path, truth: Path, dtype: str, seed: int) -> None:
         # Between the entropy of the hardly trained networks of the demo and that of well trained ones.
         probability[number] = 1 / (1 + np.exp(-14 * (soft - 0.5) - noise))
     digest = read_attributes(path)["digest"]
+    stored = to_mask(to_stored(probability, "uint8"), threshold) if cfg.dtype == "mask" else to_stored(probability, cfg.dtype)
     for index in range(len(result.grid)):
-        result.write(index, to_stored(probability[(..., *result.grid.box(index).slices)], dtype), digest)
+        result.write(index, stored[(..., *result.grid.box(index).slices)], digest)

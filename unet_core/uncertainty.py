@@ -98,7 +98,7 @@ def doubt_of(result: Result) -> tuple[Doubt, int]:
 
 
 def annotate_next(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
-    """The samples without annotation, for each model and data set the least certain first.
+    """The samples without annotation, for each model and data set the least certain first; none where no probabilities are stored.
 
     Parameters
     ----------
@@ -115,10 +115,12 @@ def annotate_next(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFra
     """
     rows = []
     for model, dataset in pairs:
-        samples = read_json(results / "predict" / model / f"{dataset}.json")["samples"]
+        stamp = read_json(results / "predict" / model / f"{dataset}.json")
+        if stamp["dtype"] == "mask":
+            continue
         found = [
             (name, *doubt_of(Result(results / "predict" / model / f"{dataset}.zarr" / name)))
-            for name, entry in samples.items()
+            for name, entry in stamp["samples"].items()
             if entry["split"] == "unannotated"
         ]
         found.sort(key=lambda item: (-item[1].score, item[0]))

@@ -45,7 +45,7 @@ def write_results(folder: Path, images: int, side: int, previews: int = 3) -> Pa
         _write_sample(results, name, side, annotated, rng)
         truth[name] = {"split": "test" if annotated else "unannotated", "image": f"i{name}", "labels": f"l{name}" if annotated else None}
     _stamp(results / "groundtruth/cells.json", {"classes": ["cell"], "samples": truth})
-    _stamp(results / "predict/cells/cells.json", {"samples": {name: _predicted(entry) for name, entry in truth.items()}})
+    _stamp(results / "predict/cells/cells.json", {"dtype": "uint8", "samples": {name: _predicted(entry) for name, entry in truth.items()}})
     _stamp(
         results / "instances/cells/cells.json",
         {"samples": {name: {"split": entry["split"], "digest": "d"} for name, entry in truth.items()}},
