@@ -224,11 +224,13 @@ def _own_stream(where: torch.device) -> Iterator[None]:
         yield
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep what was freed for the next tile; it would give it back, and each page would be zeroed again.
+def keep_freed_memory() -> None:
+    """On a CPU: let the C library keep what was freed for the next tile; it would give it back, and each page would be zeroed again.
 
-    At tiles of 1,500 px this is up to a third of the time (``python -m benchmarks predict``).
+    At tiles of 1,500 px this is up to a third of the time (``python -m benchmarks predict``), and as much in training.
     """
+    if device().type != "cpu":
+        return
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         # M_MMAP_MAX, M_TRIM_THRESHOLD
@@ -251,8 +253,7 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
         Type of its weights.
     """
     description = read_json(folder / "model.json")
-    if device().type == "cpu":
-        _keep_freed_memory()
+    keep_freed_memory()
     net = build(Network.model_validate(description["network"]), description["channels"], len(description["classes"]) + 1)
     tensors, _ = load_checkpoint(folder / "best.safetensors")
     try:

@@ -19,7 +19,7 @@ from unet_core.config import Network, Train
 from unet_core.curves import live_curves, log_entry, show
 from unet_core.data_config import IGNORE
 from unet_core.loss import weighted_cross_entropy
-from unet_core.model import arithmetic, build, channels_last
+from unet_core.model import arithmetic, build, channels_last, keep_freed_memory
 from unet_core.processes import ALONE, Processes, Warned, watch_signals
 from unet_core.runtime import UserError
 from unet_core.sampling import Batch, Sampler, TrainingSample
@@ -124,6 +124,7 @@ def train_network(
 def _begin(cfg: Train, plan: dict[str, Any], start: Mapping[str, torch.Tensor] | None, processes: Processes) -> State:
     """A training before its first step."""
     torch.manual_seed(cfg.seed)
+    keep_freed_memory()
     net = build(Network.model_validate(plan["network"]), plan["channels"], len(plan["classes"]) + 1)
     if start:
         net.load_state_dict(net.state_dict() | dict(start))
