@@ -187,9 +187,10 @@ def plan_options(wildcards):
     sections = {
         "plan": cfg.plan_of(name),
         "train": cfg.train_of(name),
-        "predict": cfg.predict_of(name),
     }
     options = {key: plain(section) for key, section in sections.items()}
+    # How probabilities are computed and stored changes no plan, but for the tile.
+    options["predict"] = {"tile": plain(cfg.predict_of(name))["tile"]}
     options |= {"bought": bought_model(name), "fold": cfg.fold_of(name)}
     return options | {"code": code_digest("plan")}
 
@@ -209,7 +210,11 @@ def predict_options(wildcards):
     """What decides probabilities, beside image and model."""
     return {
         "predict": plain(cfg.predict_of(wildcards.model)),
-        "threshold": cfg.instances_of(wildcards.model).threshold if cfg.predict_of(wildcards.model).dtype == "mask" else 0.5,
+        "threshold": (
+            cfg.instances_of(wildcards.model).threshold
+            if cfg.predict_of(wildcards.model).dtype == "mask"
+            else 0.5
+        ),
         "code": code_digest("predict"),
     }
 

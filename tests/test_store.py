@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,6 +191,27 @@ def test_what_another_run_has_just_begun_is_not_taken_away(tmp_path: Path, monke
     monkeypatch.setattr(Path, "rename", late)
     assert begin(path, "d", LABELS, {}).has_block(0) and others[0].has_block(0)
     assert not list(path.parent.glob(".*"))
+
+
+def test_a_damaged_result_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    (path / f"{LABELS.levels - 1}" / "zarr.json").write_text("")
+    result = begin(path, "d", LABELS, {})
+    assert not result.has_block(0) and not list(path.parent.glob(".*"))
+    assert filled(path, LABELS).max() > 0
+
+
+def test_a_result_can_be_removed_while_another_run_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rmtree = tmp_path / "a.zarr" / "s", shutil.rmtree
+
+    def twice(folder: Path, **options: object) -> None:
+        rmtree(folder)
+        rmtree(folder, **options)
+
+    filled(path, LABELS, "old")
+    monkeypatch.setattr(shutil, "rmtree", twice)
+    assert not begin(path, "d", LABELS, {}).has_block(0)
 
 
 @pytest.mark.parametrize("before", [None, "old"])

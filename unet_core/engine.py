@@ -5,6 +5,7 @@ Three places: threads of this process, worker jobs in SLURM, or the workers of a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -48,7 +50,7 @@ FAILURES = 5
 # (Dask replaces by itself those that it has known, 15 s after it lost them.)
 WATCH = 10
 PATIENCE = 20
-# Times that they are replaced while none reaches it.
+# Times that one is replaced: it may be a node that is not well, or all of them.
 REPLACEMENTS = 2
 
 
@@ -294,27 +296,49 @@ class _Watch:
         self._cluster = cluster
         self._logs = logs
         self._step = step
-        self._ended: dict[tuple[str, str], float] = {}
-        self._rounds = 0
+        # By the names that Dask gives: job and the time when it was first seen to have ended; how often it was replaced.
+        self._ended: dict[str, tuple[Any, float]] = {}
+        self._replaced: Counter[str] = Counter()
+        self._closing: list[asyncio.Future[None]] = []
 
     def __call__(self) -> None:
-        jobs = {(name, str(job.job_id)) for name, job in list(self._cluster.workers.items())}
-        listed = subprocess.run(["squeue", "--me", "--noheader", "--format=%i"], capture_output=True, text=True)
-        if listed.returncode:
+        jobs = dict(list(self._cluster.workers.items()))
+        queued = _queued_jobs()
+        if queued is None:
             return  # SLURM does not answer just now
-        queued = {(name, job) for name, job in jobs if job in listed.stdout.split()}
         reached = {worker["name"] for worker in self._client.scheduler_info()["workers"].values()}
-        now = time.monotonic()
-        self._ended = {job: self._ended.get(job, now) for job in jobs - queued if job[0] not in reached}
-        lost = [name for (name, _), since in self._ended.items() if now - since > PATIENCE]
-        self._rounds = 0 if reached else self._rounds + bool(lost)
-        if self._rounds > REPLACEMENTS:
-            if queued:
-                return  # these may still reach it; replacing the others again would fill the queue
+        for name in reached:
+            del self._replaced[name]
+        now, before, self._ended = time.monotonic(), self._ended, {}
+        for name, job in jobs.items():
+            if name not in reached and str(job.job_id) not in queued:
+                self._ended[name] = before[name] if name in before and before[name][0] is job else (job, now)
+        lost = {name for name, (_, since) in self._ended.items() if now - since > PATIENCE}
+        hopeless = {name for name in lost if self._replaced[name] == REPLACEMENTS}
+        if jobs and hopeless == set(jobs):
             raise UserError(f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why")
-        for name in lost:
+        for name in lost - hopeless:
+            self._replaced[name] += 1
             logger.warning("%s: a worker job ended without reaching this job; it is replaced, its log is in %s", self._step, self._logs)
-            self._cluster.loop.add_callback(self._cluster.workers.pop, name, None)
+            self._cluster.loop.add_callback(self._forget, name, jobs[name])
+
+    def _forget(self, name: str, job: Any) -> None:
+        """Make Dask, in its own thread, submit another job of this name, unless it has done so meanwhile."""
+        if self._cluster.workers.get(name) is job:
+            del self._cluster.workers[name]
+            self._closing.append(asyncio.ensure_future(job.close()))
+
+
+def _queued_jobs() -> set[str] | None:
+    """Numbers of this user's jobs that wait or run; None if SLURM does not say."""
+    # Variables such as SQUEUE_PARTITION would leave some out.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    command = ["squeue", "--me", "--noheader", "--format=%i"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WATCH, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    return set(listed.stdout.split())
 
 
 @contextmanager

@@ -235,7 +235,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         # M_MMAP_MAX, M_TRIM_THRESHOLD
         mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
+        mallopt(-1, -1)
 
 
 # Enough for the folds of a model that is the mean of them.

@@ -80,9 +80,9 @@ def object_table(whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: 
     Returns
     -------
     pyarrow.Table
-        label; class (the one of the largest summed probability); voxels; centroid and bounding box in voxels; mean and
-        maximum probability of the class (empty where a mask is stored); centroid in micrometres; volume in cubic micrometres
-        (images: area in square micrometres); border: whether the object reaches the border of the sample.
+        label; class (the one of the largest summed probability; of a mask, of the most voxels); voxels; centroid and bounding
+        box in voxels; mean and maximum probability of the class (empty where a mask is stored); centroid in micrometres; volume
+        in cubic micrometres (images: area in square micrometres); border: whether the object reaches the border of the sample.
     """
     rows, best = np.arange(len(whole)), whole["mass"].argmax(axis=1)
     low, high, voxels = whole["low"], whole["high"], whole["voxels"]

@@ -180,7 +180,7 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
         for sample in todo:
             provenance = {
                 "step": "predict",
-                "config": job.cfg.model_dump(mode="json"),
+                "config": job.cfg.model_dump(mode="json") | ({"threshold": job.threshold} if job.cfg.dtype == "mask" else {}),
                 "networks": [
                     {"model": str(folder), "weights": weights, "normalisation": part.norm}
                     for part in sample.parts

@@ -38,7 +38,7 @@ def is_foreground(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def to_mask(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
-    """What is stored instead of probabilities where only the objects are wanted: 255 for the most probable class of the foreground.
+    """What is stored instead of probabilities (uint8) where only the objects are wanted: 255 for the most probable class of the foreground.
 
     Its foreground, at any threshold, is that of the probabilities at `threshold`.
 
@@ -47,8 +47,14 @@ def to_mask(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
     >>> to_mask(np.array([[10, 90, 200], [20, 100, 7]], np.uint8), 0.5).tolist()
     [[0, 0, 255], [0, 255, 0]]
     """
-    inside, most = is_foreground(stored_KZYX, threshold), stored_KZYX.argmax(axis=0)
-    return np.stack([np.where(inside & (most == k), np.uint8(255), np.uint8(0)) for k in range(len(stored_KZYX))])
+    full = is_foreground(stored_KZYX, threshold).view(np.uint8) * np.uint8(255)
+    if len(stored_KZYX) == 1:
+        return full[None]
+    most, mask = stored_KZYX.max(axis=0), np.zeros_like(stored_KZYX)
+    for k, stored in enumerate(stored_KZYX):
+        np.copyto(mask[k], full, where=stored == most)
+        full[stored == most] = 0  # of equal ones the first
+    return mask
 
 
 def distance_from_mask(mask_KZYX: np.ndarray, stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:

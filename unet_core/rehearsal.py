@@ -6,6 +6,8 @@ Instead of what a hardly trained network found, objects are made of probabilitie
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import shutil
 import subprocess
@@ -101,6 +103,8 @@ def _clock(cost: Cost) -> Iterator[list[float]]:
             if ended.wait(0.02):
                 return
 
+    with contextlib.suppress(OSError, AttributeError):  # what steps before have freed and kept is not this one's
+        ctypes.CDLL(None).malloc_trim(0)
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()

@@ -87,6 +87,7 @@ def describe_pair(at: Places, previews: int, pairs: int) -> dict[str, Any]:
         "name": at.dataset,
         "samples": len(samples),
         "scored": len(images),
+        "has_probabilities": at.has_probabilities,
         "views": views,
         "kinds": Counter(objects["kind"]) if len(objects) else Counter(),
         "objects": object_views(at, worst_objects(objects, min(WORST, allowed)), at.results / "instances" / at.model / at.dataset),

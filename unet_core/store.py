@@ -215,19 +215,19 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
 
 def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep: bool) -> Result | None:
     """As `begin`; None where another run came between, so that one has to look again."""
-    if _is_begun(path, digest, spec):
-        return _open(path)
+    if (result := _begun(path, digest, spec)) is not None:
+        return result
     unet: dict[str, Any] = {"digest": digest, "done": False, "kind": spec.kind, "details": {}}
     unet["provenance"] = provenance | {"versions": versions()}
     if keep and _is_like(path, spec):
         write_group(path, {"ome": _ome(path, spec), "unet": unet})
-        return Result(path)
+        return _begun(path, digest, spec)
     if trash := _take(path):
-        if _is_begun(trash, digest, spec):  # what another run has just made is given back
+        if _begun(trash, digest, spec) is not None:  # what another run has just made is given back
             with contextlib.suppress(OSError):
                 trash.rename(path)
                 return None
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -241,17 +241,14 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return None  # another run was faster
-    return _open(path)
+    return _begun(path, digest, spec)
 
 
-def _is_begun(path: Path, digest: str, spec: Spec) -> bool:
-    return read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels))
-
-
-def _open(path: Path) -> Result | None:
-    """The result; None where another run has just taken it away."""
-    with contextlib.suppress(UserError):
-        return Result(path)
+def _begun(path: Path, digest: str, spec: Spec) -> Result | None:
+    """The result of this digest; None if there is none, it is damaged, or another run has just taken it away."""
+    if read_attributes(path).get("digest") == digest and all((path / str(n) / "zarr.json").is_file() for n in range(spec.levels)):
+        with contextlib.suppress(UserError):
+            return Result(path)
     return None
 
 
@@ -345,7 +342,7 @@ def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
     if trash := _take(path):
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
 
 
 def _take(path: Path) -> Path | None:
