@@ -6,7 +6,9 @@ thousands of small samples with four results each. Tests compare both. A file ap
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +64,14 @@ def write_array(folder: Path, shape: Sequence[int], shards: Sequence[int], chunk
 
 
 def read_array(folder: Path) -> dict[str, Any]:
-    """Description of an array; see `read_group` for errors."""
+    """Description of an array, not to be changed; see `read_group` for errors."""
+    status = os.stat(f"{folder}/{NAME}")  # noqa: PTH116
+    return _array(str(folder), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _array(folder: str, *_: int) -> dict[str, Any]:
+    """Description of an array, kept as long as its file stays: each block needs it, and opening takes long on network file systems."""
     return _get(folder)
 
 
@@ -103,7 +112,7 @@ def multiscale(name: str, levels: int, pixel_size: tuple[float, float, float], c
     return ome | ({"image-label": {"version": "0.5"}} if labels else {})
 
 
-def _get(folder: Path) -> Any:
+def _get(folder: Path | str) -> Any:
     # Of a step that has nothing to do, this is most of the work; paths of pathlib would double it, and files of text are slower.
     with open(f"{folder}/{NAME}", "rb") as file:  # noqa: PTH123
         return json.loads(file.read().decode())

@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -85,16 +86,24 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
         raise
 
 
+class CutShort(ValueError):
+    """A shard that does not end with its index."""
+
+
 def read_index(path: Path, chunks: int) -> np.ndarray | None:
     """Offset and length of each chunk of a shard, shape (chunks, 2); None if the shard is missing or cut short."""
-    length = 16 * chunks + 4
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - length, 0))
-            footer = file.read()
+            return _index_of(file, chunks)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _index_of(file: BinaryIO, chunks: int) -> np.ndarray | None:
+    length = 16 * chunks + 4
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - length, 0))
+    footer = file.read()
     if len(footer) < length or google_crc32c.value(footer[:-4]) != int.from_bytes(footer[-4:], "little"):
         return None
     index = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
@@ -118,14 +127,16 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
 
     Raises
     ------
+    FileNotFoundError, NotADirectoryError, CutShort
+        If the shard is missing or cut short.
     ValueError, OSError
-        If the shard or a chunk of it is damaged.
+        If a chunk of it is damaged.
     """
-    index = read_index(path, math.prod(counts))
-    if index is None:
-        raise ValueError(f"{path} is missing or cut short")
     size = math.prod(chunk) * out.dtype.itemsize
     with path.open("rb") as file:
+        index = _index_of(file, math.prod(counts))
+        if index is None:
+            raise CutShort(f"{path} is cut short")
         for position in itertools.product(*(range(s.start // c, -(-s.stop // c)) for s, c in zip(wanted, chunk, strict=True))):
             starts = [p * c for p, c in zip(position, chunk, strict=True)]
             low = [max(s.start, start) for s, start in zip(wanted, starts, strict=True)]

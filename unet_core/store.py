@@ -27,7 +27,7 @@ from unet_core.in_place import InPlace
 from unet_core.ngff import chunk_shape, multiscale, read_array, read_group, write_array, write_group
 from unet_core.pyramid import halve_image, halve_labels
 from unet_core.runtime import UserError, versions
-from unet_core.shards import read_index, read_part, write_shard
+from unet_core.shards import CutShort, read_index, read_part, write_shard
 
 CHUNK = 256
 # Looks at a result that other runs begin or replace at the same moment.
@@ -104,12 +104,12 @@ class Result:
         lead = self._shards[:-3]
         out = np.empty((*lead, *box.shape), self.dtype)
         for index, block in self.grid.boxes_in(box):
-            if not self.has_block(index):
-                raise UserError(f"{self.path}: block {self.grid.position(index)} is missing or cut short; {_repair(self.path)}")
             part = block.overlap(box)
             wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
             try:
                 read_part(self._shard(index), wanted, self._chunks, self._counts, out[(..., *part.within(box).slices)])
+            except (FileNotFoundError, NotADirectoryError, CutShort):
+                raise UserError(f"{self.path}: block {self.grid.position(index)} is missing or cut short; {_repair(self.path)}") from None
             except (ValueError, OSError) as error:
                 raise UserError(
                     f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, then {_repair(self.path)}"
