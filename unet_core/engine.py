@@ -5,7 +5,6 @@ Three places: threads of this process, worker jobs in SLURM, or the workers of a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -296,13 +295,13 @@ class _Watch:
         self._cluster = cluster
         self._logs = logs
         self._step = step
-        # By the names that Dask gives: job and the time when it was first seen to have ended; how often it was replaced.
-        self._ended: dict[str, tuple[Any, float]] = {}
+        # By the names that Dask gives: number of the job and when it was first seen to have ended; how often it was replaced.
+        self._ended: dict[str, tuple[str, float]] = {}
         self._replaced: Counter[str] = Counter()
-        self._closing: list[asyncio.Future[None]] = []
 
     def __call__(self) -> None:
-        jobs = dict(list(self._cluster.workers.items()))
+        # No reference to a job of Dask's is kept: it would wait for that one when it closes.
+        jobs = {name: str(job.job_id) for name, job in list(self._cluster.workers.items())}
         queued = _queued_jobs()
         if queued is None:
             return  # SLURM does not answer just now
@@ -311,8 +310,8 @@ class _Watch:
             del self._replaced[name]
         now, before, self._ended = time.monotonic(), self._ended, {}
         for name, job in jobs.items():
-            if name not in reached and str(job.job_id) not in queued:
-                self._ended[name] = before[name] if name in before and before[name][0] is job else (job, now)
+            if name not in reached and job not in queued:
+                self._ended[name] = before[name] if name in before and before[name][0] == job else (job, now)
         lost = {name for name, (_, since) in self._ended.items() if now - since > PATIENCE}
         hopeless = {name for name in lost if self._replaced[name] == REPLACEMENTS}
         if jobs and hopeless == set(jobs):
@@ -322,11 +321,10 @@ class _Watch:
             logger.warning("%s: a worker job ended without reaching this job; it is replaced, its log is in %s", self._step, self._logs)
             self._cluster.loop.add_callback(self._forget, name, jobs[name])
 
-    def _forget(self, name: str, job: Any) -> None:
+    def _forget(self, name: str, job: str) -> None:
         """Make Dask, in its own thread, submit another job of this name, unless it has done so meanwhile."""
-        if self._cluster.workers.get(name) is job:
+        if name in self._cluster.workers and str(self._cluster.workers[name].job_id) == job:
             del self._cluster.workers[name]
-            self._closing.append(asyncio.ensure_future(job.close()))
 
 
 def _queued_jobs() -> set[str] | None:
