@@ -18,6 +18,7 @@ from unet_core.blocks import Box
 from unet_core.gallery import Places, kinds_of, object_views, sample_view, tile_view, worst_objects
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.errors import object_errors
+from unet_core.runtime import write_stamp
 from unet_core.store import Result, Spec, begin, refer
 from unet_core.tile_picture import tile_picture
 
@@ -144,6 +145,7 @@ def volume(tmp_path: Path) -> Volume:
         write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")
     write(tmp_path / "instances/m/d.zarr/a", found, "labels")
     write(tmp_path / "predict/m/d.zarr/a", (found > 0)[None].astype(np.uint8) * 255, "image")
+    write_stamp(tmp_path / "predict/m/d.json", {"dtype": "uint8"})
     return Volume(Places(tmp_path, "m", "d"), truth, found)
 
 

@@ -226,7 +226,8 @@ def test_a_new_image_without_annotation_is_segmented_and_trains_nothing(project:
     [
         ("evaluate", "thresholds", [0.5, 0.75], {"evaluate", "report"}),
         ("instances", "min_size", 40, {"instances", "evaluate", "report"}),
-        ("predict", "dtype", "float16", {"plan", "train", "predict", "instances", "evaluate", "report"}),
+        ("predict", "dtype", "float16", {"predict", "instances", "evaluate", "report"}),
+        ("predict", "tile", 100, {"plan", "train", "predict", "instances", "evaluate", "report"}),
         ("report", "previews", 1, {"report"}),
     ],
 )
