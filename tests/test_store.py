@@ -193,6 +193,17 @@ def test_what_another_run_has_just_begun_is_not_taken_away(tmp_path: Path, monke
     assert not list(path.parent.glob(".*"))
 
 
+def test_a_result_with_a_gap_is_not_called_done(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    result = begin(path, "d", LABELS, {})
+    for index in range(len(result.grid)):
+        result.write(index, np.zeros(result.grid.box(index).shape, LABELS.dtype), "d")
+    result.shards_of(1)[0].unlink()
+    with pytest.raises(UserError, match="lost block 1: another run began it anew"):
+        finish(path, "d", {})
+    assert not read_attributes(path)["done"]
+
+
 def test_a_damaged_result_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr" / "s"
     filled(path, LABELS)

@@ -302,6 +302,8 @@ def finish(path: Path, digest: str, details: dict[str, Any], channels: list[dict
         raise UserError(f"{path} is missing or damaged ({error}); {_repair(path)}") from None
     if unet["digest"] != digest:
         raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+    if "reference" not in unet and (gap := next(Result(path, attributes).missing_blocks(), None)) is not None:
+        raise UserError(f"{path} lost block {gap}: another run began it anew at the same moment; run snakemake again")
     if channels:
         attributes["ome"]["omero"] = {"channels": channels}
     write_group(path, attributes | {"unet": unet | {"done": True, "details": details}})
