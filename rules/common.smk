@@ -210,11 +210,7 @@ def predict_options(wildcards):
     """What decides probabilities, beside image and model."""
     return {
         "predict": plain(cfg.predict_of(wildcards.model)),
-        "threshold": (
-            cfg.instances_of(wildcards.model).threshold
-            if cfg.predict_of(wildcards.model).dtype == "mask"
-            else 0.5
-        ),
+        "mask_threshold": cfg.mask_threshold(wildcards.model),
         "code": code_digest("predict"),
     }
 

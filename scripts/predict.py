@@ -24,5 +24,5 @@ with job_log(log, snakemake.threads), open_engine(dask, "predict", snakemake.thr
         store=stamp.with_suffix(".zarr"),
         stamp=stamp,
         engine=engine,
-        threshold=options["threshold"],
+        mask_threshold=options["mask_threshold"],
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_core.blocks import ZYX, Box, Grid, mirror
+from unet_core.blocks import ZYX, Box, Grid
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 BLOCKS = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
@@ -32,13 +32,6 @@ def test_boxes_in_a_box_are_those_that_share_voxels_with_it(shape: ZYX, block: Z
     inside[tuple(slice(max(a, 0), max(b, 0)) for a, b in zip(start, stop, strict=True))] = True
     expected = [(index, box) for index, box in enumerate(grid) if inside[box.slices].any()]
     assert list(grid.boxes_in(Box(start, stop))) == expected
-
-
-@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 30))
-@settings(deadline=None)
-def test_mirror_equals_reflection_by_numpy(size: int, before: int, after: int) -> None:
-    expected = np.pad(np.arange(size), (before, after), mode="reflect")
-    assert [mirror(index, size) for index in range(-before, size + after)] == expected.tolist()
 
 
 def test_a_grid_of_a_million_billion_blocks_costs_nothing() -> None:

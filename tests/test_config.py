@@ -275,3 +275,9 @@ def test_axes_may_stand_in_any_order(axes: str) -> None:
 def test_split_takes_shares_and_names() -> None:
     assert Split(test=["t00*"], validation=0.5) == Split.model_validate({"test": ["t00*"], "validation": 0.5})
     assert Split(test=1.0, validation=0.0).test == 1.0
+
+
+def test_masks_have_the_threshold_of_objects_and_probabilities_none() -> None:
+    masks = {"predict": {"dtype": "mask"}, "instances": {"threshold": 0.6}}
+    cfg = parse_config(config(models={"cells": masks, "other": {"train_on": ["cells"], "instances": {"threshold": 0.6}}}))
+    assert (cfg.mask_threshold("cells"), cfg.mask_threshold("other")) == (0.6, None)

@@ -177,7 +177,7 @@ def test_pretended_probabilities_show_the_objects(tmp_path: Path) -> None:
         array[:, 10:40, 20:50] = name != "ignore"
         result.write(0, array, "d")
     written(tmp_path / "p.zarr" / "s", Spec(shape, "uint8", "image", 1))
-    pretend(tmp_path / "p.zarr" / "s", truth, Predict(), 0.5, 0)
+    pretend(tmp_path / "p.zarr" / "s", truth, Predict(), None, 0)
     (cells,) = Result(tmp_path / "p.zarr" / "s").read_all()
     assert cells[0, 20:30, 30:40].min() > 200 and cells[0, 50:, :].max() < 50
 

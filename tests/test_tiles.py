@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import ArraySource
 from unet_core.blocks import Box, Grid
 from unet_core.model import network_function
-from unet_core.tiles import predict_box, read_mirrored, tiling
+from unet_core.tiles import mirror, predict_box, read_mirrored, tiling
 from unet_core.unet import STILL, UNet, halo, input_size
 
 
@@ -37,6 +37,13 @@ def in_one_piece(net: UNet, image_CZYX: np.ndarray) -> np.ndarray:
         if flat:
             return net(torch.from_numpy(padded.transpose(1, 0, 2, 3))).softmax(dim=1)[inside].numpy().transpose(1, 0, 2, 3)
         return net(torch.from_numpy(padded)[None]).softmax(dim=1)[inside][0].numpy()
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 30))
+@settings(deadline=None)
+def test_mirror_equals_reflection_by_numpy(size: int, before: int, after: int) -> None:
+    expected = np.pad(np.arange(size), (before, after), mode="reflect")
+    assert mirror(np.arange(-before, size + after), size).tolist() == expected.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(-30, 30), st.integers(0, 25)), min_size=3, max_size=3))

@@ -115,22 +115,6 @@ class Grid:
             yield index, self.box(index)
 
 
-def mirror(index: int, size: int) -> int:
-    """Position inside an axis of `size` that mirror extrapolation puts at `index`.
-
-    The edge pixel is not repeated (``numpy.pad(mode="reflect")``); any distance from the array is allowed.
-
-    Examples
-    --------
-    >>> [mirror(i, 3) for i in range(-3, 6)]
-    [1, 2, 1, 0, 1, 2, 1, 0, 1]
-    """
-    if size == 1:
-        return 0
-    index = abs(index) % (2 * size - 2)
-    return min(index, 2 * size - 2 - index)
-
-
 def _zyx(values: Iterable[int]) -> ZYX:
     z, y, x = values
     return (z, y, x)

@@ -382,6 +382,10 @@ class Config(Section):
         """Section `instances` with the model's own keys."""
         return override(self.instances, self.models[model].instances)
 
+    def mask_threshold(self, model: str) -> float | None:
+        """What probabilities must exceed in the masks that `predict` stores in their place; None where it stores them."""
+        return self.instances_of(model).threshold if self.predict_of(model).dtype == "mask" else None
+
 
 def override(section: Any, own: Mapping[str, Any]) -> Any:
     """A section with some of its keys replaced."""

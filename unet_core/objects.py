@@ -15,7 +15,7 @@ from unet_core.runs import Measures
 POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")
 # Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
-TOGETHER = 2**16
+TOGETHER = 2**13
 
 
 def measured_type(classes: int) -> np.dtype:

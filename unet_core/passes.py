@@ -30,6 +30,7 @@ from unet_core.distance import Spacing
 from unet_core.objects import measure_rows
 from unet_core.probabilities import foreground, is_foreground
 from unet_core.runs import Measures, Stretches, concatenate, label_runs, measure, paint, paint_stretches, runs_of, stretches_of
+from unet_core.runtime import return_freed_memory
 from unet_core.split import split_object
 from unet_core.store import Result
 
@@ -253,6 +254,7 @@ def number_block(item: tuple[int, list[tuple[int, np.ndarray]]], work: Work) -> 
     -------
     ndarray of `objects.measured_type`
     """
+    return_freed_memory()  # of the block before: pieces of it would add up
     index, split = item
     source, target = Result(work.source), Result(work.target)
     box, missing = source.grid.box(index), not target.has_block(index)

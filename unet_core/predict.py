@@ -43,7 +43,7 @@ class Job(NamedTuple):
     """What all blocks of a data set have in common."""
 
     cfg: Predict
-    threshold: float
+    mask_threshold: float | None
     images: Path
     store: Path
     groups: tuple[Group, ...]
@@ -51,7 +51,7 @@ class Job(NamedTuple):
     @property
     def dtype(self) -> str:
         """Type of what is stored."""
-        return "uint8" if self.cfg.dtype == "mask" else self.cfg.dtype
+        return self.cfg.dtype if self.mask_threshold is None else "uint8"
 
 
 class Todo(NamedTuple):
@@ -72,7 +72,7 @@ def predict_samples(
     store: Path,
     stamp: Path,
     engine: Engine,
-    threshold: float = 0.5,
+    mask_threshold: float | None = None,
 ) -> None:
     """Segment the samples of a data set; what stands there for the same image and model stays.
 
@@ -95,8 +95,8 @@ def predict_samples(
         The step's output file.
     engine : Engine
         Where blocks are worked on.
-    threshold : float
-        Of the step instances: what `dtype` mask keeps.
+    mask_threshold : float, optional
+        For `dtype` mask: what a pixel's probability must exceed (``Config.mask_threshold``).
     """
     members = read_members(model, plans)
     groups = groups_of(members)
@@ -106,11 +106,11 @@ def predict_samples(
     for name, entry in samples.items():
         key = f"{images.stem}/{name}"
         used = [member for member in members if may_predict(member.plan, key)]
-        wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg, threshold)
+        wanted = wanted_digest(entry["image"], key, [(member.weights, member.plan) for member in used], cfg, mask_threshold)
         entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
-    job = Job(cfg, threshold, images, store, tuple(groups.values()))
+    job = Job(cfg, mask_threshold, images, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
@@ -125,7 +125,7 @@ def predict_samples(
     )
 
 
-def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict, threshold: float) -> str:
+def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict, mask_threshold: float | None) -> str:
     """Digest of the probabilities of a sample.
 
     Parameters
@@ -138,12 +138,11 @@ def wanted_digest(image: str, key: str, used: Sequence[tuple[str, dict[str, Any]
         Digest of the weights, and plan, of each network that it is predicted by.
     cfg : Predict
         Options.
-    threshold : float
-        Of the step instances.
+    mask_threshold : float or None
+        What probabilities must exceed in the masks that are stored in their place.
     """
-    dtype = ["mask", threshold] if cfg.dtype == "mask" else cfg.dtype
     networks = [[weights, plan["samples"][key], *tile_that_counts(plan)] for weights, plan in used]
-    return digest(image, networks, cfg.precision, cfg.average, dtype, code_digest("predict"))
+    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, code_digest("predict"))
 
 
 def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
@@ -180,7 +179,7 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
         for sample in todo:
             provenance = {
                 "step": "predict",
-                "config": job.cfg.model_dump(mode="json") | ({"threshold": job.threshold} if job.cfg.dtype == "mask" else {}),
+                "config": job.cfg.model_dump(mode="json") | {"mask_threshold": job.mask_threshold},
                 "networks": [
                     {"model": str(folder), "weights": weights, "normalisation": part.norm}
                     for part in sample.parts
@@ -199,7 +198,7 @@ def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
     computed = _computed(sample, result.grid.box(index), job)
-    result.write(index, to_mask(computed, job.threshold) if job.cfg.dtype == "mask" else computed, sample.wanted)
+    result.write(index, computed if job.mask_threshold is None else to_mask(computed, job.mask_threshold), sample.wanted)
 
 
 def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
@@ -320,8 +319,8 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
 def _audit(item: Any, job: Job) -> Audit:
     sample, box, border = item
     stored, again = Result(job.store / sample.name).read(box), _computed(sample, box, job)
-    if job.cfg.dtype == "mask":
-        difference = distance_from_mask(stored, again, job.threshold)
-    else:
+    if job.mask_threshold is None:
         difference = np.abs(from_stored(stored) - from_stored(again)).max(axis=0)
+    else:
+        difference = distance_from_mask(stored, again, job.mask_threshold)
     return audit_window(difference, box, border)

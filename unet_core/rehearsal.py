@@ -6,8 +6,6 @@ Instead of what a hardly trained network found, objects are made of probabilitie
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import shutil
 import subprocess
@@ -36,7 +34,7 @@ from unet_core.instances import make_instances
 from unet_core.plan import make_plan
 from unet_core.predict import predict_samples
 from unet_core.report import make_report
-from unet_core.runtime import read_json, write_stamp
+from unet_core.runtime import read_json, return_freed_memory, write_stamp
 from unet_core.stand_in import LARGEST, PIECE, Sized, choose, piece_of, pretend
 from unet_core.train import adopt_model, train_model
 from unet_core.weights import make_weights
@@ -103,8 +101,7 @@ def _clock(cost: Cost) -> Iterator[list[float]]:
             if ended.wait(0.02):
                 return
 
-    with contextlib.suppress(OSError, AttributeError):  # what steps before have freed and kept is not this one's
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()  # of the steps before
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
@@ -292,7 +289,7 @@ class Stage:
                 store=stamp.with_suffix(".zarr"),
                 stamp=stamp,
                 engine=engine,
-                threshold=self.cfg.instances_of(model).threshold,
+                mask_threshold=self.cfg.mask_threshold(model),
             )
 
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split in cfg.splits]
@@ -300,7 +297,7 @@ class Stage:
         self.found.costs["predict", (model, dataset)].per_voxel /= len(networks)
         predicted = list(read_json(stamp)["samples"])
         for seed, name in enumerate(predicted):
-            pretend(stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg, self.cfg.instances_of(model).threshold, seed)
+            pretend(stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg, self.cfg.mask_threshold(model), seed)
         self.found.costs["predict", (model, dataset)].bytes_per_voxel = self._density(dataset, predicted, stamp.with_suffix(".zarr"))
 
     def instances(self, model: str, dataset: str, workers: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import json
@@ -12,7 +14,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class UserError(ValueError):
     """Something that the user can mend; the job ends with this message and without a traceback."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None]:
     """Write log records of a job to its log file and to the terminal, and errors as what they are.
 
@@ -68,6 +69,12 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
 def _end(number: int, _frame: object) -> None:
     logger.error("stopped by signal %s; run again to go on", signal.Signals(number).name)
     sys.exit(128 + number)
+
+
+def return_freed_memory() -> None:
+    """Let the C library return to the system what was freed; it may keep it for long, between pieces that are in use."""
+    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -184,7 +186,7 @@ class Sampler:
         x1, y1 = map(int, (positions_YX2.amax(0).amax(0).ceil() + 3).tolist())
         y, x = origin
         box = Box((planes.start, y + y0, x + x0), (planes.stop, y + y1, x + x1))
-        data = source.read(box) if box == box.clip(source.shape) else read_mirrored(source, box)
+        data = read_mirrored(source, box)
         values = data.astype(np.float32)
         if norm is not None:
             values = (values - norm.offset[:, None]) * norm.scale[:, None]
@@ -209,11 +211,21 @@ def _stack(tiles: list[Batch]) -> Batch:
     return Batch(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
 
 
+def _step_back() -> None:
+    """One core for this thread, and on Linux, where each thread has its own, a low priority.
+
+    Where a thread of the network waits for a core, all others wait for it.
+    """
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that do arithmetic on one core each, beside the network."""
+    """A pool of threads that do arithmetic on one core each, in the pauses of the network."""
     usual, all_started = torch.get_num_threads(), threading.Barrier(count + 1)
-    pool = ThreadPoolExecutor(count, initializer=functools.partial(torch.set_num_threads, 1))
+    pool = ThreadPoolExecutor(count, initializer=_step_back)
     try:
         for _ in range(count):
             pool.submit(all_started.wait)

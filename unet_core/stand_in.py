@@ -77,7 +77,7 @@ def objects(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.broadcast_to(plane, shape)
 
 
-def pretend(path: Path, truth: Path, cfg: Predict, threshold: float, seed: int) -> None:
+def pretend(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
     """Put in the place of probabilities some as a trained network might give: soft at borders, with errors here and there."""
     result = Result(path)
     if (truth / path.name / "labels").is_dir():
@@ -94,6 +94,6 @@ def pretend(path: Path, truth: Path, cfg: Predict, threshold: float, seed: int) 
         # Between the entropy of the hardly trained networks of the demo and that of well trained ones.
         probability[number] = 1 / (1 + np.exp(-14 * (soft - 0.5) - noise))
     digest = read_attributes(path)["digest"]
-    stored = to_mask(to_stored(probability, "uint8"), threshold) if cfg.dtype == "mask" else to_stored(probability, cfg.dtype)
+    stored = to_stored(probability, cfg.dtype) if mask_threshold is None else to_mask(to_stored(probability, "uint8"), mask_threshold)
     for index in range(len(result.grid)):
         result.write(index, stored[(..., *result.grid.box(index).slices)], digest)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from unet_core import unet
-from unet_core.blocks import ZYX, Box, mirror
+from unet_core.blocks import ZYX, Box
 
 TileFunction = Callable[[np.ndarray], np.ndarray]
 
@@ -47,9 +47,7 @@ def read_mirrored(source: Readable, box: Box) -> np.ndarray:
     ndarray
         Shape of the box, with the leading axes of the source.
     """
-    indices = [
-        np.array([mirror(i, n) for i in range(a, b)], dtype=np.intp) for a, b, n in zip(box.start, box.stop, source.shape, strict=True)
-    ]
+    indices = [mirror(np.arange(a, b), n) for a, b, n in zip(box.start, box.stop, source.shape, strict=True)]
     z, y, x = indices
     inside = Box((int(z.min()), int(y.min()), int(x.min())), (int(z.max()) + 1, int(y.max()) + 1, int(x.max()) + 1))
     data = source.read(inside)
@@ -58,6 +56,21 @@ def read_mirrored(source: Readable, box: Box) -> np.ndarray:
     for axis, (index, start) in enumerate(zip(indices, inside.start, strict=True)):
         data = np.take(data, index - start, axis=axis - 3)
     return data
+
+
+def mirror(positions: np.ndarray, size: int) -> np.ndarray:
+    """Positions inside an axis of `size` that mirror extrapolation puts at `positions`.
+
+    The edge pixel is not repeated (``numpy.pad(mode="reflect")``); any distance from the array is allowed.
+
+    Examples
+    --------
+    >>> mirror(np.arange(-3, 6), 3).tolist()
+    [1, 2, 1, 0, 1, 2, 1, 0, 1]
+    """
+    there_and_back = max(1, 2 * size - 2)
+    forth = np.abs(positions) % there_and_back
+    return np.minimum(forth, there_and_back - forth)
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ class Workload:
             if image is None or any(key not in plan["samples"] for plan in plans):
                 return False
             used = [(stamp["weights"], plan) for stamp, plan in zip(stamps, plans, strict=True) if may_predict(plan, key)]
-            wanted = probabilities_digest(image, key, used, cfg, self.cfg.instances_of(model).threshold)
+            wanted = probabilities_digest(image, key, used, cfg, self.cfg.mask_threshold(model))
             if step == "instances":
                 wanted = objects_digest(wanted, self.cfg.instances_of(model), plans[0]["classes"])
             return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None
