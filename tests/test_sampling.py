@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-import threading
 
 import numpy as np
 import pytest
@@ -67,22 +64,6 @@ def test_batches_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     for number, drawn in enumerate(batches, start=2):
         assert all(torch.equal(a, b) for a, b in zip(drawn, sampler(WILD).draw(number), strict=True))
     assert number == 6 and torch.get_num_threads() == usual
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
-def test_tiles_are_prepared_with_a_low_priority_and_the_network_keeps_its_own() -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    class Watched(ArraySource):
-        def read(self, box: Box) -> np.ndarray:
-            seen.add(priority())
-            return super().read(box)
-
-    seen: set[int] = set()
-    usual, watched = priority(), dataclasses.replace(sample(), image=Watched(sample().image.read(Box((0, 0, 0), (1, 60, 70)))))
-    list(sampler(WILD, [watched]).batches(0, 2))
-    assert seen == {19} and priority() == usual
 
 
 def test_an_error_in_a_thread_reaches_the_caller() -> None:

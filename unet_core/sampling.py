@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -211,22 +209,11 @@ def _stack(tiles: list[Batch]) -> Batch:
     return Batch(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
 
 
-def _step_back() -> None:
-    """One core for this thread, and on Linux, where each thread has its own, a low priority.
-
-    Where a thread of the network waits for a core, all others wait for it.
-    """
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        with suppress(OSError):  # some containers forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that do arithmetic on one core each, in the pauses of the network."""
+    """A pool of threads that do arithmetic on one core each, beside the network."""
     usual, all_started = torch.get_num_threads(), threading.Barrier(count + 1)
-    pool = ThreadPoolExecutor(count, initializer=_step_back)
+    pool = ThreadPoolExecutor(count, initializer=functools.partial(torch.set_num_threads, 1))
     try:
         for _ in range(count):
             pool.submit(all_started.wait)
