@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 
 from unet_core.blocks import Box
 from unet_core.config import Groundtruth
@@ -153,13 +155,42 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         process.kill()
 
 
-@pytest.mark.parametrize("kind", ["zarr 2", "zarr 3", "zarr 3 shards"])
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket of a server that speaks S3."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    secrets = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    for name, value in (secrets | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # those of another server
+    fsspec.filesystem("s3").mkdir(f"images{port}")
+    yield f"s3://images{port}"
+    server.stop()
+
+
+ZARR_KINDS = ["zarr 2", "zarr 3", "zarr 3 shards"]
+
+
+def check_a_part_of(url: str, folder: Path, array: np.ndarray) -> None:
+    store = convert(folder, images=url, axes="zyx", in_place="always")
+    np.testing.assert_array_equal(open_image_of(store, "a").read(Box((1, 0, 2), (3, 37, 41))), array[None, 1:3, :, 2:])
+
+
+@pytest.mark.parametrize("kind", ZARR_KINDS)
 def test_an_image_behind_a_url_is_read_there(tmp_path: Path, server: tuple[Path, str], kind: str) -> None:
     folder, url = server
-    array = voxels("zyx")
-    write(folder, kind, array)
-    store = convert(tmp_path, images=f"{url}/a.zarr", axes="zyx", in_place="always")
-    np.testing.assert_array_equal(open_image_of(store, "a").read(Box((1, 0, 2), (3, 37, 41))), array[None, 1:3, :, 2:])
+    write(folder, kind, voxels("zyx"))
+    check_a_part_of(f"{url}/a.zarr", tmp_path, voxels("zyx"))
+
+
+@pytest.mark.parametrize("kind", ZARR_KINDS)
+def test_an_image_in_a_bucket_is_read_there(tmp_path: Path, bucket: str, kind: str) -> None:
+    fsspec.filesystem("s3").put(write(tmp_path / "in", kind, voxels("zyx")), f"{bucket}/a.zarr", recursive=True)
+    check_a_part_of(f"{bucket}/a.zarr", tmp_path, voxels("zyx"))
+    with pytest.raises(UserError, match=r"s3://images\d+/b\.zarr"):
+        convert(tmp_path / "none", images=f"{bucket}/b.zarr", axes="zyx")
 
 
 def test_a_url_that_leads_nowhere_or_to_another_kind_of_file_is_named(tmp_path: Path, server: tuple[Path, str]) -> None:

@@ -127,7 +127,7 @@ def test_too_little_memory_for_any_tile_is_an_error() -> None:
 
 
 class Stamps:
-    """What the steps before the plan leave, without a pixel."""
+    """What the steps before the plan leave; all pixels are 0."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
@@ -138,7 +138,9 @@ class Stamps:
         """Add a data set, of samples and their splits."""
         for name in samples:
             path = self.results / "groundtruth" / f"{dataset}.zarr" / name
-            begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
+            result = begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
+            for index in range(len(result.grid)):
+                result.write(index, np.zeros((channels, *result.grid.box(index).shape), np.uint8), "d")
             finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels})
         truths = {
             name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}

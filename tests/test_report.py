@@ -116,6 +116,7 @@ class Run:
             store=predict.with_suffix(".zarr"),
             stamp=predict,
             engine=self._engine,
+            mask_threshold=0.5 if dtype == "mask" else None,
         )
         make_instances(
             Instances(min_size=4),
