@@ -129,7 +129,9 @@ class Weights(Section):
 class Dataset(Section):
     """Images of one kind, with or without annotations."""
 
-    images: str | list[str] = Field(description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path")
+    images: str | list[str] = Field(
+        description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path; OME-Zarr also s3://bucket/a.zarr"
+    )
     axes: str | None = Field(
         None, description="axes of one file, of t c z y x; each t is a sample of its own; default: what the first file says, else yx"
     )
