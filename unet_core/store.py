@@ -303,7 +303,7 @@ def finish(path: Path, digest: str, details: dict[str, Any], channels: list[dict
     if unet["digest"] != digest:
         raise UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
     if "reference" not in unet and (gap := next(Result(path, attributes).missing_blocks(), None)) is not None:
-        raise UserError(f"{path}: block {gap} is missing again (another run began the result anew, or the file was deleted); run snakemake again")
+        raise UserError(f"{path}: block {gap} is gone (another run began it anew, or its file was deleted); run snakemake again")
     if channels:
         attributes["ome"]["omero"] = {"channels": channels}
     write_group(path, attributes | {"unet": unet | {"done": True, "details": details}})
