@@ -19,7 +19,7 @@ help:
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
-	@echo "make config  write the option sections of config.yaml anew from unet_core/config.py"
+	@echo "make config  write the option sections of config.yaml anew from unet_core/config/options.py"
 	@echo "make clean   delete results and demo data, keep the environment"
 
 # The environment is made once; again only when what it is made of has changed.
@@ -33,21 +33,21 @@ help:
 
 demo: .venv/.installed
 	@echo "make demo: generating data in data/demo"
-	@.venv/bin/python -m unet_core.demo data/demo
+	@.venv/bin/python -m unet_core demo data/demo
 	@echo "make demo: running the chain: groundtruth weights plan train predict instances evaluate report"
 	@$(SNAKEMAKE) --quiet rules host
 	@echo; cat results/report/table.md
 	@echo "make demo: done; open results/report/report.html"
 
 estimate: .venv/.installed
-	@.venv/bin/python -m unet_core.estimate "$(CONFIG)"
+	@.venv/bin/python -m unet_core estimate "$(CONFIG)"
 
 check-annotations: .venv/.installed
 	@$(SNAKEMAKE) --quiet rules host --keep-going --configfile "$(CONFIG)" -- check_annotations; status=$$?; \
-	    .venv/bin/python -m unet_core.check "$(CONFIG)" && exit $$status
+	    .venv/bin/python -m unet_core check "$(CONFIG)" && exit $$status
 
 verify: .venv/.installed
-	@.venv/bin/python -m unet_core.verify $(if $(MEND),--mend) "$(or $(RESULTS),results)"
+	@.venv/bin/python -m unet_core verify $(if $(MEND),--mend) "$(or $(RESULTS),results)"
 
 test: .venv/.installed
 	@echo "make test: running the tests"
@@ -88,7 +88,7 @@ lint: .venv/.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile rules
 	.venv/bin/mypy
-	@mkdir -p data && .venv/bin/python -m unet_core.demo data/demo
+	@mkdir -p data && .venv/bin/python -m unet_core demo data/demo
 	$(SNAKEMAKE) --lint
 
 config: .venv/.installed

@@ -1,9 +1,9 @@
 """What border weights and elastic deformation contribute: scores without each of them, on public nuclei, three seeds.
 
-The images of the 2018 Data Science Bowl in UNET_DATA, one split for all. Nine small models, alike but for one thing: trained
-with all that the paper has, without the border term of the weights (w0 = 0), without elastic deformation; seeds 0, 1 and 2. Objects are
-connected components: nothing but the network separates nuclei that touch. Scores are those of the test split. About 40
-minutes on two cores; a second call goes on where the first one ended.
+The images of the 2018 Data Science Bowl in UNET_DATA, one split for all. Nine small models, alike but for one thing:
+trained with all that the paper has, without the border term of the weights (w0 = 0), without elastic deformation; seeds
+0, 1 and 2. Objects are connected components: nothing but the network separates nuclei that touch. Scores are those of
+the test split. About 40 minutes on two cores; a second call goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -39,8 +39,21 @@ def measure() -> dict[str, float]:
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     config = RESULTS / "config.yaml"
-    config.write_text(yaml.safe_dump(configuration(os.environ.get("UNET_DATA", "../shared/data")), sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--quiet", "rules", "host", "--cores", "2", "--configfile", str(config)]
+    config.write_text(
+        yaml.safe_dump(configuration(os.environ.get("UNET_DATA", "../shared/data")), sort_keys=False), encoding="utf-8"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--quiet",
+        "rules",
+        "host",
+        "--cores",
+        "2",
+        "--configfile",
+        str(config),
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     table = pd.read_csv(RESULTS / "report" / "table.csv")
     table = table[table["split"] == "test"]

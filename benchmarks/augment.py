@@ -1,8 +1,8 @@
 """Augmentation of a training tile on one core, against batchgeneratorsv2 and MONAI.
 
 A 572 x 572 image with target and border weights: elastic deformation and rotation by the same random field, then gamma,
-contrast, brightness and noise of the image, all of it in each call. Ours interpolates the image by cubic convolution, the
-peers bilinearly, as is usual with them; target and weights by nearest neighbour and bilinearly everywhere. Calls
+contrast, brightness and noise of the image, all of it in each call. Ours interpolates the image by cubic convolution,
+the peers bilinearly, as is usual with them; target and weights by nearest neighbour and bilinearly everywhere. Calls
 alternate, so that all meet the same machine; figures are medians.
 
 The peers come with ``pip install batchgeneratorsv2 monai`` (extra `bench`); what is not installed is left out.
@@ -20,8 +20,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unet_core.augment import random_positions, sample_at, vary_gray
-from unet_core.config import Augment
+from unet_core.config.options import Augment
+from unet_core.train.augment import random_positions, sample_at, vary_gray
 
 SIDE, ROUNDS = 572, 40
 Arrays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -111,7 +111,9 @@ def _batchgenerators() -> Callable[..., None]:
                 p_rotation=1,
                 mode_seg="nearest",
             ),
-            GammaTransform(BGContrast((0.8, 1.2)), p_invert_image=0, synchronize_channels=True, p_per_channel=1, p_retain_stats=0),
+            GammaTransform(
+                BGContrast((0.8, 1.2)), p_invert_image=0, synchronize_channels=True, p_per_channel=1, p_retain_stats=0
+            ),
             ContrastTransform(BGContrast((0.8, 1.2)), preserve_range=False, synchronize_channels=True),
             MultiplicativeBrightnessTransform(BGContrast((0.9, 1.1)), synchronize_channels=True),
             GaussianNoiseTransform((0, 0.05), synchronize_channels=True),

@@ -1,6 +1,7 @@
 """What annotations cost: 10,000 polygons in one image, 1,000 images with run-lengths, and a look at 10,000 unchanged samples.
 
-- polygons: a GeoJSON file of 10,000 polygons of 24 points is read, painted into 4096 x 4096 pixels, and checked; beside it
+- polygons: a GeoJSON file of 10,000 polygons of 24 points is read, painted into 4096 x 4096 pixels, and checked; beside
+it
   the same polygons by scikit-image's `draw.polygon`, one by one, from memory.
 - run-lengths: 1,000 images of 256 x 256 pixels with 20 objects each and a table of run-lengths go into the store.
 - unchanged: the step on 10,000 samples that are all done (the store of the 1,000 under ten names, by hard links).
@@ -23,14 +24,14 @@ import tifffile
 from skimage import draw
 
 from unet_core.annotations import geojson
-from unet_core.canvas import Canvas
-from unet_core.config import Groundtruth
-from unet_core.data_config import Annotation, Dataset
+from unet_core.config.datasets import Annotation, Dataset
+from unet_core.config.options import Groundtruth
 from unet_core.demo import run_lengths
 from unet_core.engine import local_engine
-from unet_core.groundtruth import convert_groundtruth
-from unet_core.lint import findings_of
-from unet_core.samples import find_samples
+from unet_core.groundtruth.canvas import Canvas
+from unet_core.groundtruth.check.lint import findings_of
+from unet_core.groundtruth.samples import find_samples
+from unet_core.groundtruth.step import convert_groundtruth
 
 SIDE, POLYGONS, POINTS = 4096, 10_000, 24
 IMAGES, SMALL, OBJECTS, NAMES = 1000, 256, 20, 10
@@ -73,7 +74,9 @@ def _polygons(folder: Path) -> dict[str, float]:
         centre = (np.array([number % per_row, number // per_row]) + 0.5) * cell
         radii = random.uniform(0.25, 0.48, POINTS) * cell
         rings.append(centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    features = [{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring.round(2).tolist()]}} for ring in rings]
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring.round(2).tolist()]}} for ring in rings
+    ]
     (folder / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
     source = Annotation(format="geojson", path="a.geojson")
     seconds, checks, peers = [], [], []
@@ -119,7 +122,9 @@ def _samples(folder: Path) -> dict[str, float]:
 
 def _convert(folder: Path, rows: dict[int, list[str]], names: int) -> float:
     """Seconds of the step."""
-    lines = [f"{copy}_{number:04},{runs}" for copy in range(names) for number, several in rows.items() for runs in several]
+    lines = [
+        f"{copy}_{number:04},{runs}" for copy in range(names) for number, several in rows.items() for runs in several
+    ]
     text = "\n".join(["ImageId,EncodedPixels", *lines]) + "\n"
     if not (folder / "table.csv").is_file() or (folder / "table.csv").stat().st_size != len(text):
         (folder / "table.csv").write_text(text, encoding="utf-8")
@@ -128,5 +133,7 @@ def _convert(folder: Path, rows: dict[int, list[str]], names: int) -> float:
         start = time.perf_counter()
         cfg = Dataset.model_validate(raw)
         samples = find_samples(cfg)[0]
-        convert_groundtruth(cfg, Groundtruth(), samples, store=folder / "a.zarr", stamp=folder / "a.json", engine=engine)
+        convert_groundtruth(
+            cfg, Groundtruth(), samples, store=folder / "a.zarr", stamp=folder / "a.json", engine=engine
+        )
         return time.perf_counter() - start

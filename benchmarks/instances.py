@@ -2,11 +2,14 @@
 
 Objects are smooth random blobs, connected by faces. All work on two threads; cc3d has one.
 
-- labels in memory: 256 x 512 x 512 voxels in 16 blocks of 64 x 256 x 256, from a mask to an array of labels; cc3d gets the
+- labels in memory: 256 x 512 x 512 voxels in 16 blocks of 64 x 256 x 256, from a mask to an array of labels; cc3d gets
+the
   mask in one piece. The results must be the same.
-- store to store: the same volume from stored probabilities. The step instances (labels with pyramid, tables of objects);
+- store to store: the same volume from stored probabilities. The step instances (labels with pyramid, tables of
+objects);
   dask-image (labels alone, written by Dask); cc3d in one piece (labels with pyramid, and its statistics of objects).
-- memory: peak of a process that runs the step instances on 0.13 and on 4.3 gigavoxels, in blocks of 64 x 512 x 512, with
+- memory: peak of a process that runs the step instances on 0.13 and on 4.3 gigavoxels, in blocks of 64 x 512 x 512,
+with
   all that the process has imported. Both hold the same pattern, again and again.
 
 Goals: 20 times as fast as dask-image; at most twice the time of cc3d; memory flat within 10 %.
@@ -32,14 +35,14 @@ from scipy import ndimage
 
 from benchmarks._memory import peak_mb
 from unet_core.blocks import Grid
-from unet_core.components import component_rows, contacts, faces_of, number, plant, settle, unite
-from unet_core.config import Instances
+from unet_core.config.options import Instances
 from unet_core.engine import local_engine
-from unet_core.instances import make_instances
-from unet_core.runs import label_runs, paint
-from unet_core.runs import measure as measure_runs
+from unet_core.instances.components import component_rows, contacts, faces_of, number, plant, settle, unite
+from unet_core.instances.runs import label_runs, paint
+from unet_core.instances.runs import measure as measure_runs
+from unet_core.instances.step import make_instances
 from unet_core.runtime import write_stamp
-from unet_core.store import Result, Spec, begin, finish
+from unet_core.store.store import Result, Spec, begin, finish
 
 ROOT = Path(__file__).parent.parent
 THREADS, REPEATS = 2, 5
@@ -53,8 +56,9 @@ def measure() -> dict[str, float]:
     Returns
     -------
     dict
-        x_dask_image, frac_cc3d: labels in memory, how many times as fast as dask-image, and time as a fraction of that of
-        cc3d; x_dask_image_store, frac_cc3d_store: the same from store to store; rss_ratio: peak memory at 4.3 over that at
+        x_dask_image, frac_cc3d: labels in memory, how many times as fast as dask-image, and time as a fraction of that
+        of cc3d; x_dask_image_store, frac_cc3d_store: the same from store to store; rss_ratio: peak memory at 4.3 over
+        that at
         0.13 gigavoxels; and the times (medians, in seconds) and memories behind them.
     """
     with tempfile.TemporaryDirectory(prefix="unet-instances-") as temporary:
@@ -178,7 +182,12 @@ def _store_to_store(folder: Path) -> dict[str, float]:
         cc3d.statistics(labels)
         result = begin(folder / "cc3d.zarr" / "s", "d", Spec(SHAPE, "uint32", "labels", block=BLOCK), {})
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda index: result.write(index, labels[result.grid.box(index).slices], "d"), range(len(result.grid))))
+            list(
+                pool.map(
+                    lambda index: result.write(index, labels[result.grid.box(index).slices], "d"),
+                    range(len(result.grid)),
+                )
+            )
 
     works: dict[str, Callable[[], object]] = {"ours_store_s": ours, "cc3d_store_s": one_piece}
     if importlib.util.find_spec("dask_image"):
@@ -202,7 +211,9 @@ def _memory(folder: Path) -> dict[str, float]:
         _store_probabilities(place, shape, LARGE_BLOCK)
         print(f"instances: the step on {np.prod(shape) / 1e9:.2g} gigavoxels", flush=True)
         code = f"from benchmarks.instances import run_alone; run_alone({str(place)!r})"
-        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        said = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
         seconds, figures[f"rss_{name}_mb"] = map(float, said.split())
         figures["mvox_per_s"] = np.prod(shape) / 1e6 / seconds
         shutil.rmtree(place)

@@ -1,10 +1,11 @@
 """A volume larger than memory through the whole workflow, from OME-Zarr to OME-Zarr labels: rate and peak memory.
 
-UNET_GB gigavoxels of 8 bits (default 30), 4096 x 4096 pixels per plane: blobs under noise, in which no block is like another. A
-narrow network (4 to 16 channels, depth 2) learns from eight small planes of the same kind; then the workflow segments the
-volume. Memory is that of Snakemake and all processes under it together, looked at twice a second. Labels of one place where
-blocks meet are compared with those of cc3d in one piece. Needs about 1.3 bytes of disk per voxel in the folder for temporary
-files, and on two cores about an hour; UNET_LARGE names a folder to work in, where a second call goes on.
+UNET_GB gigavoxels of 8 bits (default 30), 4096 x 4096 pixels per plane: blobs under noise, in which no block is like
+another. A narrow network (4 to 16 channels, depth 2) learns from eight small planes of the same kind; then the workflow
+segments the volume. Memory is that of Snakemake and all processes under it together, looked at twice a second. Labels
+of one place where blocks meet are compared with those of cc3d in one piece. Needs about 1.3 bytes of disk per voxel in
+the folder for temporary files, and on two cores about an hour; UNET_LARGE names a folder to work in, where a second
+call goes on.
 
 Goal: 30 GB with less than 4 GB of memory.
 """
@@ -27,7 +28,7 @@ from scipy import ndimage
 
 from benchmarks.rerun import tree_memory
 from unet_core.blocks import Box
-from unet_core.store import Result, Spec, begin, details_if_done, finish
+from unet_core.store.store import Result, Spec, begin, details_if_done, finish
 
 ROOT = Path(__file__).parent.parent
 SIDE, BLOCK = 4096, (64, 1024, 1024)
@@ -113,7 +114,17 @@ def _write_training(folder: Path) -> None:
 
 def _run(folder: Path) -> float:
     """Run the workflow; peak memory of all its processes in MB, with that of earlier calls in the same folder."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "--cores", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--configfile",
+        "config.yaml",
+        "--cores",
+        "2",
+    ]
     note = folder / "peak.txt"
     peak = float(note.read_text()) if note.exists() else 0.0
     with (folder / "output.txt").open("a") as output:
@@ -146,7 +157,9 @@ def _figures(folder: Path, voxels: int, peak: float) -> dict[str, float]:
         figures |= {f"{step}_s": seconds, f"{step}_mvox_per_s": voxels / 1e6 / seconds}
         store = results / f"{place}.zarr"
         figures[f"{step}_gb"] = _size(store) / 1e9 if store.exists() else 0.0
-    figures["objects"] = json.loads((results / "instances" / "narrow" / "volume.json").read_text())["samples"]["volume"]["objects"]
+    figures["objects"] = json.loads((results / "instances" / "narrow" / "volume.json").read_text())["samples"][
+        "volume"
+    ]["objects"]
     _check(results)
     print(f"\n{'what':<16} {'figure':>10}")
     for key, value in figures.items():
@@ -156,8 +169,12 @@ def _figures(folder: Path, voxels: int, peak: float) -> dict[str, float]:
 
 def _check(results: Path) -> None:
     """Where blocks meet, labels must part the foreground as cc3d does in one piece."""
-    probabilities, labels = (Result(results / step / "narrow" / "volume.zarr" / "volume") for step in ("predict", "instances"))
-    middle = [max(block, n // 2 // block * block) for n, block in zip(labels.grid.shape, labels.grid.block, strict=True)]
+    probabilities, labels = (
+        Result(results / step / "narrow" / "volume.zarr" / "volume") for step in ("predict", "instances")
+    )
+    middle = [
+        max(block, n // 2 // block * block) for n, block in zip(labels.grid.shape, labels.grid.block, strict=True)
+    ]
     box = Box(tuple(max(0, at - 40) for at in middle), tuple(at + 200 for at in middle)).clip(labels.grid.shape)  # type: ignore[arg-type]
     ours = labels.read(box)
     foreground = probabilities.read(box)[0] > 127

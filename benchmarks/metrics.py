@@ -1,16 +1,18 @@
 """Scores of 20,000 objects against StarDist and py-ctcmetrics, warping error, and memory from a small to a large volume.
 
-- Matching at ten IoU thresholds of 20,164 true with 19,207 found objects on 4096 x 4096 pixels, from the label images in
+- Matching at ten IoU thresholds of 20,164 true with 19,207 found objects on 4096 x 4096 pixels, from the label images
+in
   memory: our sparse table and matching against `stardist.matching.matching`, which fills dense tables (about 11 GB).
 - SEG of the same images, from the TIFF files: against `match` and `seg` of py-ctcmetrics (dense as well, about 46 GB).
 - Warping error of a plane of 512 x 512 pixels of cells between membranes, with gaps, moved borders and lost cells.
 - Peak memory of the step evaluate, all measures, on a volume of 480 and one of 1,200 planes of 512 x 512 pixels.
 
-Peers are measured where they are installed (extra `bench`), in the same run; results that differ stop it. Where memory is short both sides
-get a quarter of the image with 5,041 objects, and the key `..._objects` says so: dense tables grow with the square, so that the ratio is
-then less than it would be. No peer gets the last memory of the machine. Times are the median
-of five, those of peers of one call after a small one that compiles. Limits: reading two label images of 4096 x 4096 pixels once
-(134 MB) takes about 0.02 s at 7 GB/s, below which no matching can be; a plane of 512 x 512 pixels is 2 MB.
+Peers are measured where they are installed (extra `bench`), in the same run; results that differ stop it. Where memory
+is short both sides get a quarter of the image with 5,041 objects, and the key `..._objects` says so: dense tables grow
+with the square, so that the ratio is then less than it would be. No peer gets the last memory of the machine. Times are
+the median of five, those of peers of one call after a small one that compiles. Limits: reading two label images of 4096
+x 4096 pixels once (134 MB) takes about 0.02 s at 7 GB/s, below which no matching can be; a plane of 512 x 512 pixels is
+2 MB.
 """
 
 from __future__ import annotations
@@ -33,16 +35,16 @@ import psutil
 import tifffile
 
 from benchmarks._memory import peak_mb
-from unet_core.config import Evaluate
+from unet_core.config.options import Evaluate
 from unet_core.engine import local_engine
-from unet_core.evaluate import evaluate_samples
+from unet_core.evaluate.step import evaluate_samples
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.matching import Matching, matchings
 from unet_core.metrics.mean_ap import THRESHOLDS
 from unet_core.metrics.seg import seg_scores
 from unet_core.metrics.warping import warp
 from unet_core.runtime import write_stamp
-from unet_core.store import LABELS, Spec, begin, finish
+from unet_core.store.store import LABELS, Spec, begin, finish
 
 ROOT = Path(__file__).parent.parent
 SIDE, CELLS = 4096, 142
@@ -59,9 +61,10 @@ def measure() -> dict[str, float]:
     Returns
     -------
     dict
-        matching_s, seg_s, warping_s: our times; x_stardist_matching, x_ctcmetrics_seg: how many times longer the peers take, where
-        installed, and stardist_objects, ctcmetrics_objects, on how many objects; rss_small_mb, rss_large_mb, rss_ratio: peak
-        memory of the step evaluate, on a small and on a 2.5 times larger volume; mvox_per_s: what it scores per second of the larger one.
+        matching_s, seg_s, warping_s: our times; x_stardist_matching, x_ctcmetrics_seg: how many times longer the peers
+        take, where installed, and stardist_objects, ctcmetrics_objects, on how many objects; rss_small_mb,
+        rss_large_mb, rss_ratio: peak memory of the step evaluate, on a small and on a 2.5 times larger volume;
+        mvox_per_s: what it scores per second of the larger one.
     """
     truth, found = scene(SIDE, CELLS)
     with tempfile.TemporaryDirectory(prefix="unet-metrics-") as folder:
@@ -204,7 +207,12 @@ def _memory(folder: Path) -> dict[str, float]:
         found.append(json.loads(done.stdout.splitlines()[-1]))
     (small, _), (large, seconds) = found
     voxels = PLANES[1] * PLANE**2
-    return {"rss_small_mb": small, "rss_large_mb": large, "rss_ratio": large / small, "mvox_per_s": voxels / seconds / 1e6}
+    return {
+        "rss_small_mb": small,
+        "rss_large_mb": large,
+        "rss_ratio": large / small,
+        "mvox_per_s": voxels / seconds / 1e6,
+    }
 
 
 def write_volume(folder: Path, planes: int) -> None:
@@ -227,7 +235,9 @@ def write_volume(folder: Path, planes: int) -> None:
 
 
 def _results(folder: Path) -> dict[str, Path]:
-    return {name: folder / "truth.zarr" / "v" / "labels" / name for name in LABELS} | {"found": folder / "found.zarr" / "v"}
+    return {name: folder / "truth.zarr" / "v" / "labels" / name for name in LABELS} | {
+        "found": folder / "found.zarr" / "v"
+    }
 
 
 def score_volume(place: str, planes: int) -> None:

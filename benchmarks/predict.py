@@ -2,15 +2,18 @@
 
 On two threads in bfloat16, each measurement in a process of its own, in rounds.
 
-- wide network: 16 to 256 channels, depth 4. The network alone, fed with tiles in memory, at the best of the tiles that the step
+- wide network: 16 to 256 channels, depth 4. The network alone, fed with tiles in memory, at the best of the tiles that
+the step
   tries; the step predict on 64 Mpx from store to store (8192 x 8192 pixels of 8 bits), and on 8 such planes; MONAI's
   sliding window on 16 Mpx in memory (512 pixels, Gaussian, overlap 0.25 and 0.5), with the same weights and padded
   convolutions, as it is run and with the setting of the memory allocator that the step uses.
 - narrow network: 4 to 16 channels, depth 2. The network alone, and the step on a volume of 1 GB.
-- memory: peak of the process that runs the step on volumes of 1 and of 16 GB, with a network of 2 and 4 channels, depth 1.
+- memory: peak of the process that runs the step on volumes of 1 and of 16 GB, with a network of 2 and 4 channels, depth
+1.
 - exact: float32, the step in tiles and blocks against the network on the image in one piece.
 
-Goals: 95 % of the rate of the network alone; 1.5 and 2.5 times that of MONAI; memory flat within 10 %; difference below 1e-5.
+Goals: 95 % of the rate of the network alone; 1.5 and 2.5 times that of MONAI; memory flat within 10 %; difference below
+1e-5.
 """
 
 from __future__ import annotations
@@ -32,16 +35,16 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from unet_core import unet
 from unet_core.blocks import Grid
-from unet_core.calibration import candidates
-from unet_core.config import Network, Predict
+from unet_core.config.options import Network, Predict
 from unet_core.engine import local_engine
-from unet_core.model import build, load_network, save_checkpoint, weights_digest
-from unet_core.plan import prediction_block
-from unet_core.predict import predict_samples
+from unet_core.network import unet
+from unet_core.network.model import build, load_network, save_checkpoint, weights_digest
+from unet_core.plan.step import prediction_block
+from unet_core.predict.calibration import candidates
+from unet_core.predict.step import predict_samples
 from unet_core.runtime import write_stamp
-from unet_core.store import Result, Spec, begin, finish
+from unet_core.store.store import Result, Spec, begin, finish
 
 ROOT = Path(__file__).parent.parent
 THREADS, ROUNDS = 2, 3
@@ -59,14 +62,19 @@ def measure() -> dict[str, float]:
     Returns
     -------
     dict
-        frac_bare_forward, frac_bare_forward_long, frac_bare_forward_narrow: rate from store to store over that of the network
-        alone; x_monai_025, x_monai_050: how many times as fast as MONAI as it is run, x_monai_025_same, x_monai_050_same: with the same
-        allocator; rss_ratio: peak memory at 16 over that at 1 GB; max_abs_diff; and the rates (medians, in megapixels per
-        second) and memories behind them.
+        frac_bare_forward, frac_bare_forward_long, frac_bare_forward_narrow: rate from store to store over that of the
+        network alone; x_monai_025, x_monai_050: how many times as fast as MONAI as it is run, x_monai_025_same,
+        x_monai_050_same: with the same allocator; rss_ratio: peak memory at 16 over that at 1 GB; max_abs_diff; and the
+        rates (medians, in megapixels per second) and memories behind them.
     """
     with tempfile.TemporaryDirectory(prefix="unet-predict-") as temporary:
         folder = Path(temporary)
-        figures = _wide(folder / "wide") | _narrow(folder / "narrow") | _memory(folder) | {"max_abs_diff": _difference(folder / "exact")}
+        figures = (
+            _wide(folder / "wide")
+            | _narrow(folder / "narrow")
+            | _memory(folder)
+            | {"max_abs_diff": _difference(folder / "exact")}
+        )
     for key in ("monai_025", "monai_050", "monai_025_same", "monai_050_same"):
         if key in figures:
             figures[f"x_{key}"] = figures["ours"] / figures[key]
@@ -104,7 +112,11 @@ def _wide(folder: Path) -> dict[str, float]:
     prepare(folder / "long", WIDE, (PLANES, *PLANE[1:]))
     works = {"bare": "run_bare", "ours": "run_ours", "ours_long": "run_ours"}
     if importlib.util.find_spec("monai"):
-        works |= {f"monai_{overlap}{same}": f"run_monai_{overlap}{same}" for same in ("", "_same") for overlap in ("025", "050")}
+        works |= {
+            f"monai_{overlap}{same}": f"run_monai_{overlap}{same}"
+            for same in ("", "_same")
+            for overlap in ("025", "050")
+        }
     rates: dict[str, list[float]] = {key: [] for key in works}
     for turn in range(ROUNDS):
         for key, function in works.items():
@@ -162,7 +174,9 @@ def _alone(function: str, folder: Path) -> list[float]:
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
     if "monai" not in function or function.endswith("same"):
         environment["MALLOC_ARENA_MAX"] = "1"  # as in the Snakefile
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
     return [float(word) for word in said.split()[-2:]]
 
 
@@ -170,7 +184,9 @@ def run_bare(folder: str) -> float:
     """The network alone, at the best tile, by all threads together or by each on a tile of its own."""
     net = load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"), "bfloat16")
     tiles = [tile for tile, _ in candidates((1, OUTPUT, OUTPUT), unet.input_size(OUTPUT, net.depth), net.shape)]
-    rates = {(tile, lanes): _forward_rate(net, tile, lanes, 0.5) for tile in tiles[:BARE_TILES] for lanes in (1, THREADS)}
+    rates = {
+        (tile, lanes): _forward_rate(net, tile, lanes, 0.5) for tile in tiles[:BARE_TILES] for lanes in (1, THREADS)
+    }
     # The best of short times is that of a lucky moment: it is measured again for as long as the step takes.
     return max(_forward_rate(net, *way, seconds=SUSTAINED) for way in sorted(rates, key=lambda way: rates[way])[-2:])
 
@@ -247,7 +263,9 @@ def _monai(folder: str, overlap: float) -> float:
 
     with torch.inference_mode():
         sliding_window_inference(image[..., :600, :600], (512, 512), 1, probabilities, overlap=overlap, mode="gaussian")
-        took = _seconds(lambda: sliding_window_inference(image, (512, 512), 1, probabilities, overlap=overlap, mode="gaussian"))
+        took = _seconds(
+            lambda: sliding_window_inference(image, (512, 512), 1, probabilities, overlap=overlap, mode="gaussian")
+        )
     return SIDE**2 / took / 1e6
 
 
@@ -257,7 +275,9 @@ def _seconds(work) -> float:  # type: ignore[no-untyped-def]
     return time.perf_counter() - start
 
 
-def prepare(folder: Path, network: Network, shape: tuple[int, int, int], tile: int | None = None, block: list[int] | None = None) -> None:
+def prepare(
+    folder: Path, network: Network, shape: tuple[int, int, int], tile: int | None = None, block: list[int] | None = None
+) -> None:
     """A stored image, a random model and a plan; all blocks of the image are links to the first."""
     path = folder / "data.zarr" / "s"
     result = begin(path, "i", Spec(shape, "uint8", "image", 1), {})

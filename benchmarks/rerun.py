@@ -3,8 +3,8 @@
 Everything is made in a temporary folder, of images of 64 x 64 pixels:
 
 - 1,000 images in one data set. The steps groundtruth and weights are really run: in full, and after the annotation of
-  one image was changed. Their times are those of Snakemake's benchmark files: one process per step, from its start. What
-  the same two processes take where all is done, in a data set of one image, is called their start.
+  one image was changed. Their times are those of Snakemake's benchmark files: one process per step, from its start.
+  What the same two processes take where all is done, in a data set of one image, is called their start.
 - 10,000 images in five data sets, one for each format of annotations. Images and annotations are real. Of the results
   there are only the stamps, with the entries that the 1,000 images got, because a run that has nothing to do looks at
   nothing else; ``snakemake --touch`` records them as made.
@@ -58,9 +58,9 @@ def measure() -> dict[str, float]:
     -------
     dict
         noop_s, noop_mb: wall time (median of three) and peak memory of all processes of a run with nothing to do on
-        10,000 images; noop_touched_s: the same after all files were touched; noop_slurm_s, noop_slurm_mb: with the profile
-        for SLURM, where there is one; frac_one_of_1000: time of groundtruth and weights after one annotation was changed,
-        less their start, as a fraction of the full run; full_s, one_s, start_s: the times behind it.
+        10,000 images; noop_touched_s: the same after all files were touched; noop_slurm_s, noop_slurm_mb: with the
+        profile for SLURM, where there is one; frac_one_of_1000: time of groundtruth and weights after one annotation
+        was changed, less their start, as a fraction of the full run; full_s, one_s, start_s: the times behind it.
     """
     with tempfile.TemporaryDirectory(prefix="unet-rerun-") as temporary:
         one, entries = _one_of_many(Path(temporary))
@@ -105,7 +105,9 @@ def _one_of_many(folder: Path) -> tuple[dict[str, float], dict[str, dict[str, An
     one = _seconds_of_steps(large)
     _check((large / "results/logs/groundtruth/cells.log").read_text(), "0 images and 1 annotations converted")
     _check((large / "results/logs/weights/cells.log").read_text(), "1 made")
-    stamps = {step: json.loads((large / "results" / step / "cells.json").read_text()) for step in ("groundtruth", "weights")}
+    stamps = {
+        step: json.loads((large / "results" / step / "cells.json").read_text()) for step in ("groundtruth", "weights")
+    }
     entries = {step: stamp["samples"]["t0007"] for step, stamp in stamps.items()}
     return {"full_s": full, "one_s": one, "start_s": start, "frac_one_of_1000": (one - start) / full}, entries
 
@@ -120,7 +122,9 @@ def _nothing_to_do(folder: Path, entries: dict[str, dict[str, Any]]) -> dict[str
     times, memory = zip(*(_snakemake(folder, expect="Nothing to be done") for _ in range(REPEATS)), strict=True)
     figures = {"noop_s": statistics.median(times), "noop_mb": max(memory)}
     if SLURM.is_dir() and importlib.util.find_spec("snakemake_executor_plugin_slurm"):
-        figures["noop_slurm_s"], figures["noop_slurm_mb"] = _snakemake(folder, "--profile", str(SLURM), expect="Nothing to be done")
+        figures["noop_slurm_s"], figures["noop_slurm_mb"] = _snakemake(
+            folder, "--profile", str(SLURM), expect="Nothing to be done"
+        )
     for path in (folder / "data").rglob("*"):
         path.touch()
     figures["noop_touched_s"] = _snakemake(folder, expect="Nothing to be done")[0]
@@ -200,7 +204,9 @@ def _write_images(rng: np.random.Generator, place: Path, kind: str, names: Itera
         # One object in each quarter, so that none is hidden.
         for label, (y, x) in enumerate(QUARTERS + rng.integers(2, SIDE // 2 - 12, (OBJECTS, 2)), start=1):
             labels[y : y + 10, x : x + 10] = label
-        _write(place / "images" / f"{name}.tif", ((labels > 0) * 100 + rng.integers(0, 60, labels.shape)).astype(np.uint8))
+        _write(
+            place / "images" / f"{name}.tif", ((labels > 0) * 100 + rng.integers(0, 60, labels.shape)).astype(np.uint8)
+        )
         if kind == "labels":
             _write(place / "labels" / f"{name}.tif", labels)
         elif kind == "ctc":
@@ -238,7 +244,10 @@ def _write_stamps(results: Path, entries: dict[str, dict[str, Any]]) -> None:
         for step in ("predict", "instances", "evaluate"):
             write_stamp(results / step / "one" / f"{name}.json", {"step": step, "samples": dict.fromkeys(names, brief)})
     norm = {"offset": [12.0], "scale": [0.006711409395973154]}
-    write_stamp(results / "plan" / "one.json", {"step": "plan", "samples": {f"{s}/{name}": norm for s in sets for name in names}})
+    write_stamp(
+        results / "plan" / "one.json",
+        {"step": "plan", "samples": {f"{s}/{name}": norm for s in sets for name in names}},
+    )
     write_stamp(results / "train" / "one.json", {"step": "train", "digest": brief["digest"]})
     (results / "report").mkdir(exist_ok=True)
     for name in ("report.html", "table.csv", "table.md", "table.tex"):

@@ -1,9 +1,10 @@
 """Training with real data against the same loop on constant tensors, and its memory on a small and a large data set.
 
-The network of the preset `small`, which is for CPUs, and the same with 32 channels. Series of 20 steps alternate between batches that
-the sampler draws from Zarr stores, with all augmentation, and one batch that is used again and again; the figure is the median ratio
-of two series that follow each other. Twice: with an image of 1 megapixel, of which what is read stays in memory, and with one of 64,
-of which hardly anything does. Memory is the peak of a process that trains for 20 steps on one of them.
+The network of the preset `small`, which is for CPUs, and the same with 32 channels. Series of 20 steps alternate
+between batches that the sampler draws from Zarr stores, with all augmentation, and one batch that is used again and
+again; the figure is the median ratio of two series that follow each other. Twice: with an image of 1 megapixel, of
+which what is read stays in memory, and with one of 64, of which hardly anything does. Memory is the peak of a process
+that trains for 20 steps on one of them.
 
 Goals: at least 95 % of the steps per second with constant tensors; memory that does not grow with the data set.
 """
@@ -22,14 +23,15 @@ import numpy as np
 import torch
 
 from benchmarks._memory import peak_mb
-from unet_core import training, unet
-from unet_core.cached import Cache, Cached
-from unet_core.config import Train, merge
-from unet_core.model import device
-from unet_core.presets import PRESETS
-from unet_core.processes import Processes
-from unet_core.sampling import Batch, Sampler, TrainingSample
-from unet_core.store import Result, Spec, begin
+from unet_core.config.options import Train, merge
+from unet_core.config.presets import PRESETS
+from unet_core.network import unet
+from unet_core.network.cached import Cache, Cached
+from unet_core.network.model import device
+from unet_core.store.store import Result, Spec, begin
+from unet_core.train import loop as training
+from unet_core.train.processes import Processes
+from unet_core.train.sampling import Batch, Sampler, TrainingSample
 
 SIDES = {"": 1024, "_large": 8192}
 # A series is so long that the two batches that are prepared ahead, during the one before, hardly count.
@@ -106,8 +108,14 @@ def _loop(folder: Path, width: int) -> tuple[Callable[[Batch], None], Sampler, P
     norm = (np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 1e-3, np.float32))
     sample = TrainingSample(*sources, *norm, annotated=1)
     assert isinstance(cfg.tile, int)
-    sampler = Sampler([sample], cfg.tile, unet.shape_of(cfg.network).halo, cfg.batch, 0, cfg.augment, device=processes.device)
-    return lambda batch: training._step(cfg, state, state.net, batch, class_weights, 10**9, processes), sampler, processes
+    sampler = Sampler(
+        [sample], cfg.tile, unet.shape_of(cfg.network).halo, cfg.batch, 0, cfg.augment, device=processes.device
+    )
+    return (
+        lambda batch: training._step(cfg, state, state.net, batch, class_weights, 10**9, processes),
+        sampler,
+        processes,
+    )
 
 
 def _write(folder: Path, side: int) -> None:

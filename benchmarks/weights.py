@@ -1,18 +1,23 @@
 """Border weight maps: speed in memory and from store to store, memory, and error, against one distance transform per object.
 
-Cells are discs of different sizes around jittered points of a grid, cut where they meet, with separation 2, sigma 5, tolerance 1e-4:
+Cells are discs of different sizes around jittered points of a grid, cut where they meet, with separation 2, sigma 5,
+tolerance 1e-4:
 
-- 1024 x 1024 pixels with 400 cells: all that the step computes, on one core, against the recipe found in most public code, one
-  distance transform per object, of which the two smallest values are kept: by stacking and sorting them all (3.4 GB), or one
-  after the other. Both with scipy, the latter also with `edt` (extra `bench`). With ``pip install --no-deps
-  cellseg-models-pytorch`` also the function of that package, on 512 x 512 pixels with 100 cells: it stacks them several times.
-- 8192 x 8192 pixels with 1,000 and 32,000 cells in memory, in the blocks of the step, on all cores; the latter also from store
+- 1024 x 1024 pixels with 400 cells: all that the step computes, on one core, against the recipe found in most public
+code, one
+  distance transform per object, of which the two smallest values are kept: by stacking and sorting them all (3.4 GB),
+  or one after the other. Both with scipy, the latter also with `edt` (extra `bench`). With ``pip install --no-deps
+  cellseg-models-pytorch`` also the function of that package, on 512 x 512 pixels with 100 cells: it stacks them several
+  times.
+- 8192 x 8192 pixels with 1,000 and 32,000 cells in memory, in the blocks of the step, on all cores; the latter also
+from store
   to store (read, computed, written with their pyramids, Dask included).
-- Peak memory from store to store at 0.1 and 4 gigapixels, each in a process of its own; the labels repeat every 4096 pixels.
+- Peak memory from store to store at 0.1 and 4 gigapixels, each in a process of its own; the labels repeat every 4096
+pixels.
 - 256 x 512 x 512 voxels with 2,000 objects, in memory.
 
-Goals: 1,000 times the recipe; 20 Mpx/s on 2 cores; cost per pixel within 20 % from 1,000 to 32,000 cells; 80 % of the rate in
-memory from store to store; flat memory; 5 Mvoxel/s in 3D; error at most 1e-6 of w0.
+Goals: 1,000 times the recipe; 20 Mpx/s on 2 cores; cost per pixel within 20 % from 1,000 to 32,000 cells; 80 % of the
+rate in memory from store to store; flat memory; 5 Mvoxel/s in 3D; error at most 1e-6 of w0.
 """
 
 from __future__ import annotations
@@ -38,13 +43,13 @@ from scipy import ndimage
 from benchmarks._memory import peak_mb
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.compiled import compiled
-from unet_core.data_config import Dataset, Weights
-from unet_core.distance import separate
+from unet_core.config.datasets import Dataset, Weights
 from unet_core.engine import local_engine
 from unet_core.runtime import write_stamp
-from unet_core.shards import LEVEL, read_part, write_shard
-from unet_core.store import Spec, begin, finish
-from unet_core.weights import block_of, border_term, halo, make_weights, target_and_border
+from unet_core.store.shards import LEVEL, read_part, write_shard
+from unet_core.store.store import Spec, begin, finish
+from unet_core.weights.distance import separate
+from unet_core.weights.step import block_of, border_term, halo, make_weights, target_and_border
 
 CFG, ONES = Weights(), (1.0, 1.0, 1.0)
 CORES = len(os.sched_getaffinity(0))
@@ -59,15 +64,16 @@ def measure() -> dict[str, float]:
     Returns
     -------
     dict
-        x_scipy_per_object, x_scipy_running, x_edt_running, x_cellseg_models: how many times faster than one distance transform
-        per object, sorted, or with the two smallest kept one after the other;
-        mpx_per_s, mpx_per_s_1000: rates in memory at 32,000 and 1,000 cells, cost_ratio_objects: their quotient;
-        store_mpx_per_s, frac_store_of_memory: rate from store to store, alone and over that in memory; rss_mb, rss_ratio: peak
-        memory at 4 gigapixels, alone and over that at 0.1; cpu_ns_per_px, cpu_ns_per_px_1000, cpu_ns_per_px_stored: CPU time of the
-        same, of all threads; mvox_per_s_3d, cpu_ns_per_voxel_3d; max_abs_error: against scipy, in units of w0;
-        copy_gb_per_s, frac_of_copy: bytes that numpy copies per second (read and written), and the share of it that the step's
-        reading and writing would be; first_call_s, later_call_s: first use in a process, with and without compiling; chunk_ms,
-        zarr_chunk_ms: writing and reading a chunk of 256 x 256 background pixels with `unet_core.shards` and with zarr-python.
+        x_scipy_per_object, x_scipy_running, x_edt_running, x_cellseg_models: how many times faster than one distance
+        transform per object, sorted, or with the two smallest kept one after the other; mpx_per_s, mpx_per_s_1000:
+        rates in memory at 32,000 and 1,000 cells, cost_ratio_objects: their quotient; store_mpx_per_s,
+        frac_store_of_memory: rate from store to store, alone and over that in memory; rss_mb, rss_ratio: peak memory at
+        4 gigapixels, alone and over that at 0.1; cpu_ns_per_px, cpu_ns_per_px_1000, cpu_ns_per_px_stored: CPU time of
+        the same, of all threads; mvox_per_s_3d, cpu_ns_per_voxel_3d; max_abs_error: against scipy, in units of w0;
+        copy_gb_per_s, frac_of_copy: bytes that numpy copies per second (read and written), and the share of it that the
+        step's reading and writing would be; first_call_s, later_call_s: first use in a process, with and without
+        compiling; chunk_ms, zarr_chunk_ms: writing and reading a chunk of 256 x 256 background pixels with
+        `unet_core.store.shards` and with zarr-python.
     """
     figures = _start() | _per_chunk() | _against_peers() | _in_memory_and_stored() | _peak_memory() | _volume()
     figures["frac_of_copy"] = figures["mpx_per_s"] * BYTES_PER_PIXEL / 1e3 / figures["copy_gb_per_s"]
@@ -108,13 +114,16 @@ ROWS = (
 def _start() -> dict[str, float]:
     """What a process pays for the first block, of 8 x 8 pixels, once without and once with machine code at hand."""
     code = (
-        "import time, numpy as np; from unet_core.weights import border_term; from unet_core.distance import separate; "
-        "from unet_core.config import Weights; labels = np.zeros((1, 8, 8), np.uint32); start = time.perf_counter(); "
+        "import time, numpy as np; from unet_core.weights.step import border_term; from unet_core.weights.distance import separate; "
+        "from unet_core.config.options import Weights; labels = np.zeros((1, 8, 8), np.uint32); start = time.perf_counter(); "
         "border_term(separate(labels, (1, 1, 1), 2), (1, 1, 1), Weights()); print(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory(prefix="unet-numba-") as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder}
-        runs = [subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+        runs = [
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+            for _ in range(2)
+        ]
     return dict(zip(("first_call_s", "later_call_s"), (float(run.stdout) for run in runs), strict=True))
 
 
@@ -124,7 +133,9 @@ def _per_chunk() -> dict[str, float]:
     whole, out = tuple(slice(0, n) for n in block.shape), np.empty_like(block)
     with tempfile.TemporaryDirectory(prefix="unet-chunks-") as folder:
         codec = zarr.codecs.ZstdCodec(level=LEVEL, checksum=True)
-        array = zarr.create_array(folder, shape=block.shape, shards=block.shape, chunks=chunk, dtype="uint8", compressors=codec)
+        array = zarr.create_array(
+            folder, shape=block.shape, shards=block.shape, chunks=chunk, dtype="uint8", compressors=codec
+        )
         array = array.with_config({"write_empty_chunks": True})
 
         def by_zarr() -> None:

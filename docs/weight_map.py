@@ -8,9 +8,9 @@ import numpy as np
 import tifffile
 
 from unet_core.blocks import Box
-from unet_core.data_config import Weights
-from unet_core.figures import weight_figure
-from unet_core.weights import target_and_border
+from unet_core.config.datasets import Weights
+from unet_core.groundtruth.check.figures import weight_figure
+from unet_core.weights.step import target_and_border
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("UNET_DATA", HERE.parents[1] / "shared" / "data"))
@@ -25,7 +25,9 @@ rows = []
 for name, (image, annotation, sigma) in IMAGES.items():
     labels = tifffile.imread(DATA / annotation).astype(np.uint32)[None]
     cfg = Weights(sigma=sigma)
-    target, border = target_and_border(labels, labels > 0, np.zeros_like(labels), Box((0, 0, 0), labels.shape), (1.0, 1.0, 1.0), cfg)
+    target, border = target_and_border(
+        labels, labels > 0, np.zeros_like(labels), Box((0, 0, 0), labels.shape), (1.0, 1.0, 1.0), cfg
+    )
     rows.append((name, tifffile.imread(DATA / image), labels[0], target[0], 1 + border[0]))
 output = Path(sys.argv[1]) if sys.argv[1:] else HERE / "weight_map.png"
 output.write_bytes(weight_figure(rows))

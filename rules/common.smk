@@ -5,10 +5,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from unet_core.data_config import ConfigError
-from unet_core.digest import FileHashes, code_digest
-from unet_core.parse import parse_config
-from unet_core.samples import check_data, content_of, expand
+from unet_core.config.datasets import ConfigError
+from unet_core.digest import FileHashes
+from unet_core.method import method
+from unet_core.config.parse import parse_config
+from unet_core.groundtruth.samples import check_data, content_of, expand
 
 try:
     cfg = parse_config(config)
@@ -142,7 +143,7 @@ def groundtruth_options(wildcards):
         "dataset": plain(cfg.datasets[name]),
         "groundtruth": plain(cfg.groundtruth),
     }
-    return options | {"files": content, "code": code_digest("groundtruth")}
+    return options | {"files": content, "code": method("groundtruth")}
 
 
 def weights_options(wildcards):
@@ -151,7 +152,7 @@ def weights_options(wildcards):
     return {
         "dataset": dataset,
         "weights": plain(cfg.weights_of(wildcards.dataset)),
-        "code": code_digest("weights"),
+        "code": method("weights"),
     }
 
 
@@ -192,7 +193,7 @@ def plan_options(wildcards):
     # How probabilities are computed and stored changes no plan, but for the tile.
     options["predict"] = {"tile": plain(cfg.predict_of(name))["tile"]}
     options |= {"bought": bought_model(name), "fold": cfg.fold_of(name)}
-    return options | {"code": code_digest("plan")}
+    return options | {"code": method("plan")}
 
 
 def train_options(wildcards):
@@ -203,7 +204,7 @@ def train_options(wildcards):
         "bought": bought_model(name),
         "start": start_of(name),
     }
-    return options | {"code": code_digest("train")}
+    return options | {"code": method("train")}
 
 
 def predict_options(wildcards):
@@ -211,7 +212,7 @@ def predict_options(wildcards):
     return {
         "predict": plain(cfg.predict_of(wildcards.model)),
         "mask_threshold": cfg.mask_threshold(wildcards.model),
-        "code": code_digest("predict"),
+        "code": method("predict"),
     }
 
 
@@ -219,7 +220,7 @@ def instances_options(wildcards):
     """What decides objects, beside probabilities."""
     return {
         "instances": plain(cfg.instances_of(wildcards.model)),
-        "code": code_digest("instances"),
+        "code": method("instances"),
     }
 
 
@@ -230,10 +231,10 @@ def evaluate_options(wildcards):
         for key, value in plain(cfg.evaluate).items()
         if key not in ("gate", "gate_margin")
     }
-    return {"evaluate": options, "code": code_digest("evaluate")}
+    return {"evaluate": options, "code": method("evaluate")}
 
 
 def report_options(wildcards):
     """What decides the report, beside scores and stores."""
     options = {"report": plain(cfg.report), "pairs": PAIRS, "jobs": jobs_of_report()}
-    return options | {"code": code_digest("report")}
+    return options | {"code": method("report")}

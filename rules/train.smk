@@ -42,7 +42,7 @@ rule ensemble:
     conda:
         "../envs/unet.yaml"
     params:
-        code=code_digest("ensemble"),
+        code=method("ensemble"),
     message:
         "ensemble: {wildcards.model}, the mean of several networks"
     script:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unet_core.ensemble import gather
+from unet_core.network.ensemble import gather
 from unet_core.runtime import job_log
 
 with job_log(Path(snakemake.log[0])):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Evaluate
+from unet_core.config.options import Dask, Evaluate
 from unet_core.engine import open_engine
-from unet_core.evaluate import evaluate_samples
+from unet_core.evaluate.step import evaluate_samples
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
@@ -14,7 +14,10 @@ log = Path(snakemake.log[0])
 dask = Dask.model_validate(snakemake.config.get("dask", {}))
 groundtruth, instances = Path(snakemake.input.groundtruth), Path(snakemake.input.instances)
 
-with job_log(log, snakemake.threads), open_engine(dask, "evaluate", snakemake.threads, log.with_suffix(".workers")) as engine:
+with (
+    job_log(log, snakemake.threads),
+    open_engine(dask, "evaluate", snakemake.threads, log.with_suffix(".workers")) as engine,
+):
     evaluate_samples(
         Evaluate.model_validate(options["evaluate"]),
         model=Path(snakemake.input.model),

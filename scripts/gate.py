@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.gate import check_gate
-from unet_core.parse import parse_config
+from unet_core.config.parse import parse_config
+from unet_core.evaluate.gate import check_gate
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)

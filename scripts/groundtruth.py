@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Groundtruth
-from unet_core.data_config import Dataset
+from unet_core.config.datasets import Dataset
+from unet_core.config.options import Dask, Groundtruth
 from unet_core.engine import open_engine
-from unet_core.groundtruth import convert_groundtruth
+from unet_core.groundtruth.samples import find_samples
+from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.runtime import job_log
-from unet_core.samples import find_samples
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
@@ -15,7 +15,10 @@ log = Path(snakemake.log[0])
 # Not a param: how blocks are worked on changes no result, and must not start a job.
 dask = Dask.model_validate(snakemake.config.get("dask", {}))
 
-with job_log(log, snakemake.threads), open_engine(dask, "groundtruth", snakemake.threads, log.with_suffix(".workers")) as engine:
+with (
+    job_log(log, snakemake.threads),
+    open_engine(dask, "groundtruth", snakemake.threads, log.with_suffix(".workers")) as engine,
+):
     cfg = Dataset.model_validate(options["dataset"])
     convert_groundtruth(
         cfg,

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Instances
+from unet_core.config.options import Dask, Instances
 from unet_core.engine import open_engine
-from unet_core.instances import make_instances
+from unet_core.instances.step import make_instances
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
@@ -14,7 +14,10 @@ log = Path(snakemake.log[0])
 dask = Dask.model_validate(snakemake.config.get("dask", {}))
 predict = Path(snakemake.input.predict)
 
-with job_log(log, snakemake.threads), open_engine(dask, "instances", snakemake.threads, log.with_suffix(".workers")) as engine:
+with (
+    job_log(log, snakemake.threads),
+    open_engine(dask, "instances", snakemake.threads, log.with_suffix(".workers")) as engine,
+):
     make_instances(
         Instances.model_validate(options["instances"]),
         predict=predict,

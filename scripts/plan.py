@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.config import Plan, Predict, Train
-from unet_core.plan import make_plan
+from unet_core.config.options import Plan, Predict, Train
+from unet_core.plan.step import make_plan
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)

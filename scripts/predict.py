@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask, Predict
+from unet_core.config.options import Dask, Predict
 from unet_core.engine import open_engine
-from unet_core.predict import predict_samples
+from unet_core.predict.step import predict_samples
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
@@ -14,7 +14,10 @@ log = Path(snakemake.log[0])
 dask = Dask.model_validate(snakemake.config.get("dask", {}))
 groundtruth = Path(snakemake.input.groundtruth)
 
-with job_log(log, snakemake.threads), open_engine(dask, "predict", snakemake.threads, log.with_suffix(".workers")) as engine:
+with (
+    job_log(log, snakemake.threads),
+    open_engine(dask, "predict", snakemake.threads, log.with_suffix(".workers")) as engine,
+):
     predict_samples(
         Predict.model_validate(options["predict"]),
         model=Path(snakemake.input.model),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.config import Report
-from unet_core.report import make_report
+from unet_core.config.options import Report
+from unet_core.report.step import make_report
 from unet_core.runtime import job_log
 
 options = snakemake.params.cfg

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from unet_core.processes import join_processes, launch
 from unet_core.runtime import job_log
-from unet_core.train import adopt_model, run_job
+from unet_core.train.processes import join_processes, launch
+from unet_core.train.step import adopt_model, run_job
 
 options = snakemake.params.cfg
 nodes = snakemake.resources.get("nodes", 1)
@@ -23,7 +23,7 @@ with job_log(Path(job["log"]), job["threads"]):
     if options["bought"]:
         adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))
     elif nodes * per_node > 1:
-        launch("unet_core.train", job, nodes=nodes, per_node=per_node)
+        launch("unet_core.train.step", job, nodes=nodes, per_node=per_node)
     else:
         with join_processes() as processes:
             run_job(job, processes)

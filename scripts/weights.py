@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from unet_core.config import Dask
-from unet_core.data_config import Dataset, Weights
+from unet_core.config.datasets import Dataset, Weights
+from unet_core.config.options import Dask
 from unet_core.engine import open_engine
 from unet_core.runtime import job_log
-from unet_core.weights import make_weights
+from unet_core.weights.step import make_weights
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
@@ -15,7 +15,10 @@ log = Path(snakemake.log[0])
 dask = Dask.model_validate(snakemake.config.get("dask", {}))
 groundtruth = Path(snakemake.input.groundtruth)
 
-with job_log(log, snakemake.threads), open_engine(dask, "weights", snakemake.threads, log.with_suffix(".workers")) as engine:
+with (
+    job_log(log, snakemake.threads),
+    open_engine(dask, "weights", snakemake.threads, log.with_suffix(".workers")) as engine,
+):
     make_weights(
         Weights.model_validate(options["weights"]),
         Dataset.model_validate(options["dataset"]),

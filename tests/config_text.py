@@ -1,4 +1,4 @@
-"""Writes the option sections of config.yaml from the models in unet_core/config.py: ``python -m tests.config_text``."""
+"""Writes the option sections of config.yaml from the models in unet_core/config/options.py: ``python -m tests.config_text``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unet_core.config import Config
+from unet_core.config.options import Config
 
 PATH = Path(__file__).parent.parent / "config.yaml"
 MARK = "# ---- every step, with its defaults ----\n"
@@ -30,7 +30,10 @@ def _options(section: BaseModel, indent: str) -> list[str]:
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         if isinstance(value, BaseModel):
-            lines += [f"{indent}{key}: # {(type(value).__doc__ or '').strip().splitlines()[0]}", *_options(value, indent + "  ")]
+            lines += [
+                f"{indent}{key}: # {(type(value).__doc__ or '').strip().splitlines()[0]}",
+                *_options(value, indent + "  "),
+            ]
         else:
             lines.append(f"{indent}{key}: {_yaml(value)} # {field.description}")
     return lines

@@ -24,7 +24,9 @@ RUN = "import some; y = some.double(3); print(y, sum(some.double.stats.cache_hit
 def run(folder: Path, **environment: str) -> list[int]:
     """What the function returns in a new process, and how often kept machine code was used."""
     variables = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"} | environment
-    done = subprocess.run([sys.executable, "-c", RUN], cwd=folder, env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], cwd=folder, env=variables, capture_output=True, text=True, check=True
+    )
     return [int(word) for word in done.stdout.split()]
 
 
@@ -40,7 +42,9 @@ def test_a_second_process_uses_what_the_first_compiled_and_a_changed_text_is_com
     assert [len(list(folder.rglob("*.nbc"))) for folder in kept.glob("numba-*")] == [1, 1]
 
 
-def test_the_folder_is_another_for_another_cpu_and_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_another_for_another_cpu_and_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "some.py"
     file.write_text("")
     names = {module._folders(file)[0].name}
@@ -69,9 +73,10 @@ def test_the_functions_of_this_package_are_called_with_one_set_of_types_each() -
     """Two processes that write entries for different types may leave the machine code of one under the name of the other."""
     code = """
 import numpy as np
-from unet_core import distance, weights
+from unet_core.weights import distance
+from unet_core.weights import step as weights
 from unet_core.blocks import Box
-from unet_core.data_config import Weights
+from unet_core.config.datasets import Weights
 for dtype in (np.uint32, np.int64, np.uint8):
     for order in "CF":
         labels = np.asarray(np.arange(24).reshape(2, 3, 4) % 3, dtype, order=order)

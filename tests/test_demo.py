@@ -26,7 +26,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_small(folder: Path, seed: int = 2015) -> None:
     """Write fewer and smaller images than the demo has."""
-    sizes = {"CELL_FRAMES": FRAMES, "ANNOTATED_FRAMES": ANNOTATED, "CELL_SIDE": 128, "NUCLEI_IMAGES": IMAGES, "NUCLEI_SIDE": 64}
+    sizes = {
+        "CELL_FRAMES": FRAMES,
+        "ANNOTATED_FRAMES": ANNOTATED,
+        "CELL_SIDE": 128,
+        "NUCLEI_IMAGES": IMAGES,
+        "NUCLEI_SIDE": 64,
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in sizes.items():
             patch.setattr(demo, name, value)
@@ -87,7 +93,9 @@ def test_nuclei_are_brighter_than_what_is_around_them(small: Path) -> None:
         assert image.dtype == np.uint16 and image[inside].mean() > 1.5 * image[~inside].mean()
 
 
-@pytest.mark.parametrize(("seed", "spacing"), [(1, 0.9), (9, 0.9), (5, 0.6)], ids=["usual", "a fragment", "many fragments"])
+@pytest.mark.parametrize(
+    ("seed", "spacing"), [(1, 0.9), (9, 0.9), (5, 0.6)], ids=["usual", "a fragment", "many fragments"]
+)
 def test_objects_are_connected_numbered_from_one_and_some_touch(seed: int, spacing: float) -> None:
     labels = touching_objects(np.random.default_rng(seed), (96, 80), radius=9, spacing=spacing)
     assert labels.shape == (96, 80) and labels.dtype == np.uint16
@@ -100,7 +108,9 @@ def test_objects_are_connected_numbered_from_one_and_some_touch(seed: int, spaci
 
 def test_run_lengths_decode_to_the_labels() -> None:
     labels = touching_objects(np.random.default_rng(0), (40, 50), radius=8, spacing=1)
-    again = sum(label * decoded(run_lengths(labels == label), labels.shape) for label in range(1, int(labels.max()) + 1))
+    again = sum(
+        label * decoded(run_lengths(labels == label), labels.shape) for label in range(1, int(labels.max()) + 1)
+    )
     np.testing.assert_array_equal(again, labels)
 
 

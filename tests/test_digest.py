@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unet_core import digest as module
-from unet_core.digest import FileHashes, code_digest, digest
+from unet_core.digest import FileHashes, digest
 
 
 def test_digests_of_equal_values_are_equal_whatever_the_order_of_keys() -> None:
@@ -18,7 +15,9 @@ def test_digests_of_equal_values_are_equal_whatever_the_order_of_keys() -> None:
     assert digest((1, 2)) == digest([1, 2])
 
 
-@pytest.mark.parametrize(("one", "other"), [([1], [2]), ([1, 2], [2, 1]), ([1], ["1"]), ([[]], [None]), ([["a", "b"]], [["ab"]])])
+@pytest.mark.parametrize(
+    ("one", "other"), [([1], [2]), ([1, 2], [2, 1]), ([1], ["1"]), ([[]], [None]), ([["a", "b"]], [["ab"]])]
+)
 def test_digests_of_different_values_differ(one: list[Any], other: list[Any]) -> None:
     assert digest(*one) != digest(*other)
 
@@ -119,73 +118,3 @@ def test_a_damaged_cache_counts_as_empty(tmp_path: Path, content: str) -> None:
 def test_a_cache_without_news_is_not_written(tmp_path: Path) -> None:
     FileHashes(tmp_path / "cache.json").save()
     assert not (tmp_path / "cache.json").exists()
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the package that may be changed; `code_digest` looks there."""
-    shutil.copytree(module.PACKAGE, tmp_path / "unet_core", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "PACKAGE", tmp_path / "unet_core")
-    module._code_digest.cache_clear()
-    yield tmp_path / "unet_core"
-    module._code_digest.cache_clear()
-
-
-def digest_after(file: Path, old: str, new: str) -> str:
-    """Code digest of groundtruth after a change of one file."""
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new), encoding="utf-8")
-    module._code_digest.cache_clear()
-    return code_digest("groundtruth")
-
-
-@pytest.mark.parametrize("step", ["groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report"])
-def test_a_copy_of_the_code_has_the_digest_of_the_code(package: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    copied = code_digest(step)
-    monkeypatch.undo()
-    module._code_digest.cache_clear()
-    assert copied == code_digest(step)
-
-
-@pytest.mark.parametrize("name", ["groundtruth.py", "readers.py", "annotations/rle.py", "annotations/layer.py", "blocks.py"])
-def test_comments_docstrings_and_layout_do_not_count(package: Path, name: str) -> None:
-    before = code_digest("groundtruth")
-    first = (package / name).read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith('"""')
-    assert digest_after(package / name, first, first.replace('"""', '"""Another text. ', 1)) == before
-    assert digest_after(package / name, "\n\n\ndef ", "\n\n\n\n# A comment.\ndef ") == before
-
-
-def test_docstrings_of_functions_and_classes_do_not_count(package: Path) -> None:
-    before = code_digest("groundtruth")
-    assert digest_after(package / "groundtruth.py", '"""What became of a sample, or the problem with it."""', '"""Else."""') == before
-    assert digest_after(package / "intensities.py", '    """Statistics of one channel, gathered block by block.', '    """Else.') == before
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("groundtruth.py", '"instances": "uint32"', '"instances": "uint64"'),
-        ("readers.py", '"czyx"', '"zcyx"'),
-        ("annotations/__init__.py", '"labels": labels,', ""),
-        ("annotations/boundaries.py", "connectivity=6", "connectivity=26"),
-        ("annotations/rle.py", "- 1, numbers", "- 2, numbers"),
-        ("annotations/raster.py", "<= 1", "< 1"),
-        ("blocks.py", "-(-z // b)", "z // b"),
-    ],
-)
-def test_a_change_of_code_counts_also_in_modules_that_are_imported(package: Path, name: str, old: str, new: str) -> None:
-    before = code_digest("groundtruth")
-    assert digest_after(package / name, old, new) != before
-
-
-@pytest.mark.parametrize("name", sorted(module.PLUMBING))
-def test_plumbing_does_not_count(package: Path, name: str) -> None:
-    before = code_digest("groundtruth")
-    assert digest_after(package / f"{name}.py", "from __future__", "NEW = 1\nfrom __future__") == before
-
-
-def test_modules_that_a_step_does_not_import_do_not_count(package: Path) -> None:
-    before = code_digest("groundtruth")
-    assert digest_after(package / "unet.py", "import torch", "import torch as torch") == before

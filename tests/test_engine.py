@@ -14,7 +14,7 @@ from distributed import LocalCluster
 from distributed.security import Security
 from pydantic import ValidationError
 
-from unet_core.config import Dask, Tls
+from unet_core.config.options import Dask, Tls
 from unet_core.engine import Engine, local_engine, open_engine
 from unet_core.runtime import UserError
 
@@ -128,7 +128,9 @@ def test_no_more_workers_work_than_were_asked_for() -> None:
 
 def test_no_other_machine_can_reach_the_engine() -> None:
     with local_engine(1):
-        assert {connection.laddr.ip for connection in psutil.Process().net_connections() if connection.status == "LISTEN"} <= {"127.0.0.1"}
+        assert {
+            connection.laddr.ip for connection in psutil.Process().net_connections() if connection.status == "LISTEN"
+        } <= {"127.0.0.1"}
 
 
 @pytest.fixture
@@ -153,7 +155,9 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, Tls]]:
         yield cluster.scheduler_address, Tls(**{name: str(tmp_path / name) for name in ("ca", "certificate", "key")})
 
 
-def test_a_scheduler_that_runs_already_is_joined_with_its_certificates(scheduler: tuple[str, Tls], tmp_path: Path) -> None:
+def test_a_scheduler_that_runs_already_is_joined_with_its_certificates(
+    scheduler: tuple[str, Tls], tmp_path: Path
+) -> None:
     address, tls = scheduler
     with open_engine(Dask(cluster=address, tls=tls), "weights", 1, tmp_path) as joined:
         assert sorted(joined.run(str, range(9), 9, "test")) == [(n, str(n)) for n in range(9)]

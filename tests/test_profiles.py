@@ -41,7 +41,9 @@ def test_retries_are_in_the_profile_and_not_in_the_rules() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "threads"), [([], 2), (["--profile", "profiles/slurm"], 8)])
-def test_jobs_of_a_cluster_are_not_limited_to_the_cores_of_the_login_node(tmp_path: Path, arguments: list[str], threads: int) -> None:
+def test_jobs_of_a_cluster_are_not_limited_to_the_cores_of_the_login_node(
+    tmp_path: Path, arguments: list[str], threads: int
+) -> None:
     (tmp_path / "profiles").symlink_to(ROOT / "profiles")
     (tmp_path / "Snakefile").write_text("rule a:\n    output: 'a'\n    threads: 8\n    shell: 'echo {threads}'\n")
     # An imitated machine of two cores, since cores: all counts those of the real one.

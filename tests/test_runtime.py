@@ -50,7 +50,9 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(
         assert path.read_bytes() == b"old" and files_in(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("samples", [{}, {'a "quoted" <name>': {"digest": "x"}, "Zähler": {"digest": None}}], ids=["none", "two"])
+@pytest.mark.parametrize(
+    "samples", [{}, {'a "quoted" <name>': {"digest": "x"}, "Zähler": {"digest": None}}], ids=["none", "two"]
+)
 def test_a_stamp_is_json_with_one_line_per_sample(tmp_path: Path, samples: dict[str, dict[str, str | None]]) -> None:
     stamp = {"step": "plan", "list": [1, 2.5], "nested": {"key": None}, "samples": samples}
     write_stamp(tmp_path / "stamp.json", stamp)
@@ -79,7 +81,9 @@ def test_a_damaged_json_file_says_what_to_do(tmp_path: Path, content: bytes) -> 
 
 
 @pytest.mark.usefixtures("root_logger")
-def test_a_mistake_of_the_user_ends_the_job_with_its_message_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_of_the_user_ends_the_job_with_its_message_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "logs" / "step.log"
     with pytest.raises(SystemExit) as stopped, job_log(log):
         logging.getLogger("unet_core.step").info("begins")

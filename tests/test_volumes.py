@@ -16,30 +16,33 @@ import torch
 import yaml
 
 from tests.conftest import ArraySource
-from tests.test_predict import NORM, predict
-from tests.test_sampling import STILL, WILD, sample
-from tests.test_tiles import in_one_piece
-from tests.test_train import assert_killed_training_ends_as_another
+from tests.network.test_tiles import in_one_piece
+from tests.predict.test_step import NORM, predict
 from tests.test_workflow import Project
-from unet_core import plan, training, unet, validation
+from tests.train.test_sampling import STILL, WILD, sample
+from tests.train.test_step import assert_killed_training_ends_as_another
 from unet_core.blocks import Grid
-from unet_core.calibration import Tiles, candidates, fastest
-from unet_core.config import Network, Predict, Train
-from unet_core.data_config import IGNORE
+from unet_core.config.datasets import IGNORE
+from unet_core.config.options import Network, Predict, Train
+from unet_core.config.parse import parse_config
+from unet_core.config.presets import PRESETS, with_preset
 from unet_core.engine import Engine
-from unet_core.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
-from unet_core.parse import parse_config
-from unet_core.predict import block_of
-from unet_core.presets import PRESETS, with_preset
+from unet_core.estimate.workload import Workload, sizes
+from unet_core.groundtruth.samples import check_data
+from unet_core.network import unet
+from unet_core.network.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
+from unet_core.network.share import share_model
+from unet_core.plan import step as plan
+from unet_core.predict.calibration import Tiles, candidates, fastest
+from unet_core.predict.seams import audit_window, windows
+from unet_core.predict.step import block_of
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.samples import check_data
-from unet_core.sampling import Sampler, TrainingSample
-from unet_core.seams import audit_window, windows
-from unet_core.share import share_model
-from unet_core.store import Spec, begin, finish
-from unet_core.training import train_network
-from unet_core.validation import validate
-from unet_core.workload import Workload, sizes
+from unet_core.store.store import Spec, begin, finish
+from unet_core.train import loop as training
+from unet_core.train import validation
+from unet_core.train.loop import train_network
+from unet_core.train.sampling import Sampler, TrainingSample
+from unet_core.train.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch", dimensions=3, flat_levels=1)
 SHAPE = unet.shape_of(NETWORK)
@@ -55,7 +58,9 @@ def volume(shape: tuple[int, int, int] = (12, 40, 44), seed: int = 0, channels: 
     target = (wave > 0.8).astype(np.uint8)
     sources = ArraySource(image), ArraySource(target), ArraySource(image[0] + 3)
     return dataclasses.replace(
-        sample(channels=channels), **dict(zip(("image", "target", "border"), sources, strict=True)), annotated=target.size
+        sample(channels=channels),
+        **dict(zip(("image", "target", "border"), sources, strict=True)),
+        annotated=target.size,
     )
 
 
@@ -63,12 +68,16 @@ def sampler(samples: list[TrainingSample], augment: Any = STILL, batch: int = 2)
     return Sampler(samples, TILE, SHAPE.halo, batch=batch, seed=0, augment=augment)
 
 
-@pytest.mark.parametrize("augment", [STILL, WILD.model_copy(update=dict.fromkeys(("contrast", "brightness", "gamma", "noise"), 0.0))])
+@pytest.mark.parametrize(
+    "augment", [STILL, WILD.model_copy(update=dict.fromkeys(("contrast", "brightness", "gamma", "noise"), 0.0))]
+)
 def test_image_target_and_weights_of_a_volume_are_moved_by_the_same_field(augment: Any) -> None:
     batch = sampler([volume(channels=2)], augment, batch=6).draw(0)
     outputs = plan.outputs_of(TILE, SHAPE)
     assert batch.image_NCYX.shape == (6, 2, *TILE) and batch.target_NYX.shape == batch.border_NYX.shape == (6, *outputs)
-    centre = batch.image_NCYX[(slice(None), 0, *(slice(h, n - h) for h, n in zip(SHAPE.halo, TILE, strict=True)))] / 0.5 + 1
+    centre = (
+        batch.image_NCYX[(slice(None), 0, *(slice(h, n - h) for h, n in zip(SHAPE.halo, TILE, strict=True)))] / 0.5 + 1
+    )
     assert (batch.border_NYX - centre - 3).abs().median() < 0.01
     clear = (centre - 0.8).abs() > 0.15
     assert clear.float().mean() > 0.6 and torch.equal((centre > 0.8)[clear], (batch.target_NYX == 1)[clear])
@@ -178,7 +187,9 @@ def test_several_data_sets_count_by_the_mean_of_their_ratios() -> None:
 
 
 @pytest.mark.parametrize("flat", [0, 1, 3])
-@pytest.mark.parametrize(("planes", "side", "voxels"), [(1, 1, 10), (200, 3000, 10**6), (30, 100, 10**9), (64, 700, 3 * 10**6)])
+@pytest.mark.parametrize(
+    ("planes", "side", "voxels"), [(1, 1, 10), (200, 3000, 10**6), (30, 100, 10**9), (64, 700, 3 * 10**6)]
+)
 def test_tiles_for_volumes_keep_their_limits(flat: int, planes: int, side: int, voxels: int) -> None:
     shape = unet.shape(3, dimensions=3, flat_levels=flat)
     tile = plan.grown(shape, (planes, side, side), voxels)
@@ -203,7 +214,9 @@ def test_tiles_that_are_set_must_fit_network_and_axes() -> None:
         plan.training_tile(CFG.model_copy(update={"tile": (23, 92, 92)}), 100, 30)
     with pytest.raises(UserError, match="^predict.tile is 572, but a 3D network takes"):
         plan.prediction_tile(Predict(tile=572), NETWORK, 1, 2**40, 100, 30)
-    with pytest.raises(UserError, match=r"^plan.memory_gb: the smallest tile of this network \(\(18, 44, 44\) px\) needs"):
+    with pytest.raises(
+        UserError, match=r"^plan.memory_gb: the smallest tile of this network \(\(18, 44, 44\) px\) needs"
+    ):
         plan.prediction_tile(Predict(), NETWORK, 1, 2**20, 1000, 100)
 
 
@@ -235,7 +248,11 @@ def test_windows_of_the_seam_audit_meet_borders_along_z() -> None:
     grid = Grid((100, 50, 40), (32, 64, 64))
     found = windows(grid, unet.shape(3, dimensions=3), "seed")
     assert found and {place[0] for _, place in found} <= {32, 64, 96} and all(place[1:] == (0, 0) for _, place in found)
-    assert windows(grid, unet.shape(3), "seed") == [] == windows(Grid((30, 9, 9), (32, 64, 64)), unet.shape(3, dimensions=3), "s")
+    assert (
+        windows(grid, unet.shape(3), "seed")
+        == []
+        == windows(Grid((30, 9, 9), (32, 64, 64)), unet.shape(3, dimensions=3), "s")
+    )
     for box, place in found:
         assert box.start[0] % 8 == 0 and box.start[0] < place[0] < box.stop[0]
         difference = np.zeros(box.shape)
@@ -276,7 +293,9 @@ def test_stored_probabilities_of_a_volume_equal_the_network_in_one_piece(
         assert max(audit["across"], audit["inside"]) <= 1e-5
 
 
-def test_measured_and_halved_tiles_give_the_same_volume(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_and_halved_tiles_give_the_same_volume(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = prepare(tmp_path, (19, 70, 90))
     extents = set()
 
@@ -291,13 +310,13 @@ def test_measured_and_halved_tiles_give_the_same_volume(tmp_path: Path, engine: 
 
         return apply
 
-    monkeypatch.setattr("unet_core.predict.network_function", small)
-    monkeypatch.setattr("unet_core.predict._fits", {})
+    monkeypatch.setattr("unet_core.predict.step.network_function", small)
+    monkeypatch.setattr("unet_core.predict.step._fits", {})
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5 and extents
     shutil.rmtree(tmp_path / "out")
-    monkeypatch.setattr("unet_core.predict.network_function", network_function)
-    monkeypatch.setattr("unet_core.predict._fits", {})
-    monkeypatch.setattr("unet_core.predict.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.network_function", network_function)
+    monkeypatch.setattr("unet_core.predict.step._fits", {})
+    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
     assert len(read_json(tmp_path / "out.tile.json")["largest"]) == 3
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
@@ -349,7 +368,10 @@ def test_volumes_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.
     )
     project.run()
     decided = json.loads((tmp_path / "results/plan/cells.json").read_text())
-    assert decided["network"]["flat_levels"] == decided["flat_levels"]["value"] == 1 and "sqrt(2)" in decided["flat_levels"]["why"]
+    assert (
+        decided["network"]["flat_levels"] == decided["flat_levels"]["value"] == 1
+        and "sqrt(2)" in decided["flat_levels"]["why"]
+    )
     assert len(decided["train_tile"]["value"]) == len(decided["predict_tile"]["value"]) == 3
     # What the estimate of a run takes from headers alone is what the plan decided.
     monkeypatch.chdir(tmp_path)
@@ -358,7 +380,10 @@ def test_volumes_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.
     assert [list(tile) for tile in (work.train_tile("cells"), work.predict_tile("cells"))] == [  # type: ignore[arg-type]
         decided[key]["value"] for key in ("train_tile", "predict_tile")
     ]
-    assert work.network("cells").model_dump() == decided["network"] and list(work.block("cells")) == decided["predict_block"]["value"]
+    assert (
+        work.network("cells").model_dump() == decided["network"]
+        and list(work.block("cells")) == decided["predict_block"]["value"]
+    )
     table = pd.read_csv(tmp_path / "results/report/table.csv")
     assert table["iou"].item() > 0.3
     assert project.jobs(project.run()) == set()

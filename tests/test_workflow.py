@@ -20,14 +20,24 @@ import pytest
 import tifffile
 import yaml
 
-from unet_core import estimate
-from unet_core.parse import parse_config
-from unet_core.rehearsal import allocated
-from unet_core.samples import check_data
-from unet_core.workload import Workload, pending, sizes
+from unet_core.config.parse import parse_config
+from unet_core.estimate import command as estimate
+from unet_core.estimate.rehearsal import allocated
+from unet_core.estimate.workload import Workload, pending, sizes
+from unet_core.groundtruth.samples import check_data
 
 ROOT = Path(__file__).parent.parent
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "--cores", "2"]
+SNAKEMAKE = [
+    sys.executable,
+    "-m",
+    "snakemake",
+    "--snakefile",
+    str(ROOT / "Snakefile"),
+    "--configfile",
+    "config.yaml",
+    "--cores",
+    "2",
+]
 STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
 
 pytestmark = pytest.mark.workflow
@@ -79,7 +89,11 @@ class Project:
     def files(self, step: str) -> dict[str, int]:
         """Times of all files of a step's stores."""
         folder = self.folder / "results" / step
-        return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and ".zarr" in str(p)}
+        return {
+            str(p.relative_to(folder)): p.stat().st_mtime_ns
+            for p in folder.rglob("*")
+            if p.is_file() and ".zarr" in str(p)
+        }
 
     def cost(self, results: str = "results") -> dict[str, list[str]]:
         """Rows of the table of costs on the page: step -> jobs, measured, wall, CPU and GPU hours, memory."""
@@ -139,7 +153,10 @@ def test_the_report_has_the_table_and_the_page(finished: Project) -> None:
 def test_the_page_shows_what_each_step_cost(finished: Project) -> None:
     cost = finished.cost()
     assert list(cost) == [*STEPS[:-1], "total"]
-    assert all(cells[:2] == ["1", "1"] for step, cells in cost.items() if step != "total") and cost["total"][:2] == ["7", "7"]
+    assert all(cells[:2] == ["1", "1"] for step, cells in cost.items() if step != "total") and cost["total"][:2] == [
+        "7",
+        "7",
+    ]
     assert cost["total"][2] > "0:00:00" and cost["total"][4] == "0:00:00" and 0 < float(cost["total"][5]) < 100
 
 
@@ -164,10 +181,18 @@ def test_the_report_of_snakemake_holds_page_and_tables_with_their_captions(proje
         page = archive.read("all/report.html").decode()
     names = ("report.html", "table.csv", "table.md", "annotate_next.csv")
     assert held == {name: (project.folder / "results/report" / name).read_bytes() for name in names}
-    captions = [line for path in (ROOT / "rules/captions").glob("[!w]*.rst") for line in path.read_text().split("\n") if line]
+    captions = [
+        line for path in (ROOT / "rules/captions").glob("[!w]*.rst") for line in path.read_text().split("\n") if line
+    ]
     for text in (page, (project.folder / "all.html").read_text()):
-        assert all(caption in text for caption in captions) and len(captions) == 4 and '<h1 class=\\"title\\">U-Net for microscopy' in text
-        assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=.?https?:", text), "it can be read without internet"
+        assert (
+            all(caption in text for caption in captions)
+            and len(captions) == 4
+            and '<h1 class=\\"title\\">U-Net for microscopy' in text
+        )
+        assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=.?https?:", text), (
+            "it can be read without internet"
+        )
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:
@@ -231,7 +256,9 @@ def test_a_new_image_without_annotation_is_segmented_and_trains_nothing(project:
         ("report", "previews", 1, {"report"}),
     ],
 )
-def test_a_changed_section_redoes_its_step_and_what_follows(project: Project, section: str, key: str, value: Any, redone: set[str]) -> None:
+def test_a_changed_section_redoes_its_step_and_what_follows(
+    project: Project, section: str, key: str, value: Any, redone: set[str]
+) -> None:
     project.configure(CONFIG | {section: CONFIG.get(section, {}) | {key: value}})
     output = project.run()
     assert project.jobs(output) == redone
@@ -263,7 +290,11 @@ def test_a_run_that_was_killed_in_a_step_ends_in_the_same_table(finished: Projec
     project = Project(tmp_path)
     project.configure(CONFIG)
     process = subprocess.Popen(
-        [*SNAKEMAKE, "--quiet", "rules"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*SNAKEMAKE, "--quiet", "rules"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     started = {"train": "train/cells"}.get(step, step)
     deadline = time.monotonic() + 120
@@ -280,7 +311,9 @@ def test_a_run_that_was_killed_in_a_step_ends_in_the_same_table(finished: Projec
 def test_a_store_that_was_removed_by_hand_is_noticed_and_made_again(project: Project) -> None:
     shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
     project.configure(CONFIG | {"instances": {"min_size": 40}})
-    assert re.search(r"predict/cells/cells.zarr/t001 is missing or damaged .*'snakemake --forcerun predict'", project.run(fails=True))
+    assert re.search(
+        r"predict/cells/cells.zarr/t001 is missing or damaged .*'snakemake --forcerun predict'", project.run(fails=True)
+    )
     assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
 
 
@@ -299,7 +332,10 @@ def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project:
 
 def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:
     shutil.copytree(project.folder / "results/train/cells", project.folder / "bought")
-    config = json.loads(json.dumps(CONFIG)) | {"results": "elsewhere", "models": {"old": {"path": "bought", "predict_on": ["cells"]}}}
+    config = json.loads(json.dumps(CONFIG)) | {
+        "results": "elsewhere",
+        "models": {"old": {"path": "bought", "predict_on": ["cells"]}},
+    }
     project.configure(config)
     output = project.run()
     assert project.jobs(output) == {"groundtruth", "plan", "train", "predict", "instances", "evaluate", "report"}
@@ -314,18 +350,30 @@ def test_a_model_trained_elsewhere_is_applied_without_training(project: Project)
     assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
 
 
-def test_the_estimate_foresees_jobs_and_sizes_of_the_first_run(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_foresees_jobs_and_sizes_of_the_first_run(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(finished.folder / "data", tmp_path / "data")
     Project(tmp_path).configure(CONFIG)
     monkeypatch.chdir(tmp_path)
     rows = {row.step: row for row in estimate.run(Path("config.yaml"))}
     assert list(rows) == list(STEPS) and all(row.jobs == 1 and row.seconds > 0 for row in rows.values())
-    assert [rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "evaluate")] == [7, 6, 4, 7, 2]
+    assert [rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "evaluate")] == [
+        7,
+        6,
+        4,
+        7,
+        2,
+    ]
     results = finished.folder / "results"
     for step in ("groundtruth", "weights", "train", "instances"):
         assert rows[step].bytes == pytest.approx(allocated(results / step), rel=0.25), step
     for step in ("groundtruth", "weights", "predict", "instances"):
-        found = sum(1 for path in (results / step).rglob("*") if any(part.startswith("t0") for part in path.relative_to(results).parts))
+        found = sum(
+            1
+            for path in (results / step).rglob("*")
+            if any(part.startswith("t0") for part in path.relative_to(results).parts)
+        )
         assert rows[step].inodes == found, step
     left = {path.name for path in (tmp_path / "results").iterdir()} if (tmp_path / "results").exists() else set()
     assert left <= {"groundtruth"}, "nothing but hashes of files is left behind"
@@ -360,7 +408,9 @@ def test_the_estimate_counts_what_a_change_leaves_to_do(
         ({"models": {"x": {"train_on": ["nowhere"]}}}, "models.x.train_on: no data set 'nowhere'; there are: cells"),
     ],
 )
-def test_mistakes_in_the_configuration_are_told_without_a_traceback(project: Project, change: dict[str, Any], told: str) -> None:
+def test_mistakes_in_the_configuration_are_told_without_a_traceback(
+    project: Project, change: dict[str, Any], told: str
+) -> None:
     project.configure(CONFIG | change)
     output = project.run("--dry-run", fails=True)
     assert told in output and "Traceback" not in output
@@ -389,7 +439,9 @@ def test_unreadable_and_unfitting_files_are_told_in_one_message_and_nothing_is_t
     assert not (project.folder / "results/groundtruth/cells.json").exists()
 
 
-def test_a_model_that_is_worse_than_the_one_before_is_stopped_before_a_data_set_without_annotation(project: Project) -> None:
+def test_a_model_that_is_worse_than_the_one_before_is_stopped_before_a_data_set_without_annotation(
+    project: Project,
+) -> None:
     history = project.folder / "results/evaluate/history/cells"
     line = json.loads((history / "cells.jsonl").read_text())
     images = pd.read_csv(history / "cells" / f"{line['digest']}.csv")
@@ -403,7 +455,9 @@ def test_a_model_that_is_worse_than_the_one_before_is_stopped_before_a_data_set_
     project.configure(CONFIG | {"datasets": CONFIG["datasets"] | screen, "models": models})
     output = project.run("--", "results/predict/cells/screen.json", fails=True)
     assert "model cells is worse than the one it replaces: iou on cells" in output and "Traceback" not in output
-    assert "snakemake --config gate=off" in output and not (project.folder / "results/predict/cells/screen.zarr").exists()
+    assert (
+        "snakemake --config gate=off" in output and not (project.folder / "results/predict/cells/screen.zarr").exists()
+    )
     gate = str((history / "gate.json").relative_to(project.folder))
     assert "accepted, though worse" in project.run("--config", "gate=off", "--", gate)
     # It is passed for good, and new scores alone start no segmentation.

@@ -39,11 +39,18 @@ class Box(NamedTuple):
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """For indexing an array; only for boxes inside it."""
-        return (slice(self.start[0], self.stop[0]), slice(self.start[1], self.stop[1]), slice(self.start[2], self.stop[2]))
+        return (
+            slice(self.start[0], self.stop[0]),
+            slice(self.start[1], self.stop[1]),
+            slice(self.start[2], self.stop[2]),
+        )
 
     def grow(self, halo: ZYX) -> Box:
         """The box with `halo` more voxels on each side."""
-        return Box(_zyx(a - h for a, h in zip(self.start, halo, strict=True)), _zyx(b + h for b, h in zip(self.stop, halo, strict=True)))
+        return Box(
+            _zyx(a - h for a, h in zip(self.start, halo, strict=True)),
+            _zyx(b + h for b, h in zip(self.stop, halo, strict=True)),
+        )
 
     def clip(self, shape: ZYX) -> Box:
         """The part of the box that lies inside an array of `shape`."""

@@ -48,7 +48,10 @@ def _folders(module: Path) -> list[Path]:
     machine = f"{numba.__version__} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     name = "numba-" + hashlib.blake2b(module.read_bytes() + machine.encode(), digest_size=10).hexdigest()
     user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unet_core"
-    return [parent / name for parent in ([Path(SETTINGS.CACHE_DIR)] if SETTINGS.CACHE_DIR else [module.parent / "__pycache__", user])]
+    return [
+        parent / name
+        for parent in ([Path(SETTINGS.CACHE_DIR)] if SETTINGS.CACHE_DIR else [module.parent / "__pycache__", user])
+    ]
 
 
 def _writable(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Generated microscopy with known truth, written as a microscope and an annotator would leave it.
 
-``python -m unet_core.demo FOLDER`` makes two data sets: *cells*, touching cells in phase contrast as a Cell Tracking
+``python -m unet_core demo FOLDER`` makes two data sets: *cells*, touching cells in phase contrast as a Cell Tracking
 Challenge folder in which not every frame is annotated; and *nuclei*, fluorescent nuclei of varied brightness with
 Kaggle's table of run-lengths.
 """
@@ -39,7 +39,9 @@ def touching_objects(rng: np.random.Generator, shape: tuple[int, int], radius: f
         Objects, numbered from 1; each is connected.
     """
     step = 2 * radius * spacing
-    grid = np.stack(np.meshgrid(*(np.arange(-step, n + step, step) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(*(np.arange(-step, n + step, step) for n in shape), indexing="ij"), axis=-1).reshape(
+        -1, 2
+    )
     centres = grid + rng.normal(0, 0.22 * step, grid.shape)
     centres = centres[rng.random(len(centres)) < 0.75]
     radii = radius * rng.lognormal(0, 0.18, len(centres))
@@ -69,7 +71,9 @@ def phase_contrast(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is not None:
             # Depth below the cell's own border, also where it touches another cell.
-            inside[box] = np.maximum(inside[box], ndimage.distance_transform_edt(np.pad(labels[box] == label, 1))[1:-1, 1:-1])
+            inside[box] = np.maximum(
+                inside[box], ndimage.distance_transform_edt(np.pad(labels[box] == label, 1))[1:-1, 1:-1]
+            )
     outside = ndimage.distance_transform_edt(labels == 0)
     body = np.where(labels > 0, -0.3 + 0.55 * np.exp(-inside / 2) + 0.12 * _smooth_noise(rng, labels.shape, 2.5), 0)
     halo = np.where(labels == 0, 0.45 * np.exp(-outside / 4), 0)
@@ -96,7 +100,9 @@ def fluorescence(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     texture = 1 + 0.2 * _smooth_noise(rng, labels.shape, 2)
     signal = ndimage.gaussian_filter(brightness[labels] * texture, 1.2)
     background = 0.15 + 0.05 * _smooth_noise(rng, labels.shape, labels.shape[0] / 3)
-    return np.clip(rng.poisson(200 * np.clip(signal + background, 0, None)) + rng.normal(100, 4, labels.shape), 0, 65535).astype(np.uint16)
+    return np.clip(
+        rng.poisson(200 * np.clip(signal + background, 0, None)) + rng.normal(100, 4, labels.shape), 0, 65535
+    ).astype(np.uint16)
 
 
 def run_lengths(mask: np.ndarray) -> str:
@@ -164,7 +170,8 @@ def _write_tiff(path: Path, image: np.ndarray, compression: str | None) -> None:
     tifffile.imwrite(path, image, compression=compression, photometric="minisblack")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m unet_core.demo FOLDER")
-    write_demo(Path(sys.argv[1]))
+def main(arguments: list[str]) -> None:
+    """Generate the data of the demo."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m unet_core demo FOLDER")
+    write_demo(Path(arguments[0]))

@@ -1,24 +1,14 @@
-"""Names of contents: hashes of values, of files and of the code of a step."""
+"""Names of contents: hashes of values and of files."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import functools
 import hashlib
 import json
-import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unet_core.runtime import write_atomic
-
-PACKAGE = Path(__file__).parent
-
-# What only moves data, describes options or draws pictures: a change there does not change a result.
-PLUMBING = {"check", "compiled", "config", "data_config", "digest", "engine", "ngff", "parse", "runtime", "shards", "store", "tile_picture"}
-_PARSING = threading.Lock()
 
 
 def digest(*parts: Any) -> str:
@@ -53,8 +43,8 @@ class FileHashes:
     def of(self, path: Path, limit: int | None = None) -> str:
         """Hash of a file, or of all files below a folder (an OME-Zarr image).
 
-        Behind a URL the name counts, and where the content would be read also the metadata of the image: its pixels are not
-        fetched for this.
+        Behind a URL the name counts, and where the content would be read also the metadata of the image: its pixels are
+        not fetched for this.
 
         Parameters
         ----------
@@ -86,7 +76,9 @@ class FileHashes:
         if path.is_dir():
             members = sorted(member for member in path.rglob("*") if member.is_file())
             contents = [self.known(member) for member in members]
-            listed = [[str(member.relative_to(path)), content] for member, content in zip(members, contents, strict=True)]
+            listed = [
+                [str(member.relative_to(path)), content] for member, content in zip(members, contents, strict=True)
+            ]
             return None if None in contents else digest(listed)
         status, known = path.stat(), self._known.get(str(path))
         return known[2] if known and known[:2] == [status.st_size, status.st_mtime_ns] else None
@@ -94,7 +86,9 @@ class FileHashes:
     def _of_folder(self, folder: Path, limit: int | None) -> str:
         members = sorted(path for path in folder.rglob("*") if path.is_file())
         if limit is not None and sum(path.stat().st_size for path in members) > limit:
-            return digest([[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in members])
+            return digest(
+                [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in members]
+            )
         return digest([[str(path.relative_to(folder)), self.of(path, limit)] for path in members])
 
     def save(self) -> None:
@@ -110,59 +104,3 @@ def _metadata(image: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             texts.append((image / name).read_text(encoding="utf-8"))
     return texts
-
-
-def code_digest(step: str) -> str:
-    """Hash of the code that determines the result of a step: its module and all of ours that it imports, plumbing excepted.
-
-    Comments, docstrings and layout do not count.
-
-    Parameters
-    ----------
-    step : str
-        Name of a module of `unet_core`.
-
-    Returns
-    -------
-    str
-        Hexadecimal digest.
-    """
-    # Python 3.11 cannot build syntax trees in two threads at once.
-    with _PARSING:
-        return _code_digest(step)
-
-
-@functools.cache
-def _code_digest(step: str) -> str:
-    waiting, trees = [PACKAGE / f"{step}.py"], {}
-    while waiting:
-        path = waiting.pop()
-        if path in trees:
-            continue
-        trees[path] = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
-        waiting += [p for name in _imported(trees[path]) for p in _module_files(name)]
-    # A template beside the module is code too, and what it includes.
-    templates = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob(f"{step}.*") if path.suffix in (".j2", ".css", ".js")}
-    return digest({path.relative_to(PACKAGE).as_posix(): ast.dump(tree) for path, tree in trees.items()}, templates)
-
-
-def _imported(tree: ast.AST) -> Iterable[str]:
-    """Names of our modules that a module imports, relative to the package, plumbing excepted."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            prefix = node.module.split(".")[1:]
-            names = [".".join(prefix)] if prefix else []
-            names += [".".join([*prefix, alias.name]) for alias in node.names]
-            yield from (name for name in names if name not in PLUMBING)
-
-
-def _module_files(name: str) -> list[Path]:
-    base = PACKAGE.joinpath(*name.split("."))
-    return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return tree

@@ -26,7 +26,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.security import Security
 from tqdm import tqdm
 
-from unet_core.config import Dask, Slurm, Tls
+from unet_core.config.options import Dask, Slurm, Tls
 from unet_core.runtime import UserError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class Engine:
         self._check = check
         self._checked = time.monotonic()
 
-    def run(self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str) -> Iterator[tuple[Item, Value]]:
+    def run(
+        self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str
+    ) -> Iterator[tuple[Item, Value]]:
         """Apply a function to items and yield (item, value) as they are done, in any order.
 
         Never more than twice as many items as workers are in flight, so that memory does not grow with their number.
@@ -251,7 +253,14 @@ def _slurm(cfg: Slurm, step: str, logs: Path) -> Iterator[Engine]:
             _refuse_early(cluster.job_script(), step)
             cluster.adapt(minimum_jobs=cfg.minimum, maximum_jobs=cfg.maximum, interval="2s", wait_count=5)
             with Client(cluster) as client:
-                logger.info("%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s", step, cfg.minimum, cfg.maximum, step, logs)
+                logger.info(
+                    "%s: %d to %d worker jobs in SLURM (unet-%s), logs in %s",
+                    step,
+                    cfg.minimum,
+                    cfg.maximum,
+                    step,
+                    logs,
+                )
                 yield Engine(client, cfg.maximum * cfg.cores, _Watch(client, cluster, logs, step))
 
 
@@ -262,14 +271,22 @@ def _security(folder: Path) -> Security:
     for name, text in files.items():
         (folder / f"{name}.pem").write_text(text)
     ca, cert, key = (str(folder / f"{name}.pem") for name in files)
-    roles = {f"tls_{role}_{part}": path for role in ("scheduler", "worker", "client") for part, path in (("cert", cert), ("key", key))}
+    roles = {
+        f"tls_{role}_{part}": path
+        for role in ("scheduler", "worker", "client")
+        for part, path in (("cert", cert), ("key", key))
+    }
     return Security(tls_ca_file=ca, require_encryption=True, **roles)
 
 
 def _environment(cores: int) -> list[str]:
     """Lines of a worker job's script: our code, its threads, no HTTP servers, and memory from one pool (see the Snakefile)."""
     values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
-    values |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(cores), "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1")}
+    values |= {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": str(cores),
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1"),
+    }
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 
 
@@ -284,7 +301,9 @@ def _refuse_early(script: str, step: str) -> None:
     answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if answer.returncode:
         said = "; ".join(answer.stderr.split("\n")).strip("; ")
-        raise UserError(f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration")
+        raise UserError(
+            f"{step}: SLURM refuses worker jobs ({said}); change dask.slurm or dask.steps.{step} in the configuration"
+        )
 
 
 class _Watch:
@@ -295,7 +314,8 @@ class _Watch:
         self._cluster = cluster
         self._logs = logs
         self._step = step
-        # By the names that Dask gives: number of the job and when it was first seen to have ended; how often it was replaced.
+        # By the names that Dask gives: number of the job and when it was first seen to have ended; how often it was
+        # replaced.
         self._ended: dict[str, tuple[str, float]] = {}
         self._replaced: Counter[str] = Counter()
 
@@ -315,10 +335,16 @@ class _Watch:
         lost = {name for name, (_, since) in self._ended.items() if now - since > PATIENCE}
         hopeless = {name for name in lost if self._replaced[name] == REPLACEMENTS}
         if jobs and hopeless == set(jobs):
-            raise UserError(f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why")
+            raise UserError(
+                f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why"
+            )
         for name in lost - hopeless:
             self._replaced[name] += 1
-            logger.warning("%s: a worker job ended without reaching this job; it is replaced, its log is in %s", self._step, self._logs)
+            logger.warning(
+                "%s: a worker job ended without reaching this job; it is replaced, its log is in %s",
+                self._step,
+                self._logs,
+            )
             self._cluster.loop.add_callback(self._forget, name, jobs[name])
 
     def _forget(self, name: str, job: str) -> None:
@@ -343,10 +369,14 @@ def _queued_jobs() -> set[str] | None:
 def _joined(address: str, tls: Tls) -> Iterator[Engine]:
     """The workers of a scheduler that runs already; they must see the same files and code."""
     try:
-        security = Security(tls_ca_file=tls.ca, tls_client_cert=tls.certificate, tls_client_key=tls.key, require_encryption=True)
+        security = Security(
+            tls_ca_file=tls.ca, tls_client_cert=tls.certificate, tls_client_key=tls.key, require_encryption=True
+        )
         client = Client(address, security=security, timeout=30)
     except OSError as error:
-        raise UserError(f"no Dask scheduler at {address} ({error}); see dask.cluster and dask.tls in the configuration") from None
+        raise UserError(
+            f"no Dask scheduler at {address} ({error}); see dask.cluster and dask.tls in the configuration"
+        ) from None
     with client:
         threads = sum(client.nthreads().values())
         if not threads:

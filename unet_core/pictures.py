@@ -11,7 +11,13 @@ from skimage.segmentation import find_boundaries
 # Outlines of annotated and of found objects, and of the one in question.
 TRUTH, FOUND, SPOT = (0, 191, 255), (255, 191, 0), (255, 0, 153)
 # Fills by what became of an object, as in Okabe and Ito's palette, which the colour-blind can tell apart.
-KINDS = {"matched": (0, 158, 115), "merged": (240, 228, 66), "split": (204, 121, 167), "missed": (213, 94, 0), "spurious": (0, 114, 178)}
+KINDS = {
+    "matched": (0, 158, 115),
+    "merged": (240, 228, 66),
+    "split": (204, 121, 167),
+    "missed": (213, 94, 0),
+    "spurious": (0, 114, 178),
+}
 # Opacity; what went well hides less of the image.
 FILL, PALE = 150, 60
 QUALITY = 82
@@ -62,7 +68,9 @@ def fills(kinds: np.ndarray) -> np.ndarray:
     kinds : ndarray of integers, shape (y, x)
         0 where there is no object, else 1 + the position in `KINDS`.
     """
-    palette = np.array([(0, 0, 0, 0), *((*colour, PALE if kind == "matched" else FILL) for kind, colour in KINDS.items())], np.uint8)
+    palette = np.array(
+        [(0, 0, 0, 0), *((*colour, PALE if kind == "matched" else FILL) for kind, colour in KINDS.items())], np.uint8
+    )
     return palette[kinds]
 
 

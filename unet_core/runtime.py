@@ -44,7 +44,9 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
         logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8"),
         logging.StreamHandler(sys.stderr),
     ]
-    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
     for noisy in ("distributed", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unet_core.config import Evaluate, Report
+from unet_core.config.options import Evaluate, Report
 from unet_core.engine import local_engine
-from unet_core.evaluate import evaluate_samples
-from unet_core.history import keep_evaluation, read_history, read_images
-from unet_core.report import make_report
-from unet_core.store import Spec, begin, finish
+from unet_core.evaluate.history import keep_evaluation, read_history, read_images
+from unet_core.evaluate.step import evaluate_samples
+from unet_core.report.step import make_report
+from unet_core.store.store import Spec, begin, finish
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 MODEL = "cells"
@@ -43,9 +43,16 @@ def write_results(folder: Path, images: int, side: int, previews: int = 3) -> Pa
     for name in [*names, *(f"new_{number:03d}" for number in range(max(2, images // 2)))]:
         annotated = name in names
         _write_sample(results, name, side, annotated, rng)
-        truth[name] = {"split": "test" if annotated else "unannotated", "image": f"i{name}", "labels": f"l{name}" if annotated else None}
+        truth[name] = {
+            "split": "test" if annotated else "unannotated",
+            "image": f"i{name}",
+            "labels": f"l{name}" if annotated else None,
+        }
     _stamp(results / "groundtruth/cells.json", {"classes": ["cell"], "samples": truth})
-    _stamp(results / "predict/cells/cells.json", {"dtype": "uint8", "samples": {name: _predicted(entry) for name, entry in truth.items()}})
+    _stamp(
+        results / "predict/cells/cells.json",
+        {"dtype": "uint8", "samples": {name: _predicted(entry) for name, entry in truth.items()}},
+    )
     _stamp(
         results / "instances/cells/cells.json",
         {"samples": {name: {"split": entry["split"], "digest": "d"} for name, entry in truth.items()}},
@@ -79,13 +86,19 @@ def _write_sample(results: Path, name: str, side: int, annotated: bool, rng: np.
     background = np.clip(1 - (found > 0) + rng.normal(0, 0.2, truth.shape), 0, 1)
     _write(results / "groundtruth/cells.zarr" / name, image[None].astype(np.uint16), "image")
     if annotated:
-        for part, labels in (("instances", truth), ("classes", (truth > 0).astype(np.uint8)), ("ignore", (y < 9).astype(np.uint8))):
+        for part, labels in (
+            ("instances", truth),
+            ("classes", (truth > 0).astype(np.uint8)),
+            ("ignore", (y < 9).astype(np.uint8)),
+        ):
             _write(results / "groundtruth/cells.zarr" / name / "labels" / part, labels, "labels")
     stored = np.rint(255 * np.stack([background, 1 - background])).astype(np.uint8)
     _write(results / "predict/cells/cells.zarr" / name, stored, "image")
     _write(results / "instances/cells/cells.zarr" / name, found, "labels")
     numbers = np.unique(found[found > 0])
-    rows = [{"label": n, "class": "cell", "voxels": int((found == n).sum()), "start_z": 0, "stop_z": 1} for n in numbers[:1]]
+    rows = [
+        {"label": n, "class": "cell", "voxels": int((found == n).sum()), "start_z": 0, "stop_z": 1} for n in numbers[:1]
+    ]
     rows += [{"label": n, "class": "cell", "voxels": 280, "start_z": 0, "stop_z": 1} for n in numbers[1:]]
     table = pd.DataFrame(rows)
     for axis, start in (("y", (numbers - 1) // (side // 24 + 1) * 24), ("x", (numbers - 1) % (side // 24 + 1) * 24)):
@@ -112,7 +125,10 @@ def _write_model(results: Path) -> None:
     _stamp(model / "model.json", {"trained_on": [], "versions": {"torch": "1"}})
     (model / "curves.csv").write_text("step,train_loss,validation_loss,validation_iou\n1,0.9,0.8,0.2\n2,0.2,0.3,0.8\n")
     decision = {"value": 3, "why": "made up"}
-    _stamp(results / "plan/cells.json", {"channels": 1, "classes": ["cell"], "network": {"depth": 1, "width": 2}, "steps": decision})
+    _stamp(
+        results / "plan/cells.json",
+        {"channels": 1, "classes": ["cell"], "network": {"depth": 1, "width": 2}, "steps": decision},
+    )
 
 
 def _evaluate(results: Path) -> None:

@@ -155,9 +155,7 @@ def test_in_the_dark_text_and_charts_are_light(report: Path, open_page: Open) ->
     measured = {}
     for scheme in ("light", "dark"):
         page = open_page(report, scheme=scheme)
-        script = (
-            f"""() => {{ const of = {brightness}; return [of('body', 'backgroundColor'), of('body', 'color'), of('svg text', 'fill')]; }}"""
-        )
+        script = f"""() => {{ const of = {brightness}; return [of('body', 'backgroundColor'), of('body', 'color'), of('svg text', 'fill')]; }}"""
         measured[scheme] = page.evaluate(script)
     assert measured["light"][0] > 240 and max(measured["light"][1:]) < 60
     assert measured["dark"][0] < 40 and min(measured["dark"][1:]) > 200

@@ -60,13 +60,21 @@ def comment(job: str) -> str:
 def running(folder: Path, rule: str = "", state: str = "RUNNING") -> list[str]:
     """Numbers of jobs of a folder, of a rule, in a state."""
     lines = command("squeue", "--noheader", f"--states={state}", "--format=%i|%Z|%k").splitlines()
-    return [number for number, place, note in (line.split("|", 2) for line in lines) if place == str(folder) and f"rule_{rule}" in note]
+    return [
+        number
+        for number, place, note in (line.split("|", 2) for line in lines)
+        if place == str(folder) and f"rule_{rule}" in note
+    ]
 
 
 def workers(folder: Path, state: str = "PENDING,RUNNING,COMPLETING") -> list[str]:
     """Worker jobs of a folder in the queue."""
     lines = command("squeue", "--noheader", f"--states={state}", "--format=%i|%j|%Z").splitlines()
-    return [number for number, name, place in (line.split("|", 2) for line in lines) if name.startswith("unet-") and place == str(folder)]
+    return [
+        number
+        for number, name, place in (line.split("|", 2) for line in lines)
+        if name.startswith("unet-") and place == str(folder)
+    ]
 
 
 class ClusterProject(Project):
@@ -78,9 +86,23 @@ class ClusterProject(Project):
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Begin a run, in a process group of its own."""
-        call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *PROFILE]
+        call = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(ROOT / "Snakefile"),
+            "--configfile",
+            "config.yaml",
+            *PROFILE,
+        ]
         process = subprocess.Popen(
-            [*call, *arguments], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [*call, *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         self.processes.append(process)
         return process
@@ -91,7 +113,9 @@ class ClusterProject(Project):
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(f"still running after {seconds} s\n{process.communicate()[0]}\n{command('squeue')}") from None
+            raise AssertionError(
+                f"still running after {seconds} s\n{process.communicate()[0]}\n{command('squeue')}"
+            ) from None
         output += "".join(path.read_text(errors="replace") for path in self.folder.glob("results/logs/**/*.log"))
         assert (process.returncode != 0) == fails, output
         return output

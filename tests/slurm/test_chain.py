@@ -21,7 +21,9 @@ def recorded(folder: Path) -> dict[str, list[dict[str, str]]]:
     return steps
 
 
-def test_the_chain_runs_from_annotations_to_the_report_and_slurm_knows_each_job(finished: ClusterProject, tmp_path: Path) -> None:
+def test_the_chain_runs_from_annotations_to_the_report_and_slurm_knows_each_job(
+    finished: ClusterProject, tmp_path: Path
+) -> None:
     (tmp_path / "project").mkdir()
     shutil.copytree(finished.folder / "data", tmp_path / "project" / "data")
     shutil.copy(finished.folder / "config.yaml", tmp_path / "project")
@@ -60,9 +62,16 @@ def test_new_annotations_start_only_what_they_touch(project: ClusterProject) -> 
 
 @pytest.mark.parametrize(
     ("resource", "message"),
-    [("slurm_partition=nowhere", "invalid partition specified: nowhere"), ("slurm_account=nobody", "account nobody is not known here")],
+    [
+        ("slurm_partition=nowhere", "invalid partition specified: nowhere"),
+        ("slurm_account=nobody", "account nobody is not known here"),
+    ],
 )
-def test_a_wrong_partition_or_account_is_said_in_the_words_of_slurm(project: ClusterProject, resource: str, message: str) -> None:
-    output = project.run("--set-resources", f"weights:{resource}", "--retries", "0", project.forget("weights"), fails=True)
+def test_a_wrong_partition_or_account_is_said_in_the_words_of_slurm(
+    project: ClusterProject, resource: str, message: str
+) -> None:
+    output = project.run(
+        "--set-resources", f"weights:{resource}", "--retries", "0", project.forget("weights"), fails=True
+    )
     assert message in output
     project.run("results/weights/cells.json")

@@ -46,7 +46,11 @@ def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterPr
         # With the node its processes go.
         subprocess.run(["pkill", "-KILL", "-f", f"slurmstepd: \\[{job}"], check=False)
         subprocess.run(["pkill", "-KILL", "-f", str(project.folder / ".snakemake/scripts")], check=False)
-        wait_for(lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"), 60, "SLURM to miss the node")
+        wait_for(
+            lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"),
+            60,
+            "SLURM to miss the node",
+        )
         output = project.finish(process)
     finally:
         subprocess.run([CLUSTER, "node", node.removeprefix("node")], check=True)

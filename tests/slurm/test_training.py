@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.slurm.conftest import LONG, ClusterProject, command, comment, records, running, wait_for
-from unet_core.model import load_checkpoint
+from unet_core.network.model import load_checkpoint
 
 
 def last_step(project: ClusterProject) -> int:
@@ -29,14 +29,20 @@ def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> Non
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_bit(project: ClusterProject, uninterrupted: bytes) -> None:
+def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_bit(
+    project: ClusterProject, uninterrupted: bytes
+) -> None:
     project.configure(LONG)
     extra = "'--signal=USR1@300'"
     process = project.start("--set-resources", f"train:slurm_extra={extra}", "--", "results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
     wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
     found = [p for p in psutil.process_iter(["name", "cmdline", "cwd"]) if p.info["cwd"] == str(project.folder)]
-    (training,) = (p for p in found if p.info["name"].startswith("python") and any("train.py" in word for word in p.info["cmdline"]))
+    (training,) = (
+        p
+        for p in found
+        if p.info["name"].startswith("python") and any("train.py" in word for word in p.info["cmdline"])
+    )
     # SLURM looks at the time every half minute; until then the training waits, and SLURM's signal wakes it.
     training.suspend()
     command("scontrol", "update", f"JobId={job}", "TimeLimit=5")
@@ -59,7 +65,9 @@ def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_
     wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
     # Another job wants all that the nodes have.
     hogs = [
-        command("sbatch", "--parsable", "--partition=cpu", "--exclusive", f"--nodelist=node{n}", "--wrap=sleep 600").strip()
+        command(
+            "sbatch", "--parsable", "--partition=cpu", "--exclusive", f"--nodelist=node{n}", "--wrap=sleep 600"
+        ).strip()
         for n in (1, 2, 3)
     ]
     wait_for(lambda: not running(project.folder, "train"), what="the training to give way")
@@ -67,7 +75,9 @@ def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_
     for number in hogs:
         command("scancel", number)
     output = project.finish(process)
-    assert (f"SLURM job {job} was cancelled to make room for others; it is queued again" in output) == (partition == "lowcancel")
+    assert (f"SLURM job {job} was cancelled to make room for others; it is queued again" in output) == (
+        partition == "lowcancel"
+    )
     assert re.search(r"train: goes on from step \d+", output)
     assert project.weights() == uninterrupted
 

@@ -19,7 +19,7 @@ from distributed.security import Security
 
 from tests.slurm.conftest import ROOT, ClusterProject, command, records, wait_for, workers
 from tests.test_workflow import CONFIG
-from unet_core.config import Dask, Slurm
+from unet_core.config.options import Dask, Slurm
 from unet_core.engine import DEATH_TIMEOUT, _environment, open_engine
 from unet_core.runtime import UserError
 
@@ -28,7 +28,7 @@ SMALL = {"partition": "cpu", "cores": 2, "memory_gb": 2, "maximum": 2}
 DRIVER = """
 import logging, sys, time
 from pathlib import Path
-from unet_core.config import Dask
+from unet_core.config.options import Dask
 from unet_core.engine import open_engine
 from unet_core.runtime import job_log
 cfg = Dask.model_validate({"cluster": "slurm", "slurm": {"partition": "cpu", "cores": 2, "memory_gb": 2, "minimum": 2, "maximum": 2}})
@@ -50,7 +50,9 @@ def pid(_: int) -> int:
 def listening(_: int) -> set[int]:
     """Ports that are open to other machines than this one."""
     found = psutil.Process().net_connections("tcp")
-    return {c.laddr.port for c in found if c.status == psutil.CONN_LISTEN and not c.laddr.ip.startswith(("127.", "::1"))}
+    return {
+        c.laddr.port for c in found if c.status == psutil.CONN_LISTEN and not c.laddr.ip.startswith(("127.", "::1"))
+    }
 
 
 def test_a_worker_can_be_reached_from_other_machines_by_tls_alone(tmp_path: Path) -> None:
@@ -120,7 +122,9 @@ def test_slurm_refusing_worker_jobs_is_an_error_and_not_a_hang(tmp_path: Path) -
         pass
 
 
-def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("unet_core.engine._environment", lambda _: ["exit 1"])
     with (
         open_engine(dask(), "weights", 1, tmp_path) as engine,
@@ -144,7 +148,9 @@ def test_no_worker_job_outlives_its_step(tmp_path: Path, how: str) -> None:
     call = [sys.executable, "driver.py"]
     if how == "scancel":
         wrapped = f"--wrap=srun {sys.executable} -u driver.py"
-        job = subprocess.check_output(["sbatch", "--parsable", "-n1", wrapped], cwd=tmp_path, env=environment, text=True).strip()
+        job = subprocess.check_output(
+            ["sbatch", "--parsable", "-n1", wrapped], cwd=tmp_path, env=environment, text=True
+        ).strip()
     else:
         process = subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     if how == "success":

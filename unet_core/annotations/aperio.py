@@ -1,7 +1,8 @@
 """Aperio ImageScope: one XML file per image with layers of regions; also files of ``Document/Layers/Layer/Shapes``.
 
 The name of a layer is the class of its regions, or else the name of its first attribute, as in MoNuSAC; names like
-``Layer 1`` and ``Description`` are the program's own and say nothing. Negative regions are holes in the others of their layer.
+``Layer 1`` and ``Description`` are the program's own and say nothing. Negative regions are holes in the others of their
+layer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import NOTHING, Found, Images, Layer, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 # ImageScope's numbers, and what others write in their place.
 POLYGON, RECTANGLE, ELLIPSE = ("", "0", "Polygon", "SmoothPolygon"), ("1", "Rectangle"), ("2", "Ellipse")
@@ -52,7 +53,10 @@ def _layers(root: Element, file: Path) -> Iterator[tuple[str | None, Iterable[tu
             attribute = layer.find("Attributes/Attribute")
             name = layer.get("Name") or (attribute.get("Name") if attribute is not None else None)
             regions = layer.findall("Regions/Region")
-            yield _class_of(name), [(region, region.get("Type", ""), region.findall("Vertices/*")) for region in regions]
+            yield (
+                _class_of(name),
+                [(region, region.get("Type", ""), region.findall("Vertices/*")) for region in regions],
+            )
     elif root.tag == "Document" and root.find("Layers") is not None:
         for layer in root.findall("Layers/Layer"):
             shapes = layer.findall("Shapes/Shape")
@@ -60,7 +64,10 @@ def _layers(root: Element, file: Path) -> Iterator[tuple[str | None, Iterable[tu
                 data = shape.find("Data")
                 if data is not None and number(data, "Rotation", f"{file}: a shape", 0) != 0:
                     raise ValueError(f"{file}: holds a shape that is turned, which is not supported")
-            yield _class_of(layer.get("Name")), [(shape, shape.get("Type", ""), shape.findall("Data/Points/Point")) for shape in shapes]
+            yield (
+                _class_of(layer.get("Name")),
+                [(shape, shape.get("Type", ""), shape.findall("Data/Points/Point")) for shape in shapes],
+            )
     else:
         raise ValueError(f"{file}: is no ImageScope file (its root is {root.tag}, and not Annotations)")
 
@@ -75,7 +82,9 @@ def _pixels(kind: str, vertices: list[Element], size: tuple[int, int], where: st
     if kind in POLYGON or (kind in RECTANGLE and len(points) == 4):
         return raster.polygon([points], size, where)
     if kind not in RECTANGLE + ELLIPSE:
-        raise ValueError(f"{where}: is of type {kind} and no area; supported are polygons (0), rectangles (1) and ellipses (2)")
+        raise ValueError(
+            f"{where}: is of type {kind} and no area; supported are polygons (0), rectangles (1) and ellipses (2)"
+        )
     if len(points) < 2:
         raise ValueError(f"{where}: has {len(points)} points; a rectangle or ellipse has 2 or 4 corners")
     low, high = points.min(axis=0), points.max(axis=0)

@@ -11,7 +11,7 @@ import numpy as np
 from unet_core.annotations.labels import find
 from unet_core.annotations.layer import Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 __all__ = ["find", "read"]
 

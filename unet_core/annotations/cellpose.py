@@ -11,7 +11,7 @@ from pathlib import Path
 from unet_core.annotations import labels
 from unet_core.annotations.layer import Found, Images, Layer
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 WAY_OUT = (
     "is a pickle, which is not read, as it may run any code; in Cellpose choose 'Save masks as PNG/tif' (or run it with --save_tif), "

@@ -13,10 +13,21 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.annotations import raster
-from unet_core.annotations.layer import Found, Images, Layer, as_ignored, matched, modified, object_of, one_image_each, one_plane, stem_of
+from unet_core.annotations.layer import (
+    Found,
+    Images,
+    Layer,
+    as_ignored,
+    matched,
+    modified,
+    object_of,
+    one_image_each,
+    one_plane,
+    stem_of,
+)
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 
 class _Runs(Record):
@@ -70,7 +81,9 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         size = one_plane("coco", file, shape)
         known, objects = _images(file, modified(file))[image[0]]
         if (known.height or size[0], known.width or size[1]) != size:
-            raise ValueError(f"{file}: {known.file_name} has {known.height} x {known.width} pixels there, but the image has {size}")
+            raise ValueError(
+                f"{file}: {known.file_name} has {known.height} x {known.width} pixels there, but the image has {size}"
+            )
         for drawn, name in objects:
             position = _pixels(drawn.segmentation, size, f"{file}: annotation {drawn.id}")
             yield as_ignored(position) if drawn.iscrowd else object_of(position, name, f"annotation {drawn.id}")
@@ -79,7 +92,10 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
 def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
     """What of the files concerns one image: what its digest is made of."""
     parts = [_images(file, modified(file))[image[0]] for file in files]
-    return [[known.height, known.width, [(drawn.model_dump_json(), name) for drawn, name in objects]] for known, objects in parts]
+    return [
+        [known.height, known.width, [(drawn.model_dump_json(), name) for drawn, name in objects]]
+        for known, objects in parts
+    ]
 
 
 def counts_of(text: str, where: str) -> list[int]:
@@ -131,12 +147,20 @@ def _images(file: Path, mtime_ns: int) -> dict[str, _Annotated]:
     for image in document.images:
         stem = stem_of(image.file_name)
         if image.id in by_id or stem in by_stem:
-            raise ValueError(f"{file}: two images have the name {stem!r} or the id {image.id}; make each folder a data set of its own")
+            raise ValueError(
+                f"{file}: two images have the name {stem!r} or the id {image.id}; make each folder a data set of its own"
+            )
         by_id[image.id] = by_stem[stem] = _Annotated(image, [])
     for drawn in document.annotations:
         if drawn.image_id not in by_id:
-            raise ValueError(f"{file}: annotation {drawn.id} is of image {drawn.image_id}, which is not among the images")
+            raise ValueError(
+                f"{file}: annotation {drawn.id} is of image {drawn.image_id}, which is not among the images"
+            )
         if drawn.category_id is not None and drawn.category_id not in names:
-            raise ValueError(f"{file}: annotation {drawn.id} is of category {drawn.category_id}, which is not among the categories")
-        by_id[drawn.image_id].objects.append((drawn, names.get(drawn.category_id) if drawn.category_id is not None else None))
+            raise ValueError(
+                f"{file}: annotation {drawn.id} is of category {drawn.category_id}, which is not among the categories"
+            )
+        by_id[drawn.image_id].objects.append(
+            (drawn, names.get(drawn.category_id) if drawn.category_id is not None else None)
+        )
     return by_stem

@@ -1,7 +1,7 @@
 """Masks of classes, by colour or gray value: each connected part (over faces) of one colour is an object of its class.
 
-The key ``classes`` of the source is the table of colours, as in ``{"#ff0000": nucleus, "#808080": ignore}``; gray values
-stand there as numbers, ``{"1": nucleus}``. Black and 0 are background unless the table says otherwise, as in
+The key ``classes`` of the source is the table of colours, as in ``{"#ff0000": nucleus, "#808080": ignore}``; gray
+values stand there as numbers, ``{"1": nucleus}``. Black and 0 are background unless the table says otherwise, as in
 ``{"0": ignore}`` where only some pixels were painted.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from unet_core.annotations.labels import find
 from unet_core.annotations.layer import Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
-from unet_core.readers import open_image, split_internal
+from unet_core.config.datasets import Annotation
+from unet_core.images.readers import open_image, split_internal
 
 __all__ = ["find", "read"]
 
@@ -53,7 +53,9 @@ def classes_of(values: np.ndarray, named: set[str], where: str, form: str = "{}"
     """
     present = np.unique(values).tolist()
     if len(present) > MOST:
-        raise ValueError(f"{where}: has {len(present)} colours or values, but a mask of classes has few; was it smoothed or scaled?")
+        raise ValueError(
+            f"{where}: has {len(present)} colours or values, but a mask of classes has few; was it smoothed or scaled?"
+        )
     for value in present:
         name = form.format(value)
         if value or name in named:
@@ -64,10 +66,18 @@ def classes_of(values: np.ndarray, named: set[str], where: str, form: str = "{}"
 def _values(file: Path, page: int | None, shape: ZYX) -> tuple[np.ndarray, bool]:
     """Value of each pixel, and whether it is a colour."""
     with open_image(*split_internal(str(file))) as opened:
-        is_rgb = page is None and shape[0] == 1 and len(opened.shape) == 3 and opened.shape[2] in (3, 4) and opened.shape != shape
+        is_rgb = (
+            page is None
+            and shape[0] == 1
+            and len(opened.shape) == 3
+            and opened.shape[2] in (3, 4)
+            and opened.shape != shape
+        )
         if not is_rgb:
             return as_labels(read_plane(file, page, shape), file), False
         if opened.shape[:2] != shape[1:] or opened.dtype != np.uint8:
-            raise ValueError(f"{file}: mask has shape {opened.shape} of {opened.dtype}, but its image has {shape[1:]}; colours are uint8")
+            raise ValueError(
+                f"{file}: mask has shape {opened.shape} of {opened.dtype}, but its image has {shape[1:]}; colours are uint8"
+            )
         rgb = opened[...].astype(np.uint32)
     return ((rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]).reshape(shape), True

@@ -15,7 +15,7 @@ import numpy as np
 
 from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 NAME = {"SEG": "man_seg", "TRA": "man_track"}
 

@@ -1,7 +1,7 @@
 """CVAT for images 1.1: one XML file for all images, with polygons, boxes, ellipses and masks; labels are the classes.
 
-Images are found by their ``name``, whatever folder stands in it. Shapes of one label with the same ``group_id`` are parts
-of one object; shapes are painted in the order of ``z_order``.
+Images are found by their ``name``, whatever folder stands in it. Shapes of one label with the same ``group_id`` are
+parts of one object; shapes are painted in the order of ``z_order``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,20 @@ from xml.etree.ElementTree import Element, tostring
 import numpy as np
 
 from unet_core.annotations import raster
-from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, one_plane, stem_of
+from unet_core.annotations.layer import (
+    Found,
+    Images,
+    Layer,
+    matched,
+    modified,
+    object_of,
+    one_image_each,
+    one_plane,
+    stem_of,
+)
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 
 def find(path: str, images: Images) -> Found:
@@ -33,7 +43,9 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         size = one_plane("cvat", file, shape)
         annotated = _images(file, modified(file))[image[0]]
         name = f"{file}: {annotated.get('name')}"
-        said = tuple(int(number(annotated, key, name, pixels)) for key, pixels in zip(("height", "width"), size, strict=True))
+        said = tuple(
+            int(number(annotated, key, name, pixels)) for key, pixels in zip(("height", "width"), size, strict=True)
+        )
         if said != size:
             raise ValueError(f"{name} has {said[0]} x {said[1]} pixels there, but the image has {size[0]} x {size[1]}")
         # Tags describe the image as a whole.
@@ -53,7 +65,9 @@ def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]
     found = [_images(file, modified(file))[image[0]] for file in files]
     # The number of the image moves with the others.
     return [
-        "".join([*(f"{key}={one.get(key)} " for key in ("width", "height")), *(tostring(drawn, "unicode") for drawn in one)])
+        "".join(
+            [*(f"{key}={one.get(key)} " for key in ("width", "height")), *(tostring(drawn, "unicode") for drawn in one)]
+        )
         for one in found
     ]
 
@@ -70,7 +84,9 @@ def _pixels(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
         ring = raster.box((value("xtl"), value("ytl")), (value("xbr"), value("ybr")))
         return raster.polygon([raster.turned(ring, value("rotation", default=0))], size, where)
     if drawn.tag == "ellipse":
-        return raster.ellipse((value("cx"), value("cy")), (value("rx"), value("ry")), value("rotation", default=0), size, where)
+        return raster.ellipse(
+            (value("cx"), value("cy")), (value("rx"), value("ry")), value("rotation", default=0), size, where
+        )
     if drawn.tag == "mask":
         return _mask(drawn, size, where)
     raise ValueError(f"{where}: no area; supported are polygon, box, ellipse and mask")

@@ -1,6 +1,7 @@
 """GeoJSON as QuPath exports it: one file per image, coordinates in pixels of the full image.
 
-``classification.name`` is the class. As in QuPath, classes whose names end with ``*`` (``Ignore*``) are areas to ignore.
+``classification.name`` is the class. As in QuPath, classes whose names end with ``*`` (``Ignore*``) are areas to
+ignore.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, as_ignored, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 _Rings = list[list[list[float]]]
 

@@ -1,7 +1,8 @@
 """ilastik exports as HDF5: object identities (each object its number), or masks of classes (simple segmentation, labels).
 
-With the key ``classes`` of the source, as in ``{"1": cell, "2": background}``, values are classes, and each connected part
-an object; without, values are objects. Where labels were painted here and there, ``{"0": ignore}`` ignores the rest.
+With the key ``classes`` of the source, as in ``{"1": cell, "2": background}``, values are classes, and each connected
+part an object; without, values are objects. Where labels were painted here and there, ``{"0": ignore}`` ignores the
+rest.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from unet_core.annotations.colours import classes_of
 from unet_core.annotations.labels import find
 from unet_core.annotations.layer import Layer, as_labels, layer_of
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
-from unet_core.readers import split_internal
+from unet_core.config.datasets import Annotation
+from unet_core.images.readers import split_internal
 
 __all__ = ["find", "read"]
 
@@ -41,7 +42,11 @@ def _exported(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
             data = opened.get(internal.strip("/") or "exported_data")
             if not isinstance(data, h5py.Dataset):
                 raise ValueError(f"it has no array {internal or 'exported_data'}, but {', '.join(opened) or 'nothing'}")
-            axes = [axis["key"] for axis in json.loads(data.attrs["axistags"])["axes"]] if "axistags" in data.attrs else None
+            axes = (
+                [axis["key"] for axis in json.loads(data.attrs["axistags"])["axes"]]
+                if "axistags" in data.attrs
+                else None
+            )
             if axes is None:
                 axes = list("zyx"[-data.ndim :]) if data.ndim in (2, 3) else []
             if len(axes) != data.ndim or not {"y", "x"} <= set(axes) <= set("tczyx"):
@@ -49,7 +54,9 @@ def _exported(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
             size = dict(zip(axes, data.shape, strict=True))
             found = (size.get("z", 1), size["y"], size["x"])
             if size.get("c", 1) != 1:
-                raise ValueError(f"it has {size['c']} channels, as probabilities do; export 'Simple Segmentation' or 'Object Identities'")
+                raise ValueError(
+                    f"it has {size['c']} channels, as probabilities do; export 'Simple Segmentation' or 'Object Identities'"
+                )
             if found != shape:
                 raise ValueError(f"it has {found} voxels (z, y, x), but the image has {shape}")
             if (page or 0) >= size.get("t", 1) or (page is None and size.get("t", 1) > 1):

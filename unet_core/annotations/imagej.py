@@ -17,7 +17,7 @@ from unet_core.annotations import labels, masks, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of
 from unet_core.annotations.parsed import read_bytes
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 # A ROI is some kilobytes; more than these is no set of ROIs, or one that was made to fill the memory.
 LARGEST, ALL = 2**27, 2**30
@@ -25,7 +25,9 @@ LARGEST, ALL = 2**27, 2**30
 
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
-    return masks.find(path, images, "imagej with several files for an image") if "*" in path else labels.find(path, images)
+    return (
+        masks.find(path, images, "imagej with several files for an image") if "*" in path else labels.find(path, images)
+    )
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
@@ -49,7 +51,9 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         return
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+            members = [
+                info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+            ]
             rois = [info for info in members if info.filename.lower().endswith(".roi")]
             if members and not rois:
                 raise ValueError(f"no .roi in it, but {members[0].filename}")
@@ -59,9 +63,19 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
                 with archive.open(info) as member:
                     # Never more than was announced.
                     yield info.filename, member.read(info.file_size)
-    except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+    ) as error:
         text = str(error)
-        raise ValueError(text if text.startswith(str(file)) else f"{file}: cannot be read as ZIP of ROIs ({text})") from None
+        raise ValueError(
+            text if text.startswith(str(file)) else f"{file}: cannot be read as ZIP of ROIs ({text})"
+        ) from None
 
 
 def _slice_of(roi: ImagejRoi, shape: ZYX, page: int | None, where: str) -> tuple[int, int | None]:

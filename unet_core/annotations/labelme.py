@@ -17,7 +17,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import Record, read_json
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 
 class _Shape(Record):
@@ -47,14 +47,18 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
         document = read_json(file, _Document, "LabelMe")
         said = (document.imageHeight or size[0], document.imageWidth or size[1])
         if said != size:
-            raise ValueError(f"{file}: annotates an image of {said[0]} x {said[1]} pixels, but the image has {size[0]} x {size[1]}")
+            raise ValueError(
+                f"{file}: annotates an image of {said[0]} x {said[1]} pixels, but the image has {size[0]} x {size[1]}"
+            )
         objects: dict[tuple[str, int], list[np.ndarray]] = {}
         for number, drawn in enumerate(document.shapes, start=1):
             # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
             key = (drawn.label, -number if drawn.group_id is None else abs(drawn.group_id))
             objects.setdefault(key, []).append(_pixels(drawn, size, f"{file}: shape {number} ({drawn.label})"))
         for (label, group), parts in objects.items():
-            yield object_of(np.unique(np.concatenate(parts)), label, f"shape {-group}" if group < 0 else f"group {group}")
+            yield object_of(
+                np.unique(np.concatenate(parts)), label, f"shape {-group}" if group < 0 else f"group {group}"
+            )
 
 
 def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
@@ -82,7 +86,9 @@ def _mask(drawn: _Shape, points: np.ndarray, size: tuple[int, int], where: str) 
     (left, top), (right, bottom) = np.rint(points).astype(int).tolist()
     height, width = bottom - top + 1, right - left + 1
     if left < 0 or top < 0 or height < 1 or width < 1 or right >= size[1] or bottom >= size[0]:
-        raise ValueError(f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} pixels")
+        raise ValueError(
+            f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} pixels"
+        )
     try:
         data = base64.b64decode(drawn.mask or "", validate=True)
         # Width and height in the header, before memory is asked for.

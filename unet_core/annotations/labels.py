@@ -13,8 +13,8 @@ import numpy as np
 
 from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
-from unet_core.readers import split_internal
+from unet_core.config.datasets import Annotation
+from unet_core.images.readers import split_internal
 
 
 def find(path: str, images: Images) -> Found:

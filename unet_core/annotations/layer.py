@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.readers import CZYX, SUFFIXES, open_image, split_internal
+from unet_core.images.readers import CZYX, SUFFIXES, open_image, split_internal
 
 Images = list[tuple[str, int | None]]
 Found = tuple[dict[int, tuple[Path, ...]], list[str]]
@@ -69,7 +69,9 @@ def stem_of(name: str) -> str:
 
 def matched(file: Path, images: Images, annotated: set[str]) -> Found:
     """What `find` gives for one file with the annotations of many images."""
-    found: dict[int, tuple[Path, ...]] = {position: (file,) for position, (stem, _) in enumerate(images) if stem in annotated}
+    found: dict[int, tuple[Path, ...]] = {
+        position: (file,) for position, (stem, _) in enumerate(images) if stem in annotated
+    }
     return found, sorted(annotated - {stem for stem, _ in images})
 
 
@@ -123,7 +125,9 @@ def opened_plane(path: Path, page: int | None, shape: ZYX) -> Iterator[CZYX]:
     file, internal = split_internal(str(path))
     with open_image(file, internal) as opened:
         if page is not None and page >= opened.shape[0]:
-            raise ValueError(f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)")
+            raise ValueError(
+                f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)"
+            )
         # Checked before pixels are read: what a header claims may not fit into memory.
         found = opened.shape if page is None else opened.shape[1:]
         plain = found
@@ -131,7 +135,9 @@ def opened_plane(path: Path, page: int | None, shape: ZYX) -> Iterator[CZYX]:
             plain = plain[1:]
         if plain != (shape if shape[0] > 1 else shape[1:]) or len(found) > 5 - (page is not None):
             hint = _hint(plain, shape)
-            raise ValueError(f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}")
+            raise ValueError(
+                f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}"
+            )
         axes = "czyx"[-len(found) :] if page is not None else "tczyx"[-len(found) :]
         yield CZYX(opened, axes if page is None else f"t{axes}", page or 0)
 

@@ -11,19 +11,23 @@ import numpy as np
 from unet_core.annotations.labels import strangers
 from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_plane
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 
 def find(path: str, images: Images, name: str = "masks") -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     if "{stem}" not in path:
-        raise ValueError(f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png")
+        raise ValueError(
+            f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png"
+        )
     one_image_each(name, images)
     before, _, after = path.partition("{stem}")
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[str, str] = {}
     for position, (stem, _) in enumerate(images):
-        files = sorted(glob.glob(f"{glob.escape(before)}{glob.escape(stem)}{after.replace('{stem}', glob.escape(stem))}"))
+        files = sorted(
+            glob.glob(f"{glob.escape(before)}{glob.escape(stem)}{after.replace('{stem}', glob.escape(stem))}")
+        )
         for file in files:
             if owner.setdefault(file, stem) != stem:
                 raise ValueError(
@@ -31,7 +35,11 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
                 )
         if files:
             found[position] = tuple(Path(file) for file in files)
-    folders = strangers(f"{before}{{stem}}", {stem for stem, _ in images}) if before.endswith("/") and after.startswith("/") else []
+    folders = (
+        strangers(f"{before}{{stem}}", {stem for stem, _ in images})
+        if before.endswith("/") and after.startswith("/")
+        else []
+    )
     return found, [folder for folder in folders if Path(folder).is_dir()]
 
 

@@ -1,6 +1,7 @@
 """napari shapes layers, as it saves them: one CSV file per image with polygons, rectangles and ellipses.
 
-napari's coordinates name centres of pixels, so that 0 is the middle of the first. In volumes a shape belongs to its plane.
+napari's coordinates name centres of pixels, so that 0 is the middle of the first. In volumes a shape belongs to its
+plane.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of
 from unet_core.annotations.parsed import LIMIT
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 COLUMNS = ("index", "shape-type", "vertex-index", "axis-0", "axis-1")
 
@@ -54,7 +55,9 @@ def _shapes(file: Path) -> dict[str, tuple[str, list[list[float]]]]:
                 try:
                     vertices.append([float(row[axis]) for axis in axes])
                 except (TypeError, ValueError):
-                    raise ValueError(f"{file}: line {reader.line_num}: coordinates must be numbers; is the file complete?") from None
+                    raise ValueError(
+                        f"{file}: line {reader.line_num}: coordinates must be numbers; is the file complete?"
+                    ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read as a table in UTF-8 ({error})") from None
     return shapes
@@ -68,7 +71,9 @@ def _lead(vertices: np.ndarray, page: int | None, shape: ZYX, where: str) -> tup
     if not np.isfinite(vertices).all() or (lead != lead[0]).any():
         raise ValueError(f"{where}: must lie in one plane, and its coordinates must be finite")
     if lead.shape[1] < wanted:
-        raise ValueError(f"{where}: has {vertices.shape[1]} axes, but the image has {wanted + 2}; draw shapes on the layer of the image")
+        raise ValueError(
+            f"{where}: has {vertices.shape[1]} axes, but the image has {wanted + 2}; draw shapes on the layer of the image"
+        )
     numbers = np.rint(lead[0, lead.shape[1] - wanted :]).astype(int).tolist()
     if page is not None and numbers.pop(0) != page:
         return None, points
@@ -88,7 +93,10 @@ def _pixels(kind: str, points: np.ndarray, size: tuple[int, int], where: str) ->
     # The corners of its box, one after the other: two sides span it.
     right, down = points[1] - points[0], points[2] - points[1]
     longest = max(float(right @ right), float(down @ down))
-    if abs(float(right @ down)) > 1e-3 * longest or np.abs(points[0] + points[2] - points[1] - points[3]).max() ** 2 > 1e-3 * longest:
+    if (
+        abs(float(right @ down)) > 1e-3 * longest
+        or np.abs(points[0] + points[2] - points[1] - points[3]).max() ** 2 > 1e-3 * longest
+    ):
         raise ValueError(f"{where}: its box is skewed, which is not supported; make it a polygon")
     radii = [float(np.hypot(*side)) / 2 for side in (right, down)]
     angle = float(np.degrees(np.arctan2(right[1], right[0])))

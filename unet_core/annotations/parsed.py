@@ -46,7 +46,9 @@ def read_json(file: Path, model: type[Document], name: str) -> Document:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{file}: is no {name} file ({place + ': ' if place else ''}{first['msg']}); is it complete?") from None
+        raise ValueError(
+            f"{file}: is no {name} file ({place + ': ' if place else ''}{first['msg']}); is it complete?"
+        ) from None
 
 
 def read_xml(file: Path, name: str) -> Element:
@@ -60,7 +62,9 @@ def read_xml(file: Path, name: str) -> Element:
     try:
         root: Element = fromstring(read_bytes(file), forbid_dtd=True)
     except DefusedXmlException:
-        raise ValueError(f"{file}: has a document type or entities, which are refused; {name} files have none") from None
+        raise ValueError(
+            f"{file}: has a document type or entities, which are refused; {name} files have none"
+        ) from None
     except (ParseError, LookupError, UnicodeError) as error:
         raise ValueError(f"{file}: is no {name} file ({error}); is it complete?") from None
     return root

@@ -19,8 +19,8 @@ MOST = 2**22
 def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np.ndarray:
     """Flat (C order) positions of the pixels inside closed rings, by the even-odd rule: a ring in a ring is a hole.
 
-    A centre that lies on an edge belongs to the shape on its right (or below), so that shapes that share an edge neither
-    overlap nor leave a gap. Exact for coordinates below 2^20 with steps of 1/2; others are rounded as float64.
+    A centre that lies on an edge belongs to the shape on its right (or below), so that shapes that share an edge
+    neither overlap nor leave a gap. Exact for coordinates below 2^20 with steps of 1/2; others are rounded as float64.
 
     Parameters
     ----------
@@ -54,7 +54,9 @@ def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], wher
     closed = [[_ring(points, where) for points in rings] for rings in several]
     crossed = sum(_crossed(ring, size[0]) for rings in closed for ring in rings)
     if crossed > MOST:
-        raise ValueError(f"{where}: its outline crosses the rows of the image {crossed} times, which no outline of an object does")
+        raise ValueError(
+            f"{where}: its outline crosses the rows of the image {crossed} times, which no outline of an object does"
+        )
     if not closed or not all(closed):
         raise ValueError(f"{where}: a shape without points")
     _check_inside(np.concatenate([ring for rings in closed for ring in rings]), size, where)
@@ -73,7 +75,9 @@ def _inside(closed: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     return spread(rows[::2] * width + columns[::2], columns[1::2] - columns[::2])
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float, size: tuple[int, int], where: str) -> np.ndarray:
+def ellipse(
+    centre: Sequence[float], radii: Sequence[float], angle: float, size: tuple[int, int], where: str
+) -> np.ndarray:
     """Flat positions of the pixels whose centres lie in an ellipse, or on its edge.
 
     Parameters
@@ -93,7 +97,9 @@ def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float, size:
         If a number is not finite, a radius is not above 0, or the whole ellipse lies outside of the image.
     """
     if not (np.abs([*centre, *radii, angle]) < 2**31).all() or min(radii) <= 0:
-        raise ValueError(f"{where}: an ellipse needs numbers below 2^31 and radii above 0 (centre {list(centre)}, radii {list(radii)})")
+        raise ValueError(
+            f"{where}: an ellipse needs numbers below 2^31 and radii above 0 (centre {list(centre)}, radii {list(radii)})"
+        )
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     reach = np.array([math.hypot(radii[0] * cosine, radii[1] * sine), math.hypot(radii[0] * sine, radii[1] * cosine)])
     low, high = np.array(centre) - reach, np.array(centre) + reach

@@ -12,7 +12,7 @@ import numpy as np
 from unet_core.annotations import raster
 from unet_core.annotations.layer import Found, Images, Layer, matched, modified, object_of, one_image_each, stem_of
 from unet_core.blocks import ZYX
-from unet_core.data_config import Annotation
+from unet_core.config.datasets import Annotation
 
 COLUMNS = ("ImageId", "EncodedPixels")
 
@@ -52,7 +52,9 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
     try:
         numbers = np.array([int(word) for word in runs.split()], np.int64)
     except (ValueError, OverflowError):
-        raise ValueError(f"{where}: EncodedPixels must be whole numbers, as in '1 3 10 2' (is: {runs[:50]!r})") from None
+        raise ValueError(
+            f"{where}: EncodedPixels must be whole numbers, as in '1 3 10 2' (is: {runs[:50]!r})"
+        ) from None
     if numbers.size % 2:
         raise ValueError(f"{where}: EncodedPixels must be pairs of start and length; there are {numbers.size} numbers")
     if shape[0] != 1:

@@ -14,8 +14,9 @@ def aggregated_jaccard_index(table: Contingency) -> float:
 
         AJI = sum of |T and S(T)| / (sum of |T or S(T)| + sum of |S| over the found objects that none took)
 
-    As in the original, a found object may be taken by several true ones, and its voxels then count each time; a true object
-    that nothing touches adds its own size to the union. Among equally good partners that of the lowest label is taken.
+    As in the original, a found object may be taken by several true ones, and its voxels then count each time; a true
+    object that nothing touches adds its own size to the union. Among equally good partners that of the lowest label is
+    taken.
 
     Parameters
     ----------

@@ -85,7 +85,11 @@ def contingency(truth: np.ndarray, found: np.ndarray, ignore: np.ndarray | None 
         counted = ignore.ravel() == 0
         t, f = t[counted], f[counted]
     # Neighbours along x mostly are of the same pair: runs of them are counted, so that few values have to be sorted.
-    starts = np.concatenate([[0], 1 + np.flatnonzero((t[1:] != t[:-1]) | (f[1:] != f[:-1]))]) if t.size else np.empty(0, np.int64)
+    starts = (
+        np.concatenate([[0], 1 + np.flatnonzero((t[1:] != t[:-1]) | (f[1:] != f[:-1]))])
+        if t.size
+        else np.empty(0, np.int64)
+    )
     return _collect(t[starts], f[starts], np.diff(starts, append=t.size))
 
 

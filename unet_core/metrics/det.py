@@ -29,13 +29,15 @@ def count_operations(table: Contingency) -> Detection:
     """Operations on the objects of one image.
 
     A true object is detected by the found object that covers more than half of it. One that detects n true objects must
-    be split n - 1 times; true objects that nothing detects are to be added, found objects that detect nothing to be removed.
+    be split n - 1 times; true objects that nothing detects are to be added, found objects that detect nothing to be
+    removed.
 
     Parameters
     ----------
     table : Contingency
-        Of one image. The challenge counts markers of the objects (its TRA images), which are smaller than the objects and
-        drawn for all of them; here the annotated masks stand in for the markers, so that values can differ from its own.
+        Of one image. The challenge counts markers of the objects (its TRA images), which are smaller than the objects
+        and drawn for all of them; here the annotated masks stand in for the markers, so that values can differ from its
+        own.
 
     Returns
     -------
@@ -53,7 +55,8 @@ def count_operations(table: Contingency) -> Detection:
 def detection_score(counts: Detection) -> float | None:
     """Return DET = 1 - min(AOGM-D, AOGM-D0) / AOGM-D0.
 
-    AOGM-D = 5 splits + 10 false negatives + 1 false positive each; AOGM-D0 is that of an empty result, 10 for each true object.
+    AOGM-D = 5 splits + 10 false negatives + 1 false positive each; AOGM-D0 is that of an empty result, 10 for each true
+    object.
 
     Parameters
     ----------
@@ -67,8 +70,9 @@ def detection_score(counts: Detection) -> float | None:
 
     References
     ----------
-    Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS ONE 2015 (AOGM).
-    Maska et al.: The Cell Tracking Challenge: 10 years of objective benchmarking, Nature Methods 2023 (DET).
+    ---------- Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS
+    ONE 2015 (AOGM). Maska et al.: The Cell Tracking Challenge: 10 years of objective benchmarking, Nature Methods 2023
+    (DET).
     """
     empty = FALSE_NEGATIVE * counts.objects
     cost = SPLIT * counts.splits + FALSE_NEGATIVE * counts.false_negatives + FALSE_POSITIVE * counts.false_positives

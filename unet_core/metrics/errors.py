@@ -32,9 +32,10 @@ def object_errors(table: Contingency) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `label` (0 for a spurious object), `voxels` (of the true object; of the found one where it is spurious), `best_iou` (highest
-        IoU with any object of the other side), `match` (label of the found object that has it, 0 for none; that of the spurious
-        object itself), `kind`. True objects in the order of labels, then the spurious ones.
+        `label` (0 for a spurious object), `voxels` (of the true object; of the found one where it is spurious),
+        `best_iou` (highest IoU with any object of the other side), `match` (label of the found object that has it, 0
+        for none; that of the spurious object itself), `kind`. True objects in the order of labels, then the spurious
+        ones.
     """
     (labels, sizes), (found_labels, found_sizes) = table.truth_sizes(), table.found_sizes()
     i, j, shared, iou = table.pairs()

@@ -19,9 +19,9 @@ def v_rand(table: Contingency) -> float:
     Parameters
     ----------
     table : Contingency
-        Of one image. Counted are voxels that are not background in the truth (foreground-restricted). Each background voxel
-        of the result counts as an object of its own; `adapted_rand_error`, like scikit-image, takes them as one object and
-        leaves out pairs of a voxel with itself, and otherwise is 1 - V_rand.
+        Of one image. Counted are voxels that are not background in the truth (foreground-restricted). Each background
+        voxel of the result counts as an object of its own; `adapted_rand_error`, like scikit-image, takes them as one
+        object and leaves out pairs of a voxel with itself, and otherwise is 1 - V_rand.
 
     Returns
     -------
@@ -30,8 +30,9 @@ def v_rand(table: Contingency) -> float:
 
     Notes
     -----
-    Not done: the challenge thins the borders of the result first (watershed), so that their thickness costs nothing, and takes
-    the best score over all thresholds of the boundary map. Here objects are taken as they were found.
+    ----- Not done: the challenge thins the borders of the result first (watershed), so that their thickness costs
+    nothing, and takes the best score over all thresholds of the boundary map. Here objects are taken as they were
+    found.
 
     References
     ----------
@@ -61,7 +62,8 @@ def v_info(table: Contingency) -> float:
     Returns
     -------
     float
-        From 0 to 1 (perfect). 1 where truth and result each are one object in the counted voxels, or where there are none.
+        From 0 to 1 (perfect). 1 where truth and result each are one object in the counted voxels, or where there are
+        none.
 
     References
     ----------
@@ -90,7 +92,9 @@ def _shares(table: Contingency) -> _Shares:
     in_truth = table.truth > 0
     in_both = in_truth & (table.found > 0)
     total = max(int(table.voxels[in_truth].sum()), 1)
-    truth, found = (_sums(labels[part], table.voxels[part]) for labels, part in ((table.truth, in_truth), (table.found, in_both)))
+    truth, found = (
+        _sums(labels[part], table.voxels[part]) for labels, part in ((table.truth, in_truth), (table.found, in_both))
+    )
     background = int(table.voxels[in_truth & ~in_both].sum())
     return _Shares(table.voxels[in_both] / total, truth / total, found / total, background / total, 1 / total)
 

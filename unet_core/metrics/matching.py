@@ -36,7 +36,8 @@ def matchings(table: Contingency, thresholds: Sequence[float]) -> list[Matching]
     table : Contingency
         Of one image.
     thresholds : sequence of float
-        Each at least 0.5: then an object can only match one other, and no assignment problem is to be solved. (At exactly
+        Each at least 0.5: then an object can only match one other, and no assignment problem is to be solved. (At
+        exactly
         0.5 two pairs could share an object only if one of them were split into equal halves; the first is taken.)
 
     Returns
@@ -47,7 +48,10 @@ def matchings(table: Contingency, thresholds: Sequence[float]) -> list[Matching]
     n_truth, n_found = table.truth_sizes()[0].size, table.found_sizes()[0].size
     matched = matched_pairs(table, min(thresholds))[2]
     kept = [matched[matched >= threshold] for threshold in thresholds]
-    return [Matching(values.size, n_found - values.size, n_truth - values.size, sum(values.tolist(), 0.0)) for values in kept]
+    return [
+        Matching(values.size, n_found - values.size, n_truth - values.size, sum(values.tolist(), 0.0))
+        for values in kept
+    ]
 
 
 def matched_pairs(table: Contingency, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

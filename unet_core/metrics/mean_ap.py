@@ -14,14 +14,14 @@ THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 def mean_average_precision(matchings: Sequence[Matching]) -> float:
     """Mean of tp / (tp + fp + fn) over the thresholds.
 
-    This is the measure of the Data Science Bowl 2018. It is not the one of COCO, which ranks objects by confidence: objects
-    here have none.
+    This is the measure of the Data Science Bowl 2018. It is not the one of COCO, which ranks objects by confidence:
+    objects here have none.
 
     Parameters
     ----------
     matchings : sequence of Matching
-        One for each of `THRESHOLDS`, of one image or the sums of those of a data set. (The Bowl took the mean over images;
-        sums count each object alike.)
+        One for each of `THRESHOLDS`, of one image or the sums of those of a data set. (The Bowl took the mean over
+        images; sums count each object alike.)
 
     Returns
     -------

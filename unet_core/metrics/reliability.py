@@ -53,9 +53,12 @@ def reliability_curve(counts: Reliability) -> list[tuple[float, float, int]]:
     levels = np.arange(LEVELS)
     of_bin = np.minimum(levels * BINS // (LEVELS - 1), BINS - 1)
     voxels, foreground, mass = (
-        np.bincount(of_bin, values, BINS) for values in (counts.voxels, counts.foreground, counts.voxels * levels / (LEVELS - 1))
+        np.bincount(of_bin, values, BINS)
+        for values in (counts.voxels, counts.foreground, counts.voxels * levels / (LEVELS - 1))
     )
-    return [(float(mass[i] / voxels[i]), float(foreground[i] / voxels[i]), int(voxels[i])) for i in np.flatnonzero(voxels)]
+    return [
+        (float(mass[i] / voxels[i]), float(foreground[i] / voxels[i]), int(voxels[i])) for i in np.flatnonzero(voxels)
+    ]
 
 
 def expected_calibration_error(counts: Reliability) -> float:
@@ -63,7 +66,8 @@ def expected_calibration_error(counts: Reliability) -> float:
 
     References
     ----------
-    Guo et al.: On Calibration of Modern Neural Networks. ICML 2017, equation 3 (there of the most probable class, here of the foreground).
+    ---------- Guo et al.: On Calibration of Modern Neural Networks. ICML 2017, equation 3 (there of the most probable
+    class, here of the foreground).
     """
     curve = reliability_curve(counts)
     total = sum(voxels for *_, voxels in curve)

@@ -24,8 +24,8 @@ def size_strata(voxels: np.ndarray, seg: np.ndarray, matched: np.ndarray) -> lis
     Returns
     -------
     list of dict
-        `size` (small, medium or large), `min_voxels`, `max_voxels`, `n_objects`, `seg` (mean) and `recall50`. Objects of one size are
-        in one third, so that a third may be missing.
+        `size` (small, medium or large), `min_voxels`, `max_voxels`, `n_objects`, `seg` (mean) and `recall50`. Objects
+        of one size are in one third, so that a third may be missing.
     """
     if not voxels.size:
         return []

@@ -21,7 +21,8 @@ class Surface:
     Attributes
     ----------
     of_truth, of_found : dict
-        Distance in micrometres -> number of voxels of the true, and of the found boundary; infinite where nothing is within reach.
+        Distance in micrometres -> number of voxels of the true, and of the found boundary; infinite where nothing is
+        within reach.
     """
 
     of_truth: dict[float, int]
@@ -72,7 +73,9 @@ def boundary(labels: np.ndarray, ignore: np.ndarray | None = None) -> np.ndarray
     return edge & (labels > 0)
 
 
-def compare_boundaries(truth: np.ndarray, found: np.ndarray, inner: tuple[slice, ...], spacing: Spacing, reach: float) -> Surface:
+def compare_boundaries(
+    truth: np.ndarray, found: np.ndarray, inner: tuple[slice, ...], spacing: Spacing, reach: float
+) -> Surface:
     """Distances of the boundary voxels of a block.
 
     Parameters
@@ -142,8 +145,8 @@ def hausdorff_distance(surface: Surface) -> float | None:
     Returns
     -------
     float or None
-        In micrometres, 0 is perfect; 0 where neither has boundaries, None where only one of them has; infinite where it is beyond
-        the reach of the measurement.
+        In micrometres, 0 is perfect; 0 where neither has boundaries, None where only one of them has; infinite where it
+        is beyond the reach of the measurement.
 
     References
     ----------
@@ -160,7 +163,9 @@ def _distances(edge: np.ndarray, other: np.ndarray, shared: int, spacing: Spacin
     distance = np.full(len(points), np.inf)
     if len(others):
         # Nearest neighbours are looked for up to a little beyond, since the tree excludes the bound itself.
-        distance = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, distance_upper_bound=reach * (1 + 1e-9))[0]
+        distance = cKDTree(others, balanced_tree=False, compact_nodes=False).query(
+            points, distance_upper_bound=reach * (1 + 1e-9)
+        )[0]
     values, count = np.unique(np.round(distance, DIGITS), return_counts=True)
     return _sum({0.0: shared} if shared else {}, dict(zip(values.tolist(), count.tolist(), strict=True)))
 

@@ -23,14 +23,15 @@ def thin_borders(labels: np.ndarray, ignore: np.ndarray | None = None, reach: in
     Returns
     -------
     ndarray
-        Each background pixel has the label of an object that is nearest in steps, if it is within reach; of several such
-        objects that of the lowest label reached the pixel's neighbours. A result is right at least `reach` pixels from the
-        edge of a block, so that it does not depend on blocks that are read with this much more around them.
+        Each background pixel has the label of an object that is nearest in steps, if it is within reach; of several
+        such objects that of the lowest label reached the pixel's neighbours. A result is right at least `reach` pixels
+        from the edge of a block, so that it does not depend on blocks that are read with this much more around them.
 
     Notes
     -----
-    The challenge floods all of the background (watershed). In membranes, which are thinner than the reach, that is the same but
-    for the line of one pixel that it may leave; between cells that lie apart it would turn those that were missed into merged ones.
+    ----- The challenge floods all of the background (watershed). In membranes, which are thinner than the reach, that
+    is the same but for the line of one pixel that it may leave; between cells that lie apart it would turn those that
+    were missed into merged ones.
 
     References
     ----------

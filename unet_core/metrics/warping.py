@@ -22,8 +22,8 @@ class Warping(NamedTuple):
 def warp(truth: np.ndarray, found: np.ndarray, ignore: np.ndarray | None = None) -> Warping:
     """Warp the true foreground of a plane towards the found one, and count the pixels where they still differ.
 
-    A pixel of the truth that differs from the result is flipped if that changes neither the number of objects nor that of
-    holes anywhere (a simple point), for as long as there are such pixels, in raster order.
+    A pixel of the truth that differs from the result is flipped if that changes neither the number of objects nor that
+    of holes anywhere (a simple point), for as long as there are such pixels, in raster order.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ def warp(truth: np.ndarray, found: np.ndarray, ignore: np.ndarray | None = None)
 
     Notes
     -----
-    Objects are connected over edges (4 neighbours), background over corners too; beyond the plane is background. The least
-    error over all sequences of flips is not searched for: like the challenge's own program this takes one of them, and the
-    value is an upper bound. Movement is not limited.
+    ----- Objects are connected over edges (4 neighbours), background over corners too; beyond the plane is background.
+    The least error over all sequences of flips is not searched for: like the challenge's own program this takes one of
+    them, and the value is an upper bound. Movement is not limited.
 
     References
     ----------

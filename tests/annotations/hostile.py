@@ -1,0 +1,37 @@
+"""Reads one hostile annotation in a process with 1 GiB beside what it starts with: ``python -m tests.hostile FORMAT FILE``.
+
+Prints the error that the reader gives; any other end is a fault.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.layer import Images
+from unet_core.config.datasets import Annotation
+
+SHAPE = (1, 40, 50)
+
+
+def main(name: str, file: str) -> None:
+    """Find and read the annotation of image `a`."""
+    with open("/proc/self/statm", encoding="ascii") as status:
+        used = int(status.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+    images: Images = [("a", None)]
+    try:
+        FORMATS[name].find(file, images)
+        files = (Path(file),)
+        for layer in FORMATS[name].read(
+            files, images[0], SHAPE, Annotation.model_validate({"format": name, "path": file})
+        ):
+            assert layer.position.size <= SHAPE[1] * SHAPE[2]
+    except ValueError as error:
+        print(f"ValueError: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

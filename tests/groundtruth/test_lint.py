@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from unet_core.annotations.layer import Layer, layer_of, object_of
+from unet_core.groundtruth.canvas import Canvas
+from unet_core.groundtruth.check.lint import LISTED, SLIVER, Finding, findings_of, statistics_of
+from unet_core.groundtruth.check.outliers import drift, outliers, twins
+
+
+def painted(*layers: Any, overlaps: str = "later") -> Canvas:
+    """Layers are label arrays, or layers as they are."""
+    arrays_ = [layer if isinstance(layer, Layer) else np.atleast_3d(np.asarray(layer, np.uint32)) for layer in layers]
+    shape = next((array.shape for array in arrays_ if not isinstance(array, Layer)), (1, 6, 8))
+    canvas = Canvas(shape, overlaps)
+    for array in arrays_:
+        canvas.add(array if isinstance(array, Layer) else layer_of(array), 1)
+    return canvas
+
+
+def plane(text: str) -> np.ndarray:
+    """Labels as drawn, a point for background."""
+    return np.array([[[0 if letter == "." else int(letter) for letter in line] for line in text.split()]], np.uint32)
+
+
+def found(*layers: Any, **options: Any) -> list[tuple[str, list[int] | None, str]]:
+    return [(one.kind, one.voxel, one.text) for one in findings_of(painted(*layers, **options))]
+
+
+def test_nothing_is_found_in_proper_objects() -> None:
+    assert found(plane("111..222 111..222 111..222 ........ 333..... 333.....")) == []
+    assert found(np.zeros((1, 6, 8))) == []
+
+
+def test_objects_in_parts_and_of_one_voxel() -> None:
+    text = "11...222 11...222 ........ ..3..... ........ 11......"
+    assert found(plane(text)) == [
+        ("parts", [0, 0, 0], "object 1 is in 2 parts, the first of 4 voxels"),
+        ("speck", [0, 3, 2], "object 3 is a single voxel"),
+    ]
+    # What touches at a corner is one part.
+    assert found(plane("11...... 11...... ..11.... ..11.... ........ ........")) == []
+
+
+def test_holes_of_one_object_that_are_not_ignored() -> None:
+    ring = plane("........ .11111.. .1...1.. .1.2.1.. .1...1.. .11111..")
+    # Around the nested object the gap belongs to two.
+    assert [kind for kind, _, _ in found(ring)] == ["speck", "sliver"]
+    ring[ring == 2] = 0
+    assert ("hole", [0, 2, 2], "object 1 has a hole of 9 voxels") in found(ring)
+    canvas = painted(ring)
+    canvas.ignore[0, 2, 3] = 1
+    assert "hole" not in [finding.kind for finding in findings_of(canvas)]
+    # At the border of the image nothing is enclosed.
+    assert "hole" not in [kind for kind, _, _ in found(ring[:, 2:])]
+
+
+def test_a_hole_in_a_volume_is_closed_on_all_sides() -> None:
+    solid = np.ones((3, 5, 5), np.uint32)
+    solid[1, 2, 2] = 0
+    assert ("hole", [1, 2, 2], "object 1 has a hole of 1 voxels") in found(solid)
+    solid[:, 2, 2] = 0
+    assert "hole" not in [kind for kind, _, _ in found(solid)]
+
+
+def test_thin_and_large_objects() -> None:
+    assert found(plane("1....... 1....... 1....... 1....... ........ ........")) == []
+    kinds = [kind for kind, _, _ in found(plane("11111111 11111111 ........ ........ ........ ........"))]
+    # Beyond the image an object may go on.
+    assert kinds == []
+    text = "........ 11111111 11111111 ........ ........ ........"
+    assert found(plane(text)) == [("sliver", [0, 1, 0], "object 1 has 16 voxels and is nowhere thicker than 2")]
+    assert found(np.ones((1, 6, 8))) == [("large", [0, 0, 0], "object 1 covers 100 % of the image")]
+
+
+def test_overlaps_name_the_objects_as_the_annotation_does() -> None:
+    first, second = (object_of(np.arange(*ends), name=f"ROI {ends[0]}") for ends in ((0, 8), (6, 20)))
+    ((kind, voxel, text),) = [one for one in found(first, second) if one[0] == "overlap"]
+    assert (kind, voxel, text) == ("overlap", [0, 0, 6], "ROI 0 and ROI 6 share 2 voxels")
+    assert (
+        found(first, second)[0][0] == "overlap"
+        and findings_of(painted(first, second, overlaps="error"))[0].level == "error"
+    )
+    twice = [one for one in found(first, first) if one[0] == "duplicate"]
+    assert twice == [("duplicate", [0, 0, 0], "ROI 0 is ROI 0 drawn again (they share 8 voxels, an IoU of 1.00)")]
+
+
+@pytest.mark.parametrize(("last", "told"), [(255, True), (254, False)])
+def test_numbers_that_end_with_their_type(last: int, told: bool) -> None:
+    labels = np.zeros((1, 64, 64), np.uint32)
+    labels.reshape(-1)[: 4 * last] = np.repeat(np.arange(1, last + 1), 4)
+    assert ("overflow" in [kind for kind, _, _ in found(labels)]) == told
+
+
+def test_masks_of_classes_are_not_objects() -> None:
+    dots = np.zeros((1, 40, 40), np.uint32)
+    for y in range(0, 40, 5):
+        dots[0, y : y + 3, 5:8] = dots[0, y : y + 3, 15:18] = 1
+    assert ("classes", None) in [(kind, voxel) for kind, voxel, _ in found(dots)]
+
+
+def test_many_findings_are_counted() -> None:
+    labels = np.zeros((1, 40, 40), np.uint32)
+    labels[0, ::4, ::4] = np.arange(1, 101).reshape(10, 10)
+    specks = [text for kind, _, text in found(labels) if kind == "speck"]
+    assert len(specks) == LISTED + 1 and specks[-1] == f"{100 - LISTED} more of this kind"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    arrays(np.uint32, st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 4))
+)
+def test_findings_are_those_of_scipy(labels: np.ndarray) -> None:
+    kinds: dict[str, set[str]] = {}
+    for finding in findings_of(painted(labels)):
+        kinds.setdefault(finding.kind, set()).add(" ".join(finding.text.split()[:2]))
+    flat = len(labels) == 1
+    known: dict[str, set[str]] = {}
+    for number in np.unique(labels[labels > 0]):
+        own, name = labels == number, f"object {number}"
+        if ndimage.label(own, np.ones((3, 3, 3)))[1] > 1:
+            known.setdefault("parts", set()).add(name)
+        if own.sum() == 1:
+            known.setdefault("speck", set()).add(name)
+        cross = np.zeros((3, 3, 3), bool)
+        cross[1, 1], cross[1, :, 1] = True, True
+        if own.sum() >= SLIVER and not ndimage.binary_erosion(own, cross, border_value=1).any():
+            known.setdefault("sliver", set()).add(name)
+        if own.sum() > own.size / 2:
+            known.setdefault("large", set()).add(name)
+        filled = (
+            ndimage.binary_fill_holes(own[0], ndimage.generate_binary_structure(2, 1))[None]
+            if flat
+            else ndimage.binary_fill_holes(own)
+        )
+        # Objects in the hole make it a nest, if they touch this one.
+        gaps, count = ndimage.label(labels == 0, ndimage.generate_binary_structure(3, 1))
+        for gap in range(1, count + 1):
+            around = set(labels[ndimage.binary_dilation(gaps == gap, ndimage.generate_binary_structure(3, 1))]) - {0}
+            if filled[gaps == gap].all() and around == {number}:
+                known.setdefault("hole", set()).add(name)
+    for kind in ("parts", "speck", "sliver", "large", "hole"):
+        assert kinds.get(kind, set()) == known.get(kind, set()), kind
+
+
+# ---- axes and scale ----
+
+CHANGES = {
+    "mirrored top to bottom": lambda labels: labels[:, ::-1],
+    "mirrored left to right": lambda labels: labels[:, :, ::-1],
+    "transposed": lambda labels: labels.transpose(0, 2, 1),
+    "scaled by 2": lambda labels: np.pad(labels[:, ::2, ::2], ((0, 0), (0, 128), (0, 128))),
+    "scaled by 1/2": lambda labels: np.repeat(np.repeat(labels, 2, 1), 2, 2)[:, :256, :256],
+}
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """Labels of discs at random places, and a noisy image of them."""
+    random = np.random.default_rng(0)
+    labels = np.zeros((1, 256, 256), np.uint32)
+    y, x = np.mgrid[:256, :256]
+    for number, (cy, cx, radius) in enumerate(random.uniform((15, 15, 5), (241, 200, 14), (25, 3)), start=1):
+        labels[0, (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = number
+    return labels, 50 * (labels[0] > 0) + random.normal(100, 15, (256, 256))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_mirrored_turned_and_scaled_annotations_are_found(scene: tuple[np.ndarray, np.ndarray], change: str) -> None:
+    labels, gray = scene
+    texts = [
+        finding.text for finding in findings_of(painted(CHANGES[change](labels)), gray) if finding.kind == "misplaced"
+    ]
+    assert len(texts) == 1 and f"where the annotation is {change} (" in texts[0]
+
+
+def test_annotations_in_their_place_are_not_told(scene: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, gray = scene
+    random = np.random.default_rng(1)
+    for image in (gray, -gray, random.normal(0, 1, gray.shape), np.zeros_like(gray)):
+        assert "misplaced" not in [finding.kind for finding in findings_of(painted(labels), image)]
+
+
+def test_real_annotations_are_found_mirrored_and_not_as_they_are(real_data: Path) -> None:
+    for mask in sorted((real_data / "u373" / "01_GT" / "SEG").glob("*.tif"))[:4]:
+        labels = tifffile.imread(mask).astype(np.uint32)[None]
+        gray = tifffile.imread(real_data / "u373" / "01" / f"t{mask.stem[-3:]}.tif")
+        for array, wanted in ((labels, False), (labels[:, ::-1], True)):
+            assert ("misplaced" in [finding.kind for finding in findings_of(painted(array), gray)]) == wanted
+
+
+# ---- between samples ----
+
+
+def test_statistics_are_of_what_is_annotated() -> None:
+    labels, ignore = plane("11..22.. 11..22.. ........"), np.zeros((1, 3, 8), np.uint8)
+    labels[0, 2, 0], ignore[0, :, 6:] = 1, 1
+    gray = np.where(labels[0] > 0, 30.0, 10.0)
+    values = statistics_of(labels, ignore, gray)
+    assert values == {"objects": 2, "area": 4.5, "density": 1e6 * 2 / 18, "contrast": pytest.approx(20 / gray.std())}
+    assert statistics_of(labels * 0, ignore, gray) == {"objects": 0, "area": None, "density": 0.0, "contrast": None}
+
+
+def statistics(areas: list[float]) -> dict[str, dict[str, Any]]:
+    return {f"{n:02}": {"objects": 9, "area": area, "density": 5.0, "contrast": 1.0} for n, area in enumerate(areas)}
+
+
+def test_empty_samples_and_other_scales() -> None:
+    values = statistics([100, 110, 90, 105, 24, 520])
+    values["none"] = {"objects": 0, "area": None, "density": 0.0, "contrast": None}
+    assert [(name, one.kind) for name, one in outliers(values)] == [("none", "empty"), ("05", "scale")]
+    assert outliers({"none": values["none"]}) == []
+
+
+def test_the_same_image_under_two_names() -> None:
+    splits = {"a": "train", "b": "test", "c": "train"}
+    assert twins({"a": "x", "b": "x", "c": "y"}, splits) == [
+        ("b", Finding("warning", "twin", None, "is the same image as a, but a is in train and b in test"))
+    ]
+
+
+def test_a_batch_that_differs_is_told_once() -> None:
+    random = np.random.default_rng(0)
+    values = statistics([*random.normal(100, 10, 20), *random.normal(200, 20, 10)])
+    batches = {name: "1" if number < 20 else "2" for number, name in enumerate(values)}
+    (finding,) = drift(values, batches)
+    assert finding.kind == "drift" and finding.text.startswith("batch 2: median size of objects")
+    assert drift(statistics([*random.normal(100, 10, 30)]), batches) == []
+    # Few samples say nothing.
+    assert drift(dict([*values.items()][17:24]), batches) == []

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from unet_core.config.datasets import ConfigError, Dataset, Split
+from unet_core.config.options import Config
+from unet_core.config.parse import parse_config
+from unet_core.groundtruth.samples import Sample, check_data, content_of, expand, find_samples, split_of
+
+ALL_TRAIN = {"test": 0, "validation": 0}
+KNOWN_SPLITS = ["train", "test", "train", "validation", "test", "validation"]
+
+
+def image(path: Path, shape: tuple[int, ...] = (2, 3)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, np.zeros(shape, np.uint8), photometric="minisblack")
+    return path
+
+
+def dataset(images: Any, **options: Any) -> Dataset:
+    return Dataset.model_validate({"images": images, "split": ALL_TRAIN} | options)
+
+
+def labels(folder: Path) -> list[dict[str, Any]]:
+    return [{"format": "labels", "path": f"{folder}/{{stem}}.tif"}]
+
+
+def config(*images: Path, **options: Any) -> Config:
+    return parse_config(
+        {"datasets": {"cells": {"images": [str(path) for path in images], "split": ALL_TRAIN} | options}}
+    )
+
+
+def names(cfg: Dataset) -> list[str]:
+    samples, problems = find_samples(cfg)
+    assert problems == []
+    return [sample.name for sample in samples]
+
+
+def problems(cfg: Dataset) -> list[str]:
+    return find_samples(cfg)[1]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Images a, b, c in `images`, label images for them in `masks`."""
+    for name in "abc":
+        image(tmp_path / "images" / f"{name}.tif")
+        image(tmp_path / "masks" / f"{name}.tif")
+    return tmp_path
+
+
+def test_a_pattern_a_list_and_a_file_name_find_images_in_the_order_of_their_names(three: Path) -> None:
+    folder = three / "images"
+    assert names(dataset(f"{folder}/*.tif")) == ["a", "b", "c"]
+    assert names(dataset(f"{three}/**/images/*.tif")) == ["a", "b", "c"]
+    assert names(dataset([f"{folder}/c.tif", f"{folder}/a.tif"])) == ["a", "c"]
+    assert names(dataset(f"{folder}/b.tif")) == ["b"]
+
+
+def test_an_image_that_is_listed_twice_is_one_sample(three: Path) -> None:
+    assert names(dataset([f"{three}/images/*.tif", f"{three}/images/a.tif"])) == ["a", "b", "c"]
+
+
+def test_names_may_have_spaces_points_brackets_and_unicode(tmp_path: Path) -> None:
+    written = ["Zellkern größe", "cell 1.5x", "plate[1]", "核"]
+    for name in written:
+        image(tmp_path / "my images [1]" / f"{name}.tif")
+        image(tmp_path / "my masks [1]" / f"{name}.tif")
+    listed = [f"{tmp_path}/my images [1]/{name}.tif" for name in written]
+    samples, wrong = find_samples(dataset(listed, annotations=labels(tmp_path / "my masks [1]")))
+    assert wrong == []
+    assert [sample.name for sample in samples] == sorted(written)
+    assert [sample.annotations[0][0].stem for sample in samples] == sorted(written)
+
+
+def test_home_and_environment_variables_are_filled_in(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(three))
+    monkeypatch.setenv("CELLS", "images")
+    assert expand("~/$CELLS/*.tif") == f"{three}/images/*.tif"
+    assert names(dataset("~/${CELLS}/*.tif")) == ["a", "b", "c"]
+
+
+def test_an_unset_environment_variable_is_named(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    assert problems(dataset("$NOWHERE/*.tif")) == [
+        "images: the environment variable $NOWHERE in '$NOWHERE/*.tif' is not set"
+    ]
+    cfg = dataset(f"{three}/images/*.tif", annotations=[{"format": "rle", "path": "${NOWHERE}/a.csv"}])
+    assert problems(cfg)[0] == "annotations.0: the environment variable ${NOWHERE} in '${NOWHERE}/a.csv' is not set"
+
+
+def test_an_unset_environment_variable_of_results_or_a_model_is_named(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    raw = {
+        "results": "$NOWHERE/results",
+        "datasets": {"cells": {"images": f"{three}/images/*.tif"}},
+        "models": {"cells": {"path": "$NOWHERE/bought"}},
+    }
+    with pytest.raises(ConfigError) as error:
+        check_data(parse_config(raw))
+    assert str(error.value).splitlines()[1:] == [
+        "  - results: the environment variable $NOWHERE in '$NOWHERE/results' is not set",
+        "  - models.cells.path: the environment variable $NOWHERE in '$NOWHERE/bought' is not set",
+    ]
+
+
+def test_a_dollar_in_the_name_of_a_file_is_no_variable(tmp_path: Path) -> None:
+    image(tmp_path / "a$b.tif")
+    assert names(dataset(f"{tmp_path}/a$b.tif")) == ["a$b"]
+
+
+def test_missing_images_are_told_with_pattern_and_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert problems(dataset(["a/*.tif", "b.tif"])) == [
+        f"images: no file matches 'a/*.tif' (working folder: {tmp_path})",
+        f"images: no file matches 'b.tif' (working folder: {tmp_path})",
+    ]
+
+
+def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").touch()
+    assert problems(dataset(f"{tmp_path}/*")) == [
+        f"images: {tmp_path}/a.bmp: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, .lif, .nd2"
+    ]
+
+
+def test_two_files_of_the_same_name_are_an_error_that_names_both(tmp_path: Path) -> None:
+    one, two = image(tmp_path / "01" / "t000.tif"), image(tmp_path / "02" / "t000.tif")
+    image(tmp_path / "01" / "t001.tif")
+    image(tmp_path / "02" / "t001.tif")
+    image(tmp_path / "02" / "t002.tif")
+    assert problems(dataset(f"{tmp_path}/*/*.tif")) == [
+        f"images: several files have the same name (t000, t001; as {one}, {two}); make each folder a data set of its own, or rename files"
+    ]
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_each_page_of_a_time_axis_is_a_sample(tmp_path: Path, compression: str | None) -> None:
+    tifffile.imwrite(
+        tmp_path / "film.tif", np.zeros((3, 4, 5), np.uint8), photometric="minisblack", compression=compression
+    )
+    samples, wrong = find_samples(dataset(f"{tmp_path}/film.tif", axes="tyx"))
+    assert wrong == []
+    assert [(sample.name, sample.stem, sample.page) for sample in samples] == [
+        ("film_0000", "film", 0),
+        ("film_0001", "film", 1),
+        ("film_0002", "film", 2),
+    ]
+
+
+def test_axes_that_do_not_fit_a_file_with_time_are_an_error_that_names_it(tmp_path: Path) -> None:
+    film = image(tmp_path / "film.tif", (4, 5))
+    assert problems(dataset(str(film), axes="tyx")) == [
+        f"images: {film} has 2 axes (shape (4, 5)), but axes says 'tyx'"
+    ]
+
+
+def test_a_damaged_file_with_time_is_an_error_that_names_it(tmp_path: Path) -> None:
+    film = tmp_path / "film.tif"
+    film.write_bytes(b"II*\0")
+    (line,) = problems(dataset(str(film), axes="tyx"))
+    assert line.startswith(f"images: {film}: cannot be read as TIFF (") and line.endswith("is it complete?")
+
+
+def test_paths_inside_a_file_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").touch()
+    samples, _ = find_samples(dataset(f"{tmp_path}/*.h5:volumes/raw"))
+    assert [(sample.name, sample.internal) for sample in samples] == [("a", "volumes/raw")]
+
+
+def test_shares_by_hash_do_not_move_samples_when_others_are_added() -> None:
+    split = Split(test=0.3, validation=0.2)
+    before = {f"t{number:03d}": split_of(f"t{number:03d}", split) for number in range(200)}
+    # By hash alone: known answers, so that a data set keeps its split in later versions too.
+    assert [before[name] for name in ("t000", "t001", "t002", "t003", "t004", "t005")] == KNOWN_SPLITS
+    counts = [sum(part == name for part in before.values()) for name in ("train", "validation", "test")]
+    assert 80 < counts[0] < 120 and 25 < counts[1] < 55 and 40 < counts[2] < 80
+
+
+def test_splits_of_a_growing_data_set_stay(tmp_path: Path) -> None:
+    def splits() -> dict[str, str]:
+        samples, _ = find_samples(
+            dataset(f"{tmp_path}/images/*.tif", annotations=labels(tmp_path / "masks"), split={"test": 0.5})
+        )
+        return {sample.name: sample.split for sample in samples}
+
+    for number in (3, 5, 8, 11, 12):
+        image(tmp_path / "images" / f"{number}.tif")
+        image(tmp_path / "masks" / f"{number}.tif")
+    before = splits()
+    for number in (1, 4, 9, 20):
+        image(tmp_path / "images" / f"{number}.tif")
+        image(tmp_path / "masks" / f"{number}.tif")
+    after = splits()
+    assert len(after) == 9
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("t001", "test"), ("t002", "validation"), ("t012", "validation"), ("t030", "train"), ("T001", "train")],
+)
+def test_splits_by_pattern_come_before_shares(name: str, expected: str) -> None:
+    assert split_of(name, Split(test=["t001", "x*"], validation=["t00?", "t01[2-4]"])) == expected
+
+
+def test_a_pattern_for_the_test_split_with_a_share_for_validation() -> None:
+    split = Split(test=["t001"], validation=1.0)
+    assert (split_of("t001", split), split_of("t002", split)) == ("test", "validation")
+
+
+def test_a_split_that_gets_no_sample_is_an_error_with_the_names_to_choose_from(three: Path) -> None:
+    options: dict[str, Any] = {"annotations": labels(three / "masks")}
+    assert problems(dataset(f"{three}/images/*.tif", split={"test": ["z*"], "validation": 0}, **options)) == [
+        "split.test: no annotated sample matches ['z*']; give names (of: a, b, c), a larger share, or 0"
+    ]
+    assert problems(dataset(f"{three}/images/*.tif", split={"test": 0, "validation": 1e-9}, **options)) == [
+        "split.validation: a share of 1e-09 is none of 3 samples; give names (of: a, b, c), a larger share, or 0"
+    ]
+
+
+def test_a_data_set_without_training_samples_cannot_be_trained_on(three: Path) -> None:
+    cfg = config(three / "images" / "*.tif", annotations=labels(three / "masks"), split={"test": 1, "validation": 0})
+    with pytest.raises(
+        ConfigError, match="models.cells: no training sample in cells; annotate more or lower the shares of split"
+    ):
+        check_data(cfg)
+
+
+def test_a_data_set_without_annotations_is_unannotated(three: Path) -> None:
+    samples, wrong = find_samples(dataset(f"{three}/images/*.tif"))
+    assert wrong == []
+    assert [(sample.split, sample.annotations) for sample in samples] == [("unannotated", ())] * 3
+
+
+def test_images_without_annotation_are_an_error_unless_allowed(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    cfg = dataset(f"{three}/images/*.tif", annotations=labels(three / "masks"))
+    assert problems(cfg) == [
+        f"annotations.0: no annotation for b.tif in {three}/masks/{{stem}}.tif; add it, or set unmatched: allow",
+    ]
+    samples, wrong = find_samples(cfg.model_copy(update={"unmatched": "allow"}))
+    assert wrong == []
+    assert {sample.name: sample.split for sample in samples} == {"a": "train", "b": "unannotated", "c": "train"}
+
+
+def test_of_sources_by_precedence_one_must_annotate_each_image(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    sources = [*labels(three / "masks"), {"format": "labels", "path": f"{three}/silver/{{stem}}.tif"}]
+    image(three / "silver" / "b.tif")
+    assert problems(dataset(f"{three}/images/*.tif", annotations=sources, sources="first")) == []
+    (line, _) = problems(dataset(f"{three}/images/*.tif", annotations=sources))
+    assert line.startswith("annotations.0: no annotation for b.tif")
+    (three / "masks" / "c.tif").unlink()
+    found = problems(dataset(f"{three}/images/*.tif", annotations=sources, sources="first"))
+    assert [line[:37] for line in found] == [f"annotations.{n}: no annotation for c.tif"[:37] for n in (0, 1)]
+
+
+def test_a_source_must_annotate_the_samples_that_it_names(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    (source,) = labels(three / "masks")
+    assert problems(dataset(f"{three}/images/*.tif", annotations=[source | {"samples": ["a", "c"]}])) == []
+    assert len(problems(dataset(f"{three}/images/*.tif", annotations=[source | {"samples": ["b"]}]))) == 2
+
+
+def test_annotations_without_image_are_an_error_unless_allowed(three: Path) -> None:
+    (three / "images" / "b.tif").unlink()
+    cfg = dataset(f"{three}/images/*.tif", annotations=labels(three / "masks"))
+    assert problems(cfg) == [f"annotations.0: no image for {three}/masks/b.tif; add it, or set unmatched: allow"]
+    assert names(cfg.model_copy(update={"unmatched": "allow"})) == ["a", "c"]
+
+
+def test_long_lists_of_unmatched_files_are_shortened(tmp_path: Path) -> None:
+    for number in range(9):
+        image(tmp_path / "images" / f"{number}.tif")
+    image(tmp_path / "masks" / "0.tif")
+    (line,) = problems(dataset(f"{tmp_path}/images/*.tif", annotations=labels(tmp_path / "masks")))
+    assert "no annotation for 1.tif, 2.tif, 3.tif, 4.tif, 5.tif and 3 more in" in line
+
+
+def test_frames_without_mask_are_unannotated_in_the_cell_tracking_challenge(tmp_path: Path) -> None:
+    for number in range(4):
+        image(tmp_path / "01" / f"t{number:03d}.tif")
+    for number in (1, 3):
+        image(tmp_path / "01_GT" / "SEG" / f"man_seg{number:03d}.tif")
+    samples, wrong = find_samples(
+        dataset(f"{tmp_path}/01/t*.tif", annotations=[{"format": "ctc", "path": f"{tmp_path}/01_GT"}])
+    )
+    assert wrong == []
+    assert [sample.split for sample in samples] == ["unannotated", "train", "unannotated", "train"]
+
+
+def test_areas_to_ignore_are_no_annotation_of_objects(three: Path) -> None:
+    (three / "masks" / "b.tif").unlink()
+    for name in "ab":
+        image(three / "ignore" / f"{name}.tif")
+    sources = [*labels(three / "masks"), labels(three / "ignore")[0] | {"ignore": True}]
+    samples, wrong = find_samples(dataset(f"{three}/images/*.tif", annotations=sources, unmatched="allow"))
+    assert wrong == []
+    assert {sample.name: (sample.split, [len(part) for part in sample.annotations]) for sample in samples} == {
+        "a": ("train", [1, 1]),
+        "b": ("unannotated", [0, 1]),
+        "c": ("train", [1, 0]),
+    }
+
+
+def test_images_may_lack_areas_to_ignore(three: Path) -> None:
+    image(three / "ignore" / "a.tif")
+    sources = [*labels(three / "masks"), labels(three / "ignore")[0] | {"ignore": True}]
+    assert names(dataset(f"{three}/images/*.tif", annotations=sources)) == ["a", "b", "c"]
+
+
+def test_annotations_that_fit_no_image_at_all_are_an_error(three: Path) -> None:
+    cfg = dataset(f"{three}/images/*.tif", annotations=labels(three / "nothing"), unmatched="allow")
+    assert problems(cfg) == ["annotations: none of the images is annotated"]
+
+
+def test_check_data_lists_the_problems_of_all_data_sets_and_models(three: Path) -> None:
+    cells = {
+        "images": f"{three}/images/*.tif",
+        "annotations": labels(three / "masks"),
+        "split": {"test": ["z"], "validation": 0},
+    }
+    raw = {
+        "datasets": {"cells": cells, "gone": {"images": f"{three}/gone/*.tif"}},
+        "models": {"bought": {"path": f"{three}/bought", "predict_on": ["cells"]}},
+    }
+    with pytest.raises(ConfigError) as error:
+        check_data(parse_config(raw))
+    assert str(error.value).splitlines() == [
+        "the data is not as the configuration says:",
+        "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a larger share, or 0",
+        f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()})",
+        f"  - models.bought.path: {three}/bought has no model.json; it must be a folder of a trained model",
+    ]
+
+
+def test_check_data_gives_the_samples_of_all_data_sets(three: Path) -> None:
+    (three / "bought").mkdir()
+    (three / "bought" / "model.json").touch()
+    cells = {"images": f"{three}/images/*.tif", "annotations": labels(three / "masks"), "split": ALL_TRAIN}
+    raw = {
+        "datasets": {"cells": cells, "more": {"images": f"{three}/images/a.tif"}},
+        "models": {"cells": {}, "bought": {"path": f"{three}/bought", "predict_on": ["more"]}},
+    }
+    found = check_data(parse_config(raw))
+    assert {name: [sample.name for sample in samples] for name, samples in found.items()} == {
+        "cells": ["a", "b", "c"],
+        "more": ["a"],
+    }
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    samples, wrong = find_samples(dataset(f"{folder}/images/*.tif", annotations=labels(folder / "masks")))
+    assert wrong == []
+    return samples
+
+
+def test_content_stays_when_files_are_touched(three: Path) -> None:
+    before = content_of(samples_of(three), three / "cache.json")
+    for file in three.glob("*/*.tif"):
+        os.utime(file, ns=(1, 1))
+    assert content_of(samples_of(three), three / "cache.json") == before
+    assert content_of(samples_of(three), three / "another_cache.json") == before
+
+
+@pytest.mark.parametrize("change", ["image", "mask", "added", "removed", "split"])
+def test_content_changes_with_files_samples_and_splits(three: Path, change: str) -> None:
+    before = content_of(samples_of(three), three / "cache.json")
+    if change == "image":
+        image(three / "images" / "a.tif", (3, 3))
+    elif change == "mask":
+        image(three / "masks" / "a.tif", (3, 3))
+    elif change == "added":
+        image(three / "images" / "d.tif")
+        image(three / "masks" / "d.tif")
+    elif change == "removed":
+        (three / "images" / "a.tif").unlink()
+        (three / "masks" / "a.tif").unlink()
+    samples = samples_of(three)
+    if change == "split":
+        samples, _ = find_samples(
+            dataset(f"{three}/images/*.tif", annotations=labels(three / "masks"), split={"test": ["a"]})
+        )
+    assert content_of(samples, three / "cache.json") != before
+
+
+def test_content_is_found_also_where_the_cache_cannot_be_written(three: Path) -> None:
+    (three / "file").touch()
+    assert content_of(samples_of(three), three / "file" / "cache.json") == content_of(
+        samples_of(three), three / "cache.json"
+    )
+
+
+def test_axes_are_those_of_the_first_file_unless_the_configuration_says_them(tmp_path: Path) -> None:
+    for name, axes in {"a": "TYX", "b": "ZYX"}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((3, 4, 5), np.uint8), imagej=True, metadata={"axes": axes})
+    found = find_samples(dataset(f"{tmp_path}/*.tif"))[0]
+    assert [(sample.name, sample.page, sample.axes) for sample in found[2:4]] == [
+        ("a_0002", 2, "tyx"),
+        ("b_0000", 0, "tyx"),
+    ]
+    found = find_samples(dataset(f"{tmp_path}/*.tif", axes="zyx"))[0]
+    assert [(sample.name, sample.page, sample.axes) for sample in found] == [("a", None, "zyx"), ("b", None, "zyx")]
+    image(tmp_path / "plain.tif", (4, 5))
+    assert find_samples(dataset(f"{tmp_path}/plain.tif"))[0][0].axes == "yx"

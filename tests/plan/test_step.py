@@ -1,0 +1,280 @@
+"""Decisions from the data and the machine: known values, readable reasons, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet_core.config.options import Network, Plan, Predict, Train
+from unet_core.groundtruth.intensities import Intensities
+from unet_core.network import unet
+from unet_core.plan.step import class_weights, make_plan, normalisation, prediction_tile, tile_memory, training_tile
+from unet_core.runtime import UserError, write_stamp
+from unet_core.store.store import Spec, begin, finish
+
+PERCENTILE, MEAN_STD = Plan(), Plan(normalisation="mean_std")
+SMALL = Network(depth=2, width=4)
+
+
+def statistics(gray: np.ndarray) -> dict[str, Any]:
+    intensities = Intensities(gray.dtype, gray.size)
+    intensities.add(gray)
+    return intensities.summary()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rule", "expected"),
+    [
+        ([300, 100], "balanced", [4 / 6, 2.0]),
+        ([50, 25, 25], "balanced", [4 / 6, 4 / 3, 4 / 3]),
+        ([30, 0, 10], "balanced", [4 / 6, 0.0, 2.0]),
+        ([0, 0], "balanced", [0.0, 0.0]),
+        ([300, 100], "none", [1.0, 1.0]),
+        ([300, 100], [1, 2.5], [1.0, 2.5]),
+    ],
+)
+def test_class_weights(pixels: list[int], rule: Any, expected: list[float]) -> None:
+    assert class_weights(pixels, rule) == pytest.approx(expected, abs=0)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=5).filter(any))
+@settings(deadline=None)
+def test_balanced_classes_weigh_the_same_in_sum_and_a_pixel_one_in_the_mean(pixels: list[int]) -> None:
+    sums = [weight * count for weight, count in zip(class_weights(pixels, "balanced"), pixels, strict=True) if count]
+    assert sums == pytest.approx([sum(pixels) / len(sums)] * len(sums))
+
+
+@pytest.mark.parametrize(
+    ("gray", "cfg", "offset", "scale"),
+    [
+        (np.arange(101, dtype=np.uint8), PERCENTILE, 1, 1 / 98),
+        (np.arange(101, dtype=np.float32), Plan(percentiles=(0.25, 99.75)), 0.25, 1 / 99.5),
+        (np.array([0, 4], np.uint8), MEAN_STD, 2, 1 / 2),
+        (np.full(9, 7, np.uint16), PERCENTILE, 7, 0),
+        (np.full(9, 7, np.float32), MEAN_STD, 7, 0),
+        (np.array([5] * 999 + [205], np.uint8), PERCENTILE, 5, 1 / 200),
+    ],
+    ids=[
+        "percentiles",
+        "percentiles between those that were kept",
+        "mean and deviation",
+        "constant",
+        "constant, mean",
+        "sparse",
+    ],
+)
+def test_normalisation(gray: np.ndarray, cfg: Plan, offset: float, scale: float) -> None:
+    result = normalisation([statistics(gray)], cfg)
+    assert result == {"offset": pytest.approx([offset]), "scale": pytest.approx([scale])}
+
+
+def test_each_channel_is_normalised_by_itself() -> None:
+    channels = [np.arange(101, dtype=np.uint8), np.arange(0, 202, 2, dtype=np.uint8)]
+    result = normalisation([statistics(gray) for gray in channels], Plan(percentiles=(0, 100)))
+    assert result == {"offset": [0, 0], "scale": [1 / 100, 1 / 200]}
+
+
+@pytest.mark.parametrize(
+    ("tile", "depth", "longest_side", "expected"),
+    [("auto", 4, 5000, 572), ("auto", 4, 100, 284), ("auto", 1, 1, 18), (188, 4, 5000, 188)],
+    ids=["the paper's", "covers the image", "a pixel", "set"],
+)
+def test_training_tile(tile: Any, depth: int, longest_side: int, expected: int) -> None:
+    cfg = Train(tile=tile, network=Network(depth=depth))
+    assert training_tile(cfg, longest_side)[0] == expected
+    assert unet.output_size(expected, depth) >= min(longest_side, 4)
+
+
+def test_a_tile_that_does_not_fit_the_network_is_refused_with_the_nearest_sizes() -> None:
+    message = "a U-Net of depth 4 cannot take a tile of 570 px; the nearest sizes are 556 and 572 px"
+    with pytest.raises(UserError, match=f"^train.tile: {message}$"):
+        training_tile(Train(tile=570), 1000)
+    with pytest.raises(UserError, match=f"^predict.tile: {message}$"):
+        prediction_tile(Predict(tile=570), Network(), 1, 2**40, 1000)
+
+
+@pytest.mark.parametrize(
+    ("tile", "memory", "longest_side", "expected", "reason"),
+    [
+        ("auto", 2**40, 388, 572, "covers the largest image or 2048 px"),
+        ("auto", 2**40, 10**6, 2236, "covers the largest image or 2048 px"),
+        ("auto", 2**30, 10**6, 636, "the largest within 1 GiB"),
+        (204, 1, 10**6, 204, "set in the configuration"),
+        ("auto", 2**40, 1, 204, "covers the largest image or 2048 px"),
+    ],
+    ids=["the image", "the limit", "the memory", "set", "one pixel"],
+)
+def test_prediction_tile(tile: Any, memory: int, longest_side: int, expected: int, reason: str) -> None:
+    assert prediction_tile(Predict(tile=tile), Network(), 1, memory, longest_side) == (expected, reason)
+
+
+@given(st.integers(1, 5), st.integers(1, 64), st.integers(1, 4), st.integers(10**6, 10**9), st.integers(1, 4000))
+@settings(deadline=None)
+def test_prediction_tile_is_the_largest_that_the_memory_allows(
+    depth: int, width: int, channels: int, memory: int, side: int
+) -> None:
+    network = Network(depth=depth, width=width)
+    smallest = unet.input_size(2**depth, depth)
+    wanted = max(smallest, unet.input_size(min(side, 2048), depth))
+    if tile_memory(smallest, network, channels) > memory:
+        return
+    tile, _ = prediction_tile(Predict(), network, channels, memory, side)
+    assert unet.output_size(tile, depth) > 0 and smallest <= tile <= wanted
+    assert tile_memory(tile, network, channels) <= memory
+    assert tile == wanted or tile_memory(tile + 2**depth, network, channels) > memory
+
+
+def test_too_little_memory_for_any_tile_is_an_error() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^plan.memory_gb: the smallest tile of this network \(204 px\) needs 0.0995 GiB, but 0.0625 GiB",
+    ):
+        prediction_tile(Predict(), Network(), 1, 2**26, 1000)
+
+
+class Stamps:
+    """What the steps before the plan leave; all pixels are 0."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.groundtruth: dict[str, Path] = {}
+        self.weights: dict[str, Path] = {}
+
+    def add(
+        self, dataset: str, samples: dict[str, str], side: int = 50, channels: int = 1, trained_on: bool = True
+    ) -> None:
+        """Add a data set, of samples and their splits."""
+        for name in samples:
+            path = self.results / "groundtruth" / f"{dataset}.zarr" / name
+            result = begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
+            for index in range(len(result.grid)):
+                result.write(index, np.zeros((channels, *result.grid.box(index).shape), np.uint8), "d")
+            finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels})
+        truths = {
+            name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}
+            for name, split in samples.items()
+        }
+        maps = {name: {"split": split, "class_pixels": [300, 100]} for name, split in samples.items()}
+        self.groundtruth[dataset] = self.results / "groundtruth" / f"{dataset}.json"
+        write_stamp(self.groundtruth[dataset], {"classes": ["cell"], "samples": truths})
+        if trained_on:
+            self.weights[dataset] = self.results / "weights" / f"{dataset}.json"
+            write_stamp(self.weights[dataset], {"samples": maps})
+
+    def plan(self, train: Train | None = None, cfg: Plan | None = None, bought: Path | None = None) -> dict[str, Any]:
+        stamp = self.results / "plan" / "model.json"
+        make_plan(
+            cfg or Plan(memory_gb=1),
+            train or Train(network=SMALL),
+            Predict(),
+            groundtruth=self.groundtruth,
+            weights={} if bought else self.weights,
+            bought=bought,
+            results=self.results,
+            stamp=stamp,
+        )
+        return json.loads(stamp.read_text())
+
+
+@pytest.fixture
+def stamps(tmp_path: Path) -> Stamps:
+    return Stamps(tmp_path)
+
+
+def test_a_plan_holds_all_decisions_with_their_reasons(stamps: Stamps) -> None:
+    stamps.add("cells", {"a": "train", "b": "train", "c": "test"})
+    stamps.add("screen", {"d": "unannotated"}, side=90, trained_on=False)
+    plan = stamps.plan()
+    values = {key: entry["value"] for key, entry in plan.items() if isinstance(entry, dict) and "value" in entry}
+    assert values == {
+        "predict_tile": 132,
+        "predict_block": [64, 256, 256],
+        "predict_memory_gb": 0.00273,
+        "class_pixels": [600, 200],
+        "class_weights": [4 / 6, 2.0],
+        "train_tile": 92,
+        "steps": 1000,
+    }
+    assert all(plan[key]["why"] for key in values)
+    assert (plan["classes"], plan["channels"], plan["network"]) == (["cell"], 1, SMALL.model_dump())
+    assert plan["samples"] == dict.fromkeys(
+        ["cells/a", "cells/b", "cells/c", "screen/d"], {"offset": [1.0], "scale": [1 / 98]}
+    )
+
+
+def test_the_same_inputs_give_the_same_bytes(stamps: Stamps) -> None:
+    stamps.add("cells", {"a": "train", "b": "test"})
+    stamps.plan()
+    first = (stamps.results / "plan" / "model.json").read_bytes()
+    stamps.plan()
+    assert (stamps.results / "plan" / "model.json").read_bytes() == first
+
+
+def test_automatic_steps_see_each_training_pixel_often_within_bounds(
+    stamps: Stamps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps.add("cells", {"a": "train"}, side=8)
+    monkeypatch.setattr("unet_core.plan.step.FEWEST_STEPS", 1)
+    one = stamps.plan(Train(network=SMALL, batch=1))["steps"]
+    four = stamps.plan(Train(network=SMALL, batch=4))["steps"]
+    assert (one["value"], four["value"]) == (200 * 400 // 8**2, -(-200 * 400 // (4 * 8**2)))
+    assert "each of 400 annotated training pixels is seen about 200 times" in one["why"]
+    monkeypatch.setattr("unet_core.plan.step.MOST_STEPS", 77)
+    assert stamps.plan()["steps"]["value"] == 77
+    assert stamps.plan(Train(network=SMALL, steps=5))["steps"] == {"value": 5, "why": "set in the configuration"}
+
+
+def test_a_model_that_was_trained_elsewhere_brings_its_own_decisions(stamps: Stamps, tmp_path: Path) -> None:
+    stamps.add("screen", {"d": "unannotated"}, trained_on=False)
+    (tmp_path / "bought").mkdir()
+    model = {"network": Network(depth=1).model_dump(), "channels": 1, "classes": ["nucleus", "debris"]}
+    model["normalisation"] = {"normalisation": "mean_std", "percentiles": [2, 98]}
+    (tmp_path / "bought" / "model.json").write_text(json.dumps(model))
+    plan = stamps.plan(bought=tmp_path / "bought")
+    assert {key: plan[key] for key in model} == model and "train_tile" not in plan
+    assert plan["samples"]["screen/d"]["offset"] == [50.0]
+
+
+def test_a_model_for_other_channels_is_refused(stamps: Stamps, tmp_path: Path) -> None:
+    stamps.add("screen", {"d": "unannotated"}, channels=2, trained_on=False)
+    model = {
+        "network": SMALL.model_dump(),
+        "channels": 1,
+        "classes": ["cell"],
+        "normalisation": {"normalisation": "mean_std"},
+    }
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    with pytest.raises(
+        UserError, match="the model in .* takes 1 channels, but the data has 2; see `channels` of the data sets"
+    ):
+        stamps.plan(bought=tmp_path)
+
+
+def test_images_with_different_numbers_of_channels_are_refused(stamps: Stamps) -> None:
+    stamps.add("cells", {"a": "train"})
+    stamps.add("nuclei", {"b": "train"}, channels=3)
+    with pytest.raises(
+        UserError, match="must have the same number of channels; there are 1 in cells/a, 3 in nuclei/b; see `channels`"
+    ):
+        stamps.plan()
+
+
+def test_a_data_set_without_training_samples_is_refused(stamps: Stamps) -> None:
+    stamps.add("cells", {"a": "test", "b": "validation"})
+    with pytest.raises(UserError, match="no training sample in cells: .*; annotate more, or lower the shares"):
+        stamps.plan()
+
+
+def test_a_store_that_was_removed_is_an_error_that_names_the_command(stamps: Stamps) -> None:
+    stamps.add("cells", {"a": "train"})
+    (stamps.results / "groundtruth" / "cells.zarr" / "a" / "zarr.json").unlink()
+    with pytest.raises(
+        UserError, match="groundtruth/cells.zarr/a is missing; 'snakemake --forcerun groundtruth' makes it again"
+    ):
+        stamps.plan()

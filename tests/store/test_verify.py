@@ -1,0 +1,134 @@
+"""Whatever harms a store is found, and only what is harmed is computed again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.predict.test_step import predict, prepare
+from unet_core.engine import Engine
+from unet_core.runtime import UserError
+from unet_core.store.shards import check_shard, read_part, write_shard
+from unet_core.store.store import Spec, begin, read_attributes, refer
+from unet_core.store.verify import mend, verify
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def shards_of(folder: Path, level: str = "0") -> list[Path]:
+    return sorted(path for path in (folder / level).rglob("c/*/*/*/[!.]*") if path.is_file())
+
+
+@pytest.mark.parametrize(("harm", "what"), [(cut, "cut short"), (flip, "damaged"), (Path.unlink, "missing")])
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_a_harmed_shard_is_found_and_it_alone_is_made_again(
+    tmp_path: Path, engine: Engine, level: str, harm: object, what: str
+) -> None:
+    prepare(tmp_path)
+    result = predict(tmp_path, engine)
+    whole = result.read_all()
+    states, damages = verify(tmp_path / "out")
+    assert [(state.done, state.written, state.blocks) for state in states] == [(True, 6, 6)] and damages == []
+    times = {path: path.stat().st_mtime_ns for path in shards_of(result.path)}
+    harmed = shards_of(result.path, level)[2]
+    harm(harmed)  # type: ignore[operator]
+    _, damages = verify(tmp_path / "out" / "data.zarr")
+    assert [(damage.file, damage.what.split(" (")[0]) for damage in damages] == [(harmed, what)]
+    stamp = tmp_path / "out" / "data.json"
+    stamp.write_text("{}")
+    assert mend(damages) == {stamp} and not stamp.exists()
+    np.testing.assert_array_equal(predict(tmp_path, engine).read_all(), whole)
+    assert verify(tmp_path)[1] == []
+    changed = [path for path, time in times.items() if path.stat().st_mtime_ns != time]
+    assert [path.relative_to(result.path / "0") for path in changed] == [harmed.relative_to(result.path / level)]
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "0/zarr.json"])
+def test_a_description_that_is_damaged_costs_the_result(tmp_path: Path, engine: Engine, file: str) -> None:
+    prepare(tmp_path)
+    result = predict(tmp_path, engine)
+    whole = result.read_all()
+    (result.path / file).write_text("{")
+    _, damages = verify(tmp_path / "out")
+    assert [(damage.result, damage.block) for damage in damages] == [(result.path, None)]
+    mend(damages)
+    np.testing.assert_array_equal(predict(tmp_path, engine).read_all(), whole)
+
+
+def test_unfinished_results_are_told_apart_from_damaged_ones(tmp_path: Path) -> None:
+    result = begin(tmp_path / "a.zarr" / "s" / "labels" / "classes", "d", Spec((1, 300, 600), "uint8", "labels"), {})
+    assert verify(tmp_path)[0][-1][1:] == (False, 0, 1) and verify(tmp_path)[1] == []
+    result.write(0, np.zeros((1, 300, 600), np.uint8), "d")
+    # A block without objects is written too.
+    assert verify(tmp_path)[0][-1][1:] == (False, 1, 1) and verify(tmp_path)[1] == []
+    flip(result.shards_of(0)[0])
+    assert len(verify(tmp_path)[1]) == 1
+
+
+def test_an_image_in_place_has_nothing_to_verify(tmp_path: Path) -> None:
+    refer(tmp_path / "a.zarr" / "s", "d", {"file": "x.tif"}, {}, {})
+    assert read_attributes(tmp_path / "a.zarr" / "s")["done"]
+    with pytest.raises(UserError, match="has no stores"):
+        verify(tmp_path)
+
+
+def test_any_flipped_bit_is_found_unless_the_voxels_are_the_same(tmp_path: Path) -> None:
+    path, chunk, counts = tmp_path / "shard", (1, 4, 4), (1, 2, 1)
+    voxels = np.random.default_rng(0).integers(0, 99, (1, 8, 4)).astype(np.uint8)
+    write_shard(path, voxels, chunk, counts)
+    content = path.read_bytes()
+    found = 0
+    for bit in range(8 * len(content)):
+        harmed = bytearray(content)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        try:
+            check_shard(path, 2, 16)
+        except ValueError:
+            found += 1
+            continue
+        out = np.empty_like(voxels)
+        read_part(path, (slice(0, 1), slice(0, 8), slice(0, 4)), chunk, counts, out)
+        np.testing.assert_array_equal(out, voxels)
+    assert found > 0.95 * 8 * len(content)
+
+
+def test_the_command_tells_mends_and_ends_with_a_status(tmp_path: Path, engine: Engine) -> None:
+    prepare(tmp_path)
+    result = predict(tmp_path, engine)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "unet_core", "verify", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
+
+    assert "1 results, 1 done, 0 unfinished, 0 files damaged" in run(str(tmp_path / "out")).stdout
+    flip(shards_of(result.path)[0])
+    old, young = (shards_of(result.path)[0].with_name(f".0.{name}.partial") for name in ("old", "young"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    told = run(str(tmp_path / "out"))
+    assert told.returncode == 1 and "--mend" in told.stderr and str(shards_of(result.path)[0]) in told.stdout
+    assert old.exists() and run("--mend", str(tmp_path / "out")).returncode == 0
+    assert young.exists() and not old.exists()
+    shutil.rmtree(tmp_path / "out")
+    assert "has no stores" in run(str(tmp_path / "out")).stderr

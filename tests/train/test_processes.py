@@ -1,0 +1,128 @@
+"""Several processes train as one does, and stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.test_sampling import STILL, sample
+from tests.train.test_step import plan
+from unet_core.config.options import Network, Train
+from unet_core.network.model import load_checkpoint
+from unet_core.network.unet import input_size, shape
+from unet_core.runtime import UserError, job_log
+from unet_core.train import loop as training
+from unet_core.train.checkpoint import State
+from unet_core.train.loop import train_network
+from unet_core.train.processes import join_processes, launch
+from unet_core.train.sampling import Sampler
+
+# Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.
+NETWORK = Network(depth=2, width=4, dropout=0)
+
+
+def warn_at(stopped: int, by: int) -> None:
+    """Send this process a signal in a step, as SLURM does before the time limit."""
+    step = training._step
+
+    def warned(cfg: Train, state: State, *arguments: Any) -> None:
+        step(cfg, state, *arguments)
+        if state.step == stopped:
+            os.kill(os.getpid(), by)
+
+    training._step = warned
+
+
+def program(job: dict) -> None:
+    """What each process runs: a short training, in which one may be warned."""
+    with join_processes() as processes, job_log(Path(job["log"]), append=True):
+        cfg = Train(
+            network=NETWORK,
+            learning_rate=0.02,
+            momentum=0.9,
+            warmup=2,
+            validate_every=4,
+            augment=STILL,
+            batch=job["batch"],
+        )
+        sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=cfg.batch, seed=0, augment=STILL)
+        decided = plan(12) | {"network": NETWORK.model_dump()}
+        if job["warned"] == processes.rank:
+            warn_at(5, job["by"])
+        train_network(
+            cfg,
+            decided,
+            sampler,
+            [sample((2, 60, 70), seed=1)],
+            folder=Path(job["folder"]),
+            wanted="d",
+            processes=processes,
+        )
+
+
+def run(
+    folder: Path, processes: int, batch: int = 3, warned: int | None = None, by: signal.Signals = signal.SIGUSR1
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned, "by": by}
+    if processes == 1:
+        program(job)
+    else:
+        launch("tests.test_processes", job, nodes=1, per_node=processes)
+    tensors, state = load_checkpoint(folder / "last.safetensors")
+    return tensors, state["history"]
+
+
+def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path) -> None:
+    one, curves = run(tmp_path / "one", 1)
+    two, other = run(tmp_path / "two", 2)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    for a, b in zip(curves, other, strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+
+
+def test_all_processes_stop_where_one_is_warned_and_go_on_to_the_same_end(tmp_path: Path) -> None:
+    expected, curves = run(tmp_path / "whole", 2)
+    with pytest.raises(UserError, match="training in 2 processes ended with code 1"):
+        run(tmp_path / "warned", 2, warned=1)
+    assert load_checkpoint(tmp_path / "warned/last.safetensors")[1]["step"] == 8
+    assert (
+        "stopped by a signal to another process after step 8 of 12, and saved" in (tmp_path / "warned/log").read_text()
+    )
+    tensors, again = run(tmp_path / "warned", 2)
+    assert again == curves
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_process_that_is_killed_ends_the_training_which_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    expected, curves = run(tmp_path / "whole", 2)
+    with pytest.raises(UserError, match="training in 2 processes ended with code"):
+        run(tmp_path / "killed", 2, warned=1, by=signal.SIGKILL)
+    assert load_checkpoint(tmp_path / "killed/last.safetensors")[1]["step"] == 4
+    tensors, again = run(tmp_path / "killed", 2)
+    assert again == curves
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        run(tmp_path, 2, batch=1)
+    assert "train.batch is 1, but 2 processes need a tile each" in (tmp_path / "log").read_text()
+
+
+def test_several_nodes_need_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(UserError, match="training on 2 nodes needs a SLURM job"):
+        launch("unet_core.train.step", {}, nodes=2, per_node=1)
+
+
+if __name__ == "__main__":
+    program(json.loads(sys.argv[1]))

@@ -1,0 +1,31 @@
+"""``python -m unet_core`` lists the commands beside the workflow; ``python -m unet_core COMMAND`` runs one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "check": ("unet_core.groundtruth.check.page", "CONFIG: what the last check of all annotations found"),
+    "demo": ("unet_core.demo", "FOLDER: generates the data of the demo"),
+    "estimate": ("unet_core.estimate.command", "[CONFIG]: what a run would do and cost"),
+    "export": ("unet_core.instances.export", "STORE FOLDER: labels as TIFF files"),
+    "share": ("unet_core.network.share", "MODEL PACKAGE: a trained model for the BioImage Model Zoo"),
+    "verify": ("unet_core.store.verify", "[--mend] RESULTS: reads all stores, and says what is damaged"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command that the first argument names with the others."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m unet_core COMMAND ...")
+        for name, (_, what) in COMMANDS.items():
+            print(f"  {name:<9} {what}")
+    elif arguments[0] in COMMANDS:
+        importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    else:
+        sys.exit(f"unet_core: there is no command {arguments[0]!r}; the commands are {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

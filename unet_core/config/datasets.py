@@ -1,0 +1,203 @@
+"""What a data set is: the options of its images, annotations, splits and weight maps.
+
+The first part of the models in `config.py`, which has the others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = r"^[\w-]+$"
+Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Training target of pixels that are neither learnt nor scored.
+IGNORE = 255
+
+
+class ConfigError(ValueError):
+    """The configuration or the files that it names are wrong; the message lists all that was found."""
+
+
+class Section(BaseModel):
+    """Frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PixelSize(Section):
+    """Physical size of a pixel; what is left out is taken from the files of the images, or 1 where these do not say."""
+
+    z: Positive | None = Field(None, description="micrometres")
+    y: Positive | None = Field(None, description="micrometres")
+    x: Positive | None = Field(None, description="micrometres")
+
+
+class Annotation(Section):
+    """One source of annotations of a data set."""
+
+    format: Literal[
+        "labels",
+        "binary",
+        "colours",
+        "ctc",
+        "rle",
+        "masks",
+        "boundaries",
+        "coco",
+        "imagej",
+        "geojson",
+        "labelme",
+        "cvat",
+        "aperio",
+        "napari",
+        "ilastik",
+        "cellpose",
+    ] = Field(
+        description="labels: one label image per image; binary: masks whose parts are objects; colours: masks of classes; "
+        "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
+        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
+        "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
+        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
+        "ilastik: HDF5 exports; cellpose: its _cp_masks images"
+    )
+    path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
+    class_: str | None = Field(
+        None,
+        alias="class",
+        description="class of these objects; default: what the annotation calls them, or the first of `classes`",
+    )
+    classes: dict[str, str] = Field(
+        default={},
+        description="what the annotation calls a class: the data set's name for it, or ignore, or background (left out)",
+    )
+    ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
+    region: bool = Field(
+        False, description="these objects are the areas that were annotated; outside nothing is learnt or scored"
+    )
+    ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
+    border: NonNegative = Field(
+        0.0, description="pixels on either side of the objects' outlines that are neither learnt nor scored"
+    )
+    slices: list[Annotated[int, Field(ge=0)]] | Literal["painted"] | None = Field(
+        None,
+        description="z planes (from 0) that were annotated, or painted: those with objects; the others are ignored",
+    )
+    samples: list[str] = Field(
+        default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)"
+    )
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Annotation:
+        if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
+            raise ValueError("of ignore, region, class and classes a source may have one")
+        if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
+            raise ValueError(
+                f"ignore_label has no meaning for format {self.format}: only for labels, binary, boundaries and cellpose"
+            )
+        return self
+
+
+class Split(Section):
+    """Which annotated samples are kept from training: a share by hash of the name, or name patterns."""
+
+    test: Fraction | list[str] = Field(0.2, description="share, or list of sample names (* matches)")
+    validation: Fraction | list[str] = Field(0.1, description="share, or list of sample names (* matches)")
+
+    @model_validator(mode="after")
+    def _shares_leave_some(self) -> Split:
+        shares = sum(part for part in (self.test, self.validation) if not isinstance(part, list))
+        if shares > 1:
+            raise ValueError(f"the shares of test and validation add up to {shares}; at most 1")
+        return self
+
+
+class Weights(Section):
+    """Border weight maps (paper, equation 2)."""
+
+    w0: NonNegative = Field(10.0, description="height of the border term (paper: 10)")
+    sigma: Positive = Field(5.0, description="width of the border term in pixels along x (paper: about 5)")
+    separation: NonNegative = Field(
+        2.0, description="width of the background ridge cut between touching objects, pixels along x"
+    )
+    inside: Literal["none", "object", "border"] = Field(
+        "none",
+        description="border term inside objects: none; object: at distance 0 from the object itself; border: from its border",
+    )
+    near: NonNegative = Field(
+        0.0, description="height of a weight of background near objects (Fiji plugin: 0.9, with class_weights [0.1, 1])"
+    )
+    near_sigma: Positive = Field(10.0, description="width of that weight, in pixels along x (Fiji plugin: 10)")
+    tolerance: Positive = Field(1e-4, description="border terms below this are stored as 0")
+    dtype: Literal["float16", "float32"] = Field("float32", description="how border terms are stored")
+
+    @model_validator(mode="after")
+    def _fits_the_type(self) -> Weights:
+        if self.dtype == "float16" and self.w0 + self.near > 65504:
+            raise ValueError("w0 and near are too high for dtype float16 (65504 at most); use float32")
+        return self
+
+
+class Dataset(Section):
+    """Images of one kind, with or without annotations."""
+
+    images: str | list[str] = Field(
+        description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path; OME-Zarr also s3://bucket/a.zarr"
+    )
+    axes: str | None = Field(
+        None,
+        description="axes of one file, of t c z y x; each t is a sample of its own; default: what the first file says, else yx",
+    )
+    channels: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="channels to use; default: all"
+    )
+    pixel_size: PixelSize = PixelSize()
+    in_place: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="read images where they lie instead of copying them; auto: those of more than 1 GiB, if parts can be read",
+    )
+    annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
+    classes: list[Name] = Field(
+        default=["cell"], min_length=1, max_length=254, description="names of the object classes"
+    )
+    unmatched: Literal["error", "allow"] = Field(
+        "error", description="images without annotation (in ctc these are normal) and annotations without image"
+    )
+    sources: Literal["all", "first"] = Field(
+        "all",
+        description="of several sources: all together, or of each sample the first that has it (areas to ignore always count)",
+    )
+    split: Split = Split()
+    weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_known(cls, axes: str | None) -> str | None:
+        if axes is not None and (set(axes) - set("tczyx") or len(set(axes)) < len(axes) or not set("yx") <= set(axes)):
+            raise ValueError("must be letters of t c z y x, each at most once, with y and x among them")
+        return axes
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("each class may be named only once")
+        return classes
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Dataset:
+        for annotation in self.annotations:
+            if annotation.class_ is not None and annotation.class_ not in self.classes:
+                raise ValueError(
+                    f"annotation class {annotation.class_!r} is not among classes: {', '.join(self.classes)}"
+                )
+            for name in set(annotation.classes.values()) - {*self.classes, "ignore", "background"}:
+                raise ValueError(
+                    f"annotation class {name!r} is not among classes: {', '.join(self.classes)}, ignore, background"
+                )
+        if self.channels is not None and self.axes is not None and "c" not in self.axes:
+            raise ValueError("channels needs an axis c in axes")
+        return self

@@ -1,0 +1,455 @@
+"""What each step costs on this machine: the steps themselves, run on a few samples of each data set in a temporary folder.
+
+The first sample of a step pays what each job pays once (compilation, imports); the others give the cost of a voxel.
+Instead of what a hardly trained network found, objects are made of probabilities that look like those of a trained one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from unet_core.blocks import ZYX
+from unet_core.config.datasets import Annotation, PixelSize
+from unet_core.config.folds import DIVIDED, seen_as
+from unet_core.config.options import Config, Network
+from unet_core.engine import Engine, local_engine
+from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, choose, piece_of, pretend
+from unet_core.evaluate.step import evaluate_samples
+from unet_core.groundtruth.images import size_of
+from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.instances.step import make_instances
+from unet_core.network.ensemble import gather
+from unet_core.plan.step import make_plan
+from unet_core.predict.step import predict_samples
+from unet_core.report.step import make_report
+from unet_core.runtime import read_json, return_freed_memory, write_stamp
+from unet_core.train.step import adopt_model, train_model
+from unet_core.weights.step import make_weights
+
+# Training steps are timed over that long, or that many; prediction of more than one sample is not timed beyond.
+TRAINING_S, MOST_STEPS, PREDICTION_S = 4.0, 256, 5.0
+WITH_ENGINE = ("groundtruth", "weights", "predict", "instances", "evaluate")
+
+
+@dataclass
+class Cost:
+    """What a job of a step costs.
+
+    Attributes
+    ----------
+    start : float
+        Seconds once per job, beside the start of its process.
+    per_voxel : float
+        Seconds per voxel of the samples (for training: per step; for prediction: of one network).
+    validation : float
+        Seconds of one validation and checkpoint per voxel of the validation samples.
+    bytes_per_voxel : float
+        Allocated on the file system (for training: of the model folder).
+    memory : int
+        Largest resident memory of the process, in bytes.
+    """
+
+    start: float = 0.0
+    per_voxel: float = 0.0
+    validation: float = 0.0
+    bytes_per_voxel: float = 0.0
+    memory: int = 0
+
+
+@dataclass
+class Rehearsal:
+    """The costs of each step, by data set, model, or (model, data set), and what was measured."""
+
+    costs: dict[tuple[str, Any], Cost] = field(default_factory=dict)
+    measured: list[str] = field(default_factory=list)
+
+
+def first_folds(cfg: Config, model: str) -> list[str]:
+    """Networks of a model, of those that are folds of one model only the first."""
+    return list({network.partition(".")[0]: network for network in reversed(cfg.networks_of(model))}.values())[::-1]
+
+
+def process_start(step: str, workers: int) -> float:
+    """Seconds from the start of a job's process until its step begins, and from its end to that of the process."""
+    engine = (
+        f"from unet_core.engine import local_engine\nwith local_engine({workers}): pass" if step in WITH_ENGINE else ""
+    )
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", f"import unet_core.{step}.step\n{engine}"], cwd=Path(__file__).parents[2], check=True
+    )
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _clock(cost: Cost) -> Iterator[list[float]]:
+    """Wall seconds of what is done inside, as the only item; the peak of memory goes into the cost."""
+    process, ended, seconds = psutil.Process(), threading.Event(), [0.0]
+
+    def watch() -> None:
+        while True:
+            cost.memory = max(cost.memory, process.memory_info().rss)
+            if ended.wait(0.02):
+                return
+
+    return_freed_memory()  # of the steps before
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    try:
+        yield seconds
+    finally:
+        seconds[0] = time.perf_counter() - start
+        ended.set()
+        watcher.join()
+
+
+def allocated(*paths: Path) -> int:
+    """Bytes that files and folders take on their file system."""
+    found = [member for path in paths if path.exists() for member in (path, *path.rglob("*"))]
+    return sum(member.stat().st_blocks * 512 for member in found)
+
+
+class Stage:
+    """The temporary folder with the chain on a few samples; use its methods in the order of the steps.
+
+    Parameters
+    ----------
+    cfg : Config
+        The whole configuration.
+    folder : Path
+        Temporary.
+    sized : dict
+        Data set -> its samples.
+    volumes : set of str
+        Data sets for which there is a 3D network.
+    """
+
+    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]], volumes: set[str]) -> None:
+        self.cfg, self.folder, self.found = cfg, folder, Rehearsal()
+        self.datasets = dict(cfg.datasets)
+        self.picks = {name: choose(items) for name, items in sized.items()}
+        for name, picks in self.picks.items():
+            if max(item.voxels for item in picks) > LARGEST:
+                pieces = folder / "pieces" / name
+                dimensions = 3 if name in volumes else 2
+                self.picks[name] = [
+                    piece_of(item, cfg.datasets[name], pieces, seed, dimensions) for seed, item in enumerate(picks)
+                ]
+                source = (
+                    [Annotation(format="labels", path=f"{pieces}/labels/{{stem}}.tif")]
+                    if cfg.datasets[name].annotations
+                    else []
+                )
+                size = PixelSize(**dict(zip("zyx", size_of(picks[0].sample, cfg.datasets[name]), strict=True)))
+                update = {"axes": "czyx", "channels": None, "pixel_size": size, "annotations": source}
+                self.datasets[name] = cfg.datasets[name].model_copy(update=update)
+                extent = " x ".join(map(str, PIECE[dimensions]))
+                self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
+
+    def voxels(self, dataset: str, names: set[str] | None = None) -> int:
+        """Voxels of the chosen samples of a data set, or of some of them."""
+        return sum(item.voxels for item in self.picks[dataset] if names is None or item.sample.name in names)
+
+    def groundtruth(self, dataset: str, workers: int) -> None:
+        """Convert the chosen samples."""
+        samples = [item.sample for item in self.picks[dataset]]
+        stamp = self.folder / "groundtruth" / f"{dataset}.json"
+
+        def convert(names: list[str], engine: Engine) -> None:
+            chosen = [sample for sample in samples if sample.name in names]
+            policy = self.cfg.groundtruth
+            convert_groundtruth(
+                self.datasets[dataset], policy, chosen, store=stamp.with_suffix(".zarr"), stamp=stamp, engine=engine
+            )
+
+        self._rehearse(
+            "groundtruth",
+            dataset,
+            dataset,
+            [sample.name for sample in samples],
+            convert,
+            workers,
+            stamp.with_suffix(".zarr"),
+        )
+
+    def weights(self, dataset: str, workers: int) -> None:
+        """Weight maps of the chosen samples."""
+        truth, stamp = self.folder / "groundtruth" / f"{dataset}.json", self.folder / "weights" / f"{dataset}.json"
+
+        def make(names: list[str], engine: Engine) -> None:
+            make_weights(
+                self.cfg.weights_of(dataset),
+                self.datasets[dataset],
+                groundtruth=self._only(truth, names),
+                truth_store=truth.with_suffix(".zarr"),
+                store=stamp.with_suffix(".zarr"),
+                stamp=stamp,
+                engine=engine,
+            )
+
+        names = [item.sample.name for item in self.picks[dataset] if item.sample.split != "unannotated"]
+        self._rehearse("weights", dataset, dataset, names, make, workers, stamp.with_suffix(".zarr"))
+
+    def plan(
+        self, model: str, network: Network, train_tile: int | ZYX | None, predict_tile: int | ZYX, bought: Path | None
+    ) -> None:
+        """A plan with the network and the tiles of the real one."""
+        train = self.cfg.train_of(model).model_copy(update={"network": network})
+        predict = self.cfg.predict_of(model).model_copy(update={"tile": predict_tile})
+        make_plan(
+            self.cfg.plan_of(model),
+            train.model_copy(update={"tile": train_tile, "steps": 1}) if train_tile else train,
+            predict,
+            groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in self.cfg.datasets_of(model)},
+            weights={name: self.folder / "weights" / f"{name}.json" for name in self.cfg.model_of(model).train_on},
+            bought=bought,
+            results=self.folder,
+            stamp=self.folder / "plan" / f"{model}.json",
+        )
+
+    def train(self, model: str, alike: list[str]) -> None:
+        """Short trainings without validation, for the time of a step; and one with a validation; they count for alike networks too."""
+        cfg, cost, path = self.cfg.train_of(model), Cost(), self.folder / "plan" / f"{model}.json"
+        plan = read_json(path)
+        write_stamp(path, plan | self._two_folds(model))
+        first = self._train(model, 1, True, cost)
+        once, more = self._train(model, 1, False, cost), 4
+        longer = self._train(model, 1 + more, False, cost)
+        while more < MOST_STEPS and longer - once < TRAINING_S:
+            more *= 2
+            longer = self._train(model, 1 + more, False, cost)
+        validated = self._train(model, 2, True, cost)
+        cost.per_voxel = max(longer - once, 0.0) / more
+        cost.start = max(first + cost.per_voxel - validated, 0.0)
+        seen = sum(
+            item.voxels
+            for key, item in self._annotated(model).items()
+            if seen_as(read_json(path), key, item.sample.split) == "validation"
+        )
+        write_stamp(path, plan)
+        cost.validation = max(validated - 2 * cost.per_voxel, 0.0) / max(seen, 1)
+        cost.bytes_per_voxel = allocated(self.folder / "train" / model)
+        self.found.costs |= {("train", network): cost for network in alike}
+        tile = plan["train_tile"]["value"]
+        self.found.measured.append(f"train {model}: {more} steps of {cfg.batch} x {tile} px, and a validation")
+
+    def _annotated(self, model: str) -> dict[str, Sized]:
+        """Samples for training and validation, as ``<data set>/<sample>``."""
+        items = [(name, item) for name in self.cfg.model_of(model).train_on for item in self.picks[name]]
+        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED}
+
+    def _two_folds(self, model: str) -> dict[str, Any]:
+        """What the plan of a fold says, of the chosen samples: one is for validation, as far as there are several."""
+        keys = list(self._annotated(model))
+        folds = {key: 1 + (key != keys[-1]) for key in keys}
+        return {"fold": 1, "folds": folds} if self.cfg.fold_of(model) and len(keys) > 1 else {}
+
+    def _train(self, model: str, steps: int, validate: bool, cost: Cost) -> float:
+        """Seconds of a training that has not been done with as many steps and samples."""
+        plan_path, stamp = self.folder / "plan" / f"{model}.json", self.folder / "train" / f"{model}.json"
+        plan = read_json(plan_path)
+        plan["steps"]["value"] = steps
+        write_stamp(plan_path, plan)
+        splits, weights = {"train", "validation"} if validate else {"train"}, {}
+        for name in self.cfg.model_of(model).train_on:
+            whole = self.folder / "weights" / f"{name}.json"
+            samples = read_json(whole)["samples"].items()
+            weights[name] = self._only(
+                whole, [key for key, entry in samples if seen_as(plan, f"{name}/{key}", entry["split"]) in splits]
+            )
+        with _clock(cost) as seconds:
+            train_model(
+                self.cfg.train_of(model).model_copy(update={"validate_every": 10**9, "seed": steps}),
+                plan=plan_path,
+                weights=weights,
+                groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in weights},
+                results=self.folder,
+                folder=stamp.with_suffix(""),
+                stamp=stamp,
+            )
+        return seconds[0]
+
+    def adopt(self, model: str, path: Path) -> None:
+        """Take a model that is there: one trained elsewhere or earlier."""
+        copy = self.folder / "train" / model
+        shutil.copytree(path, copy)
+        description = read_json(copy / "model.json")
+        # The report shows a weight map of the first sample that the model was trained on.
+        names = self.cfg.model_of(model).train_on
+        description["trained_on"] = [f"{names[0]}/{self.picks[names[0]][0].sample.name}"] if names else []
+        (copy / "model.json").write_text(json.dumps(description), encoding="utf-8")
+        adopt_model(copy, self.folder / "train" / f"{model}.json")
+
+    def gather(self, model: str) -> None:
+        """A model of several networks, of those that were trained or taken."""
+        networks = first_folds(self.cfg, model)
+        if networks != [model]:
+            gather(
+                [self.folder / "train" / f"{network}.json" for network in networks],
+                self.folder / "train" / f"{model}.json",
+            )
+
+    def predict(self, model: str, dataset: str, workers: int) -> None:
+        """Predict the chosen samples (one, where it takes long); then put in what a trained network might say."""
+        truth, stamp = (
+            self.folder / "groundtruth" / f"{dataset}.json",
+            self.folder / "predict" / model / f"{dataset}.json",
+        )
+        cfg, networks = self.cfg.predict_of(model), first_folds(self.cfg, model)
+
+        def predict(names: list[str], engine: Engine) -> None:
+            predict_samples(
+                cfg,
+                model=self.folder / "train" / f"{model}.json",
+                plans=[self.folder / "plan" / f"{network}.json" for network in networks],
+                groundtruth=self._only(truth, names),
+                images=truth.with_suffix(".zarr"),
+                store=stamp.with_suffix(".zarr"),
+                stamp=stamp,
+                engine=engine,
+                mask_threshold=self.cfg.mask_threshold(model),
+            )
+
+        names = [item.sample.name for item in self.picks[dataset] if item.sample.split in cfg.splits]
+        self._rehearse(
+            "predict", (model, dataset), dataset, names, predict, workers, stamp.with_suffix(".zarr"), PREDICTION_S
+        )
+        self.found.costs["predict", (model, dataset)].per_voxel /= len(networks)
+        predicted = list(read_json(stamp)["samples"])
+        for seed, name in enumerate(predicted):
+            pretend(
+                stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg, self.cfg.mask_threshold(model), seed
+            )
+        self.found.costs["predict", (model, dataset)].bytes_per_voxel = self._density(
+            dataset, predicted, stamp.with_suffix(".zarr")
+        )
+
+    def instances(self, model: str, dataset: str, workers: int) -> None:
+        """Objects of the samples that were predicted."""
+        predict, stamp = (self.folder / step / model / f"{dataset}.json" for step in ("predict", "instances"))
+
+        def make(names: list[str], engine: Engine) -> None:
+            make_instances(
+                self.cfg.instances_of(model),
+                predict=self._only(predict, names),
+                probabilities=predict.with_suffix(".zarr"),
+                store=stamp.with_suffix(".zarr"),
+                tables=stamp.with_suffix(""),
+                stamp=stamp,
+                engine=engine,
+            )
+
+        names = list(read_json(predict)["samples"])
+        self._rehearse(
+            "instances",
+            (model, dataset),
+            dataset,
+            names,
+            make,
+            workers,
+            stamp.with_suffix(".zarr"),
+            also=stamp.with_suffix(""),
+        )
+
+    def evaluate(self, model: str, dataset: str, workers: int) -> None:
+        """Scores of the samples of which there are objects, whatever their split."""
+        truth, instances = (
+            self.folder / "groundtruth" / f"{dataset}.json",
+            self.folder / "instances" / model / f"{dataset}.json",
+        )
+        stamp = self.folder / "evaluate" / model / f"{dataset}.json"
+        cfg = self.cfg.evaluate.model_copy(update={"splits": ["train", "validation", "test", "cross-validation"]})
+
+        def score(names: list[str], engine: Engine) -> None:
+            evaluate_samples(
+                cfg,
+                model=self.folder / "train" / f"{model}.json",
+                groundtruth=truth,
+                truth_store=truth.with_suffix(".zarr"),
+                instances=self._only(instances, names),
+                instance_store=instances.with_suffix(".zarr"),
+                tables=instances.with_suffix(""),
+                folder=stamp.with_suffix(""),
+                history=self.folder / "evaluate" / "history" / model / f"{dataset}.jsonl",
+                stamp=stamp,
+                engine=engine,
+            )
+
+        annotated = {name for name, entry in read_json(truth)["samples"].items() if entry["labels"]}
+        names = [name for name in read_json(instances)["samples"] if name in annotated]
+        self._rehearse("evaluate", (model, dataset), dataset, names, score, workers, stamp.with_suffix(""))
+
+    def report(self, pairs: list[tuple[str, str]]) -> None:
+        """Tables and page of the chosen samples."""
+        stamps = {(m, d): self.folder / "evaluate" / m / f"{d}.json" for m, d in pairs}
+        evaluations = {pair: path for pair, path in stamps.items() if path.is_file()}
+        cost = self.found.costs["report", ""] = Cost()
+        with _clock(cost) as seconds:
+            folder = self.folder / "report"
+            make_report(
+                self.cfg.report,
+                evaluations=evaluations,
+                predictions=pairs,
+                jobs={},
+                config={},
+                results=self.folder,
+                folder=folder,
+            )
+        cost.start, cost.bytes_per_voxel = seconds[0], allocated(self.folder / "report")
+
+    def _rehearse(
+        self,
+        step: str,
+        key: Any,
+        dataset: str,
+        names: list[str],
+        run: Callable[[list[str], Engine], None],
+        workers: int,
+        store: Path,
+        limit: float = np.inf,
+        also: Path | None = None,
+    ) -> None:
+        """Time the first sample and then the others, unless the first took longer than `limit`."""
+        cost = self.found.costs[step, key] = Cost()
+        if not names:
+            return
+        with local_engine(workers) as engine:
+            with _clock(cost) as seconds:
+                run(names[:1], engine)
+            first, voxels, done = seconds[0], self.voxels(dataset, set(names[:1])), names[:1]
+            cost.per_voxel = first / voxels
+            if len(names) > 1 and first < limit:
+                with _clock(cost) as seconds:
+                    run(names, engine)
+                done = names
+                cost.per_voxel = seconds[0] / self.voxels(dataset, set(names[1:]))
+                cost.start = max(first - cost.per_voxel * voxels, 0.0)
+        cost.bytes_per_voxel = self._density(dataset, done, *[path for path in (store, also) if path])
+        what = f"{step} {'/'.join(key) if isinstance(key, tuple) else key}"
+        self.found.measured.append(
+            f"{what}: {len(done)} samples, {self.voxels(dataset, set(done)) / 1e6:.3g} million voxels"
+        )
+
+    def _density(self, dataset: str, names: list[str], *paths: Path) -> float:
+        return allocated(*paths) / max(self.voxels(dataset, set(names)), 1)
+
+    def _only(self, stamp: Path, names: list[str]) -> Path:
+        """A copy of a stamp with some of its samples."""
+        whole = read_json(stamp)
+        part = self.folder / "parts" / stamp.name
+        write_stamp(part, whole | {"samples": {name: whole["samples"][name] for name in names}})
+        return part

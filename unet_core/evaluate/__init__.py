@@ -1,0 +1,1 @@
+"""Step evaluate: scores of objects against annotations."""

@@ -1,0 +1,151 @@
+"""What earlier evaluations gave: one line for each, with a table of its images, so that any two can be compared."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unet_core.evaluate.bootstrap import Sums, differences, score
+from unet_core.runtime import write_atomic
+
+# The main measures, with the score where the images add up to nothing.
+MEASURES = {
+    "iou": 1.0,
+    "dice": 1.0,
+    "seg": float("nan"),
+    "ap50": 1.0,
+    "ap75": 1.0,
+    "pixel_error": 0.0,
+    "rand_error": 0.0,
+}
+KEYS = ["sample", "split", "truth"]
+
+
+def sums_of(images: pd.DataFrame, end: str = "") -> dict[str, Sums]:
+    """Main measures as sums over images.
+
+    Parameters
+    ----------
+    images : DataFrame
+        One row per image, with the columns ``<measure>_over`` and ``<measure>_under``: each measure is the sum of the
+        one divided by the sum of the other.
+    end : str
+        Ending of the names of the columns.
+    """
+    columns = {name: [images[f"{name}_{part}{end}"].to_numpy(float) for part in ("over", "under")] for name in MEASURES}
+    return {name: Sums(over, under, MEASURES[name]) for name, (over, under) in columns.items()}
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Change of the main measures on the images that both have, with the same annotation.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        Tables of images, as for `sums_of`, with `sample`, `split` and `truth` (the digest of the annotation).
+
+    Returns
+    -------
+    DataFrame
+        split, measure, n_images, before, after, difference, and the ends low and high of its 95 % interval (paired
+        bootstrap over images; missing where there is one image).
+    """
+    both = before.merge(after, on=KEYS, suffixes=("_before", "_after")).sort_values(KEYS)
+    rows = []
+    for split, images in both.groupby("split"):
+        old, new = (sums_of(images, end) for end in ("_before", "_after"))
+        for name, interval in differences(old, new).items():
+            values = {"before": score(old[name]), "after": score(new[name])}
+            ends = interval._asdict() if interval else {"low": None, "high": None}
+            change = {"difference": values["after"] - values["before"]}
+            rows.append({"split": split, "measure": name, "n_images": len(images)} | values | change | ends)
+    columns = ["split", "measure", "n_images", "before", "after", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Evaluations of a model on a data set, the latest last; damaged lines are left out.
+
+    Parameters
+    ----------
+    path : Path
+        ``<results>/evaluate/history/<model>/<data set>.jsonl``.
+
+    Returns
+    -------
+    list of dict
+        time, digest, weights (digest of the model), scores by split, and change by split and measure since the line
+        before.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+            found.append({"time": entry["time"], "digest": entry["digest"], "weights": entry["weights"], **entry})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def read_images(path: Path, digest: str) -> pd.DataFrame | None:
+    """Table of the images of one evaluation; None where it is gone or damaged."""
+    try:
+        table = pd.read_csv(_images(path, digest), dtype=dict.fromkeys(KEYS, str), keep_default_na=False)
+    except (OSError, ValueError):
+        return None
+    return table if set(KEYS) < set(table.columns) and f"{next(reversed(MEASURES))}_under" in table.columns else None
+
+
+def keep_evaluation(path: Path, images: pd.DataFrame, scores: dict[str, Any], weights: str, digest: str) -> None:
+    """Add an evaluation to the history, unless it is the latest there.
+
+    Parameters
+    ----------
+    path : Path
+        ``<results>/evaluate/history/<model>/<data set>.jsonl``; the table of images goes to ``<data set>/<digest>.csv``
+        beside it.
+    images : DataFrame
+        As for `compare`.
+    scores : dict
+        Scores by split.
+    weights : str
+        Digest of the model.
+    digest : str
+        Of all that determines the scores.
+    """
+    earlier = read_history(path)
+    last = earlier[-1] if earlier else None
+    if last is None or last["digest"] != digest or not _images(path, digest).is_file():
+        text = io.StringIO()
+        images.to_csv(text, index=False)
+        write_atomic(_images(path, digest), text.getvalue().encode())
+    if last is None or last["digest"] != digest:
+        before = read_images(path, last["digest"]) if last else None
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "digest": digest,
+            "weights": weights,
+            "scores": scores,
+        }
+        entry["change"] = {} if before is None else _by_split(compare(before, images))
+        # Written whole: a line that was cut short would spoil the next one too.
+        lines = [json.dumps(line, allow_nan=False) for line in [*earlier, entry]]
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _images(path: Path, digest: str) -> Path:
+    return path.with_suffix("") / f"{digest}.csv"
+
+
+def _by_split(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Split -> measure -> its change, None for what has no value."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in table.astype(object).where(table.notna(), None).to_dict("records"):
+        row = {str(key): value for key, value in record.items()}
+        found.setdefault(row.pop("split"), {})[row.pop("measure")] = row
+    return found

@@ -1,0 +1,138 @@
+"""Scores that need the neighbourhood of a voxel, read from stores piece by piece: warping error and boundaries.
+
+The pieces are of one size, whatever the blocks of the stores, and see as much around them as the measure needs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.blocks import ZYX, Grid
+from unet_core.engine import Engine
+from unet_core.metrics.surface import (
+    Near,
+    Surface,
+    boundary,
+    boundary_f1,
+    compare_boundaries,
+    count_near,
+    hausdorff_distance,
+)
+from unet_core.metrics.warping import Warping, warp, warping_error
+from unet_core.store.store import Result, open_labels
+
+# Larger planes are warped in squares of this size: no part of a program's memory, but of the definition of the score.
+PLANE: ZYX = (1, 4096, 4096)
+PIECE: ZYX = (32, 512, 512)
+# Pixels along x up to which distances of boundaries are measured: further only where 95 % of them do not lie within.
+REACHES = (16, 64, 256)
+REACHES_IN_VOLUMES = (16, 64)
+# Pixels along x within which boundaries agree, where the user does not say.
+TOLERANCE = 2
+
+
+def score_space(truth_store: Path, found: Path, sample: str, tolerance: float | None, engine: Engine) -> dict[str, Any]:
+    """Counts of one image.
+
+    Parameters
+    ----------
+    truth_store : Path
+        Store of the step groundtruth.
+    found : Path
+        Result of the step instances.
+    sample : str
+        Name of the sample.
+    tolerance : float, optional
+        Micrometres within which boundaries agree; default: two pixels along x.
+    engine : Engine
+        Where pieces are worked on.
+
+    Returns
+    -------
+    dict
+        `warping`, `boundary` (counts) and `hausdorff` (micrometres, or None).
+    """
+    shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
+    within = TOLERANCE * spacing[2] if tolerance is None else tolerance
+    planes = Grid(shape, PLANE)
+    warped = functools.partial(_warp_piece, truth_store=truth_store, found=found, sample=sample)
+    warping = functools.reduce(
+        Warping.__add__,
+        (counts for _, counts in engine.run(warped, range(len(planes)), len(planes), f"evaluate {sample}, warping")),
+    )
+    surface, reach = _measure_boundaries(truth_store, found, sample, within, engine)
+    distance = hausdorff_distance(surface)
+    return {
+        "warping": list(warping),
+        "boundary": list(count_near(surface, within)),
+        "hausdorff": None if distance is None else min(distance, reach),
+    }
+
+
+def summarise_space(images: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Scores of one image, or of a data set.
+
+    Parameters
+    ----------
+    images : sequence of dict
+        From `score_space`.
+
+    Returns
+    -------
+    dict
+        warping_error and boundary_f1, of the pixels of all images, and hausdorff, the mean of those images that have
+        one.
+    """
+    warping = functools.reduce(Warping.__add__, (Warping(*image["warping"]) for image in images))
+    near = Near(*(sum(counts) for counts in zip(*(image["boundary"] for image in images), strict=True)))
+    distances = [image["hausdorff"] for image in images if image["hausdorff"] is not None]
+    return {
+        "warping_error": warping_error(warping),
+        "boundary_f1": boundary_f1(near),
+        "hausdorff": float(np.mean(distances)) if distances else None,
+    }
+
+
+def _warp_piece(index: int, truth_store: Path, found: Path, sample: str) -> Warping:
+    result = Result(found)
+    truth, _, ignore = open_labels(truth_store, sample)
+    box = Grid(result.shape, PLANE).box(index)
+    return warp(truth.read(box)[0], result.read(box)[0], ignore.read(box)[0])
+
+
+def _measure_boundaries(
+    truth_store: Path, found: Path, sample: str, tolerance: float, engine: Engine
+) -> tuple[Surface, float]:
+    """Distances of boundaries, and the micrometres up to which they were measured."""
+    shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
+    pieces, surface, reach = Grid(shape, PIECE), Surface({}, {}), 0.0
+    for pixels in REACHES if shape[0] == 1 else REACHES_IN_VOLUMES:
+        reach = max(pixels * spacing[2], tolerance)
+        measure = functools.partial(
+            _compare_piece, truth_store=truth_store, found=found, sample=sample, spacing=spacing, reach=reach
+        )
+        parts = engine.run(measure, range(len(pieces)), len(pieces), f"evaluate {sample}, boundaries")
+        surface = functools.reduce(Surface.__add__, (part for _, part in parts))
+        if hausdorff_distance(surface) != np.inf:
+            break
+    return surface, reach
+
+
+def _compare_piece(
+    index: int, truth_store: Path, found: Path, sample: str, spacing: tuple[float, float, float], reach: float
+) -> Surface:
+    result = Result(found)
+    truth, _, ignore = open_labels(truth_store, sample)
+    write = Grid(result.shape, PIECE).box(index)
+    z, y, x = (int(reach / size * (1 + 1e-9)) for size in spacing)
+    seen = write.grow((z, y, x)).clip(result.shape)
+    # One more voxel, which says whether the last one is a boundary.
+    read = seen.grow((1, 1, 1)).clip(result.shape)
+    unknown, part = ignore.read(read), seen.within(read).slices
+    edges = [boundary(labels.read(read), unknown)[part] for labels in (truth, result)]
+    return compare_boundaries(edges[0], edges[1], write.within(seen).slices, spacing, reach)

@@ -1,0 +1,393 @@
+"""Step evaluate: result and truth to scores per object, per image and per data set."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from unet_core.config.folds import HELD_OUT
+from unet_core.config.options import Evaluate
+from unet_core.digest import digest
+from unet_core.engine import Engine
+from unet_core.evaluate.bootstrap import intervals
+from unet_core.evaluate.history import MEASURES, keep_evaluation, sums_of
+from unet_core.evaluate.spatial import score_space, summarise_space
+from unet_core.method import method
+from unet_core.metrics import matching as m
+from unet_core.metrics.aji import aggregated_jaccard_index
+from unet_core.metrics.contingency import Contingency, add, contingency
+from unet_core.metrics.det import Detection, count_operations, detection_score
+from unet_core.metrics.errors import object_errors
+from unet_core.metrics.isbi import v_info, v_rand
+from unet_core.metrics.mean_ap import THRESHOLDS, mean_average_precision
+from unet_core.metrics.pixels import PixelCounts, count_class_pixels, count_pixels, dice, foreground_iou, pixel_error
+from unet_core.metrics.rand import adapted_rand_error
+from unet_core.metrics.seg import seg_scores
+from unet_core.metrics.strata import size_strata
+from unet_core.metrics.thinning import REACH, thin_borders
+from unet_core.metrics.voi import variation_of_information
+from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.store.store import Result, open_labels, remove_other_files
+
+logger = logging.getLogger(__name__)
+
+# Measures at each threshold, by the prefix of their columns.
+AT_THRESHOLDS = {
+    "ap": m.average_precision,
+    "f1_": m.f1,
+    "pq": m.panoptic_quality,
+    "precision": m.precision,
+    "recall": m.recall,
+    "sq": m.segmentation_quality,
+    "rq": m.recognition_quality,
+}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of the objects of one image.
+
+    Attributes
+    ----------
+    names : list of str
+        All classes of the data set.
+    truth, found : dict
+        Label -> name of its class, of the true and of the found objects.
+    """
+
+    names: list[str] = field(default_factory=list)
+    truth: dict[int, str] = field(default_factory=dict)
+    found: dict[int, str] = field(default_factory=dict)
+
+
+def score_image(table: Contingency, thresholds: Sequence[float], classes: Classes | None = None) -> dict[str, Any]:
+    """All counts of one image that follow from its table, and from which scores of images and of data sets follow.
+
+    Parameters
+    ----------
+    table : Contingency
+        Of the image.
+    thresholds : sequence of float
+        IoU thresholds of the matching.
+    classes : Classes, optional
+        Of the objects.
+
+    Returns
+    -------
+    dict
+        `pixels`, `classes` (pixels of each class, if there are several), `matching` (by threshold), `detection`,
+        `means` (scores of which a data set has the mean), and `objects`: label, class, voxels, SEG score, best IoU,
+        match and kind of each true object and of the spurious ones.
+    """
+    wanted, voi, classes = sorted({*thresholds, *THRESHOLDS}), variation_of_information(table), classes or Classes()
+    return {
+        "pixels": list(count_pixels(table)),
+        "classes": _count_classes(table, classes) if len(classes.names) > 1 else {},
+        "matching": {str(t): list(counts) for t, counts in zip(wanted, m.matchings(table, wanted), strict=True)},
+        "detection": list(count_operations(table)),
+        "means": {
+            "rand_error": adapted_rand_error(table),
+            "voi_split": voi.split,
+            "voi_merge": voi.merge,
+            "aji": aggregated_jaccard_index(table),
+            "v_rand": v_rand(table),
+            "v_info": v_info(table),
+        },
+        "objects": _objects(table, classes),
+    }
+
+
+def _count_classes(table: Contingency, classes: Classes) -> dict[str, list[int]]:
+    of_class = {
+        name: [
+            np.array([label for label, own in side.items() if own == name], np.int64)
+            for side in (classes.truth, classes.found)
+        ]
+        for name in classes.names
+    }
+    return {name: list(count_class_pixels(table, truth, found)) for name, (truth, found) in of_class.items()}
+
+
+def _objects(table: Contingency, classes: Classes) -> dict[str, list[Any]]:
+    """Columns of the table of objects; None where a spurious object has no score."""
+    objects, seg = object_errors(table), seg_scores(table).tolist()
+    rows = zip(objects["label"].tolist(), objects["match"].tolist(), strict=True)
+    names = [classes.truth.get(label, "") if label else classes.found.get(match, "") for label, match in rows]
+    return {
+        "label": objects["label"].tolist(),
+        "class": names,
+        "voxels": objects["voxels"].tolist(),
+        "seg": seg + [None] * (len(objects) - len(seg)),
+        "best_iou": objects["best_iou"].tolist(),
+        "match": objects["match"].tolist(),
+        "kind": objects["kind"].tolist(),
+    }
+
+
+def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float | None]:
+    """Scores of one image, or of a data set.
+
+    Pixels, objects and operations of all images are pooled; AJI and the measures of pairs and entropies are means over
+    images.
+
+    Parameters
+    ----------
+    images : sequence of dict
+        From `score_image`.
+    thresholds : sequence of float
+        IoU thresholds of the matching.
+
+    Returns
+    -------
+    dict
+        iou, dice, of each class too where there are several, seg, ap50 ... and the others at each threshold,
+        pixel_error, rand_error, voi_split, voi_merge, aji, v_rand, v_info, ap, det; None for seg and det without true
+        objects.
+    """
+    pixels = _pool(image["pixels"] for image in images)
+    seg = [score for image in images for score in image["objects"]["seg"] if score is not None]
+    scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else None}
+    for name in images[0]["classes"]:
+        of_class = _pool(image["classes"][name] for image in images)
+        scores |= {f"iou_{name}": foreground_iou(of_class), f"dice_{name}": dice(of_class)}
+    matchings = {
+        t: functools.reduce(m.Matching.__add__, (m.Matching(*image["matching"][str(t)]) for image in images))
+        for t in {*thresholds, *THRESHOLDS}
+    }
+    for prefix, measure in AT_THRESHOLDS.items():
+        scores |= {f"{prefix}{100 * t:g}": measure(matchings[t]) for t in thresholds}
+    means = {name: float(np.mean([image["means"][name] for image in images])) for name in images[0]["means"]}
+    ap = mean_average_precision([matchings[t] for t in THRESHOLDS])
+    det = detection_score(functools.reduce(Detection.__add__, (Detection(*image["detection"]) for image in images)))
+    return scores | {"pixel_error": pixel_error(pixels)} | means | {"ap": ap, "det": det}
+
+
+def _pool(counts: Iterable[Sequence[int]]) -> PixelCounts:
+    return PixelCounts(*(sum(parts) for parts in zip(*counts, strict=True)))
+
+
+def main_sums(counts: dict[str, Any]) -> dict[str, float]:
+    """What one image adds to the main measures: each is the sum of ``<measure>_over`` by that of ``<measure>_under`` over images."""
+    pixels, seg = PixelCounts(*counts["pixels"]), [score for score in counts["objects"]["seg"] if score is not None]
+    wrong, foreground = pixels.found_only + pixels.truth_only, pixels.both + pixels.found_only + pixels.truth_only
+    parts = {
+        "iou": (pixels.both, foreground),
+        "dice": (2 * pixels.both, 2 * pixels.both + wrong),
+        "seg": (sum(seg), len(seg)),
+        "pixel_error": (wrong, sum(pixels)),
+        "rand_error": (counts["means"]["rand_error"], 1),
+    }
+    for threshold in (0.5, 0.75):
+        tp, fp, fn, _ = counts["matching"][str(threshold)]
+        parts[f"ap{100 * threshold:g}"] = (tp, tp + fp + fn)
+    return {
+        f"{name}_{part}": float(value)
+        for name in MEASURES
+        for part, value in zip(("over", "under"), parts[name], strict=True)
+    }
+
+
+def evaluate_samples(
+    cfg: Evaluate,
+    *,
+    model: Path,
+    groundtruth: Path,
+    truth_store: Path,
+    instances: Path,
+    instance_store: Path,
+    tables: Path,
+    folder: Path,
+    history: Path,
+    stamp: Path,
+    engine: Engine,
+) -> None:
+    """Score the annotated samples of a data set; what was scored with the same result and truth stays.
+
+    Parameters
+    ----------
+    cfg : Evaluate
+        Options.
+    model : Path
+        Stamp of the model.
+    groundtruth, truth_store : Path
+        Stamp and store of the data set's groundtruth.
+    instances, instance_store, tables : Path
+        Stamp, store and folder of tables of the objects that a model found in it.
+    folder : Path
+        Gets ``images`` and ``objects``, each as ``.csv`` and ``.parquet``, and one JSON file of counts per sample.
+    history : Path
+        ``<results>/evaluate/history/<model>/<data set>.jsonl``, to which the evaluation is added.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where blocks are worked on.
+    """
+    truths, names = read_json(groundtruth)["samples"], read_json(groundtruth)["classes"]
+    remove_other_files(folder / "samples", ".json", set(truths))
+    scored, entries, redone = {}, {}, 0
+    for name, entry in read_json(instances)["samples"].items():
+        truth = truths[name]
+        # By whom it was predicted, not what it is for, says whether it was held out.
+        split = HELD_OUT if entry["split"] == HELD_OUT else truth["split"]
+        if split not in cfg.splits:
+            continue
+        options = [cfg.thresholds, cfg.boundary_tolerance, names]
+        wanted = digest(truth["labels"], entry["digest"], options, method("evaluate"))
+        counts = _kept(folder / "samples" / f"{name}.json", wanted)
+        if counts is None:
+            counts = _score_sample(name, cfg, names, truth_store, instance_store, tables, engine)
+            write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
+            redone += 1
+        # Counted anew each time, so that a sample that changes its split needs no new scores.
+        entries[name] = {"split": split, "digest": wanted}
+        scored[name] = counts
+    write_tables(folder, scored, entries, cfg.thresholds)
+    sums = pd.DataFrame(
+        [
+            {"sample": name, "truth": truths[name]["labels"]} | entries[name] | main_sums(scored[name])
+            for name in sorted(scored)
+        ]
+    )
+    splits = {split: [name for name, entry in entries.items() if entry["split"] == split] for split in cfg.splits}
+    scores, by_size = {}, {}
+    for split, members in splits.items():
+        if members:
+            images = [scored[name] for name in members]
+            scores[str(split)] = _of_split(images, sums[sums["split"] == split], cfg.thresholds)
+            by_size[str(split)] = _by_size([image["objects"] for image in images])
+    weights = read_json(model)["weights"]
+    made = digest(weights, entries)
+    if scored:
+        keep_evaluation(history, sums.drop(columns="digest"), scores, weights, made)
+    logger.info("evaluate: %d samples, %d scored", len(entries), redone)
+    write_stamp(
+        stamp,
+        {
+            "step": "evaluate",
+            "weights": weights,
+            "digest": made,
+            "scores": scores,
+            "by_size": by_size,
+            "samples": entries,
+        },
+    )
+
+
+def write_tables(
+    folder: Path, scored: dict[str, dict[str, Any]], entries: dict[str, dict[str, str]], thresholds: Sequence[float]
+) -> None:
+    """Write the tables of images and of objects as CSV and Parquet.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go.
+    scored : dict
+        Sample -> its counts.
+    entries : dict
+        Sample -> its `split`.
+    thresholds : sequence of float
+        IoU thresholds of the matching.
+    """
+    images, objects = [], []
+    for name, counts in scored.items():
+        sample = {"sample": name, "split": entries[name]["split"]}
+        images.append(sample | {"n_objects": _number(counts)} | _scores([counts], thresholds))
+        objects.append(pd.DataFrame(sample | counts["objects"]).astype({"seg": float}))
+    nothing = pd.DataFrame(columns=["sample", "split"])
+    for name, table in (("images", pd.DataFrame(images)), ("objects", pd.concat(objects) if objects else nothing)):
+        table = table if len(table.columns) else nothing
+        write_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5f").encode())
+        write_atomic(folder / f"{name}.parquet", table.reset_index(drop=True).to_parquet(index=False))
+
+
+def _scores(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float | None]:
+    """All scores of one image, or of a data set."""
+    thin = {f"{name}_thin": float(np.mean([image["thin"][name] for image in images])) for name in images[0]["thin"]}
+    return summarise(images, thresholds) | thin | summarise_space([image["space"] for image in images])
+
+
+def _number(counts: dict[str, Any]) -> int:
+    """True objects of an image."""
+    return Detection(*counts["detection"]).objects
+
+
+def _of_split(images: list[dict[str, Any]], sums: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, float | None]:
+    scores: dict[str, float | None] = {"n_images": len(images), "n_objects": sum(map(_number, images))}
+    scores |= _scores(images, thresholds)
+    for name, interval in intervals(sums_of(sums)).items():
+        scores |= {
+            f"{name}_low": interval.low if interval else None,
+            f"{name}_high": interval.high if interval else None,
+        }
+    return scores
+
+
+def _by_size(images: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
+    """Scores of small, medium and large true objects of a split."""
+    rows = pd.concat([pd.DataFrame(objects) for objects in images])
+    true = rows[rows["label"] > 0]
+    return size_strata(
+        true["voxels"].to_numpy(np.int64), true["seg"].to_numpy(float), (true["kind"] == "matched").to_numpy(bool)
+    )
+
+
+def _kept(path: Path, wanted: str) -> dict[str, Any] | None:
+    """Counts that were kept for the same digest."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return kept["counts"] if kept.get("digest") == wanted else None
+
+
+def _score_sample(
+    name: str, cfg: Evaluate, names: list[str], truth_store: Path, instance_store: Path, tables: Path, engine: Engine
+) -> dict[str, Any]:
+    found = Result(instance_store / name)
+    truth = open_labels(truth_store, name)[0]
+    if truth.shape != found.shape:
+        mend = "'snakemake --forcerun predict' mends it"
+        raise UserError(f"{instance_store / name} has shape {found.shape}, but its truth {truth.shape}; {mend}")
+    block = functools.partial(_count_block, name=name, truth_store=truth_store, instance_store=instance_store)
+    blocks = [counted for _, counted in engine.run(block, range(len(found.grid)), len(found.grid), f"evaluate {name}")]
+    of_truth = {label: names[number - 1] for block in blocks for label, number in block.classes.items()}
+    of_found = pd.read_csv(
+        tables / f"{name}.csv", usecols=["label", "class"], dtype={"class": str}, keep_default_na=False
+    )
+    classes = Classes(names, of_truth, dict(zip(of_found["label"].tolist(), of_found["class"].tolist(), strict=True)))
+    thin = add(block.thin for block in blocks)
+    return score_image(add(block.table for block in blocks), cfg.thresholds, classes) | {
+        "thin": {"v_rand": v_rand(thin), "v_info": v_info(thin)},
+        "space": score_space(truth_store, instance_store / name, name, cfg.boundary_tolerance, engine),
+    }
+
+
+class Counted(NamedTuple):
+    """What a block adds to an image: its table, that with thinned borders, and the number of the class of each true object."""
+
+    table: Contingency
+    thin: Contingency
+    classes: dict[int, int]
+
+
+def _count_block(index: int, name: str, truth_store: Path, instance_store: Path) -> Counted:
+    result = Result(instance_store / name)
+    instances, classes, ignore = open_labels(truth_store, name)
+    box = result.grid.box(index)
+    read = box.grow((0, REACH, REACH)).clip(result.shape)
+    inner, found, unknown = box.within(read).slices, result.read(read), ignore.read(read)
+    thin = thin_borders(found, unknown)[inner]
+    truth, found, unknown = instances.read(box), found[inner], unknown[inner]
+    numbers = contingency(truth, classes.read(box))
+    known = (numbers.truth > 0) & (numbers.found > 0)
+    of_class = dict(zip(numbers.truth[known].tolist(), numbers.found[known].tolist(), strict=True))
+    return Counted(contingency(truth, found, unknown), contingency(truth, thin, unknown), of_class)

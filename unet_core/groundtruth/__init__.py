@@ -1,0 +1,1 @@
+"""Step groundtruth: images and annotations of a data set become one store."""

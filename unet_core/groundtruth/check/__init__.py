@@ -1,0 +1,1 @@
+"""What looks wrong in annotations, found before any GPU is used."""

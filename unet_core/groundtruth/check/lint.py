@@ -1,0 +1,339 @@
+"""What looks wrong in the annotation of one sample: from labels and gray values to findings, without files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cc3d
+import numpy as np
+from scipy.ndimage import gaussian_gradient_magnitude
+
+from unet_core.blocks import ZYX
+from unet_core.groundtruth.canvas import Canvas
+from unet_core.groundtruth.check.tally import Counts, inner_voxels
+
+# More findings of one kind in one sample are counted and not listed.
+LISTED = 20
+# Shared part of two objects, over that of either, from which they are the same object drawn twice.
+SAME = 0.8
+# Voxels from which an object that is nowhere thicker than two is a sliver.
+SLIVER = 8
+# Share of the image from which an object is suspiciously large.
+LARGE = 0.5
+# Longest side, in pixels, of the image in which outlines are compared with edges.
+SEEN = 512
+
+
+class Finding(NamedTuple):
+    """Something that looks wrong in one sample.
+
+    Attributes
+    ----------
+    level : str
+        error, which stops, or warning.
+    kind : str
+        One word, the same in all samples.
+    voxel : list of int or None
+        Where, z y x; None for the sample as a whole.
+    text : str
+        What.
+    """
+
+    level: str
+    kind: str
+    voxel: list[int] | None
+    text: str
+
+
+def findings_of(canvas: Canvas, gray: np.ndarray | None = None) -> list[Finding]:
+    """All that looks wrong in a painted sample.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        The sample, before objects under the ignore mask are taken away.
+    gray : ndarray, shape (y, x), optional
+        Gray values of its middle plane.
+
+    Returns
+    -------
+    list of Finding
+        At most `LISTED` of each kind, and one that counts the others.
+    """
+    if not canvas.instances.any():
+        return []
+    found = [*_overlaps(canvas), *_parts(canvas), *_holes(canvas)]
+    if gray is not None:
+        found += _misplaced(canvas.instances[canvas.shape[0] // 2], gray)
+    return _shortened(found)
+
+
+def statistics_of(instances: np.ndarray, ignore: np.ndarray, gray: np.ndarray | None = None) -> dict[str, Any]:
+    """What is compared between samples.
+
+    Parameters
+    ----------
+    instances, ignore : ndarray, shape (z, y, x)
+        Labels and ignore mask.
+    gray : ndarray, shape (y, x), optional
+        Gray values of the middle plane.
+
+    Returns
+    -------
+    dict
+        ``objects`` (count), ``area`` (median number of voxels), ``density`` (objects per million annotated voxels) and
+        ``contrast`` (mean gray value of objects less that of the background, in standard deviations); None where there
+        is none.
+    """
+    areas = np.unique(instances[instances > 0], return_counts=True)[1]
+    annotated, middle = instances.size - int(np.count_nonzero(ignore)), instances.shape[0] // 2
+    return _compared(areas, annotated, instances[middle], ignore[middle], gray)
+
+
+def findings_of_counts(counts: Counts, shape: ZYX, labels: np.ndarray, gray: np.ndarray) -> list[Finding]:
+    """What looks wrong in a sample that was painted piece by piece: all that does not need an object as a whole.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the objects, before those under the ignore mask are taken away.
+    shape : tuple of int
+        Of the sample along z, y, x.
+    labels, gray : ndarray, shape (y, x)
+        Objects and gray values of a part of the middle plane.
+
+    Returns
+    -------
+    list of Finding
+        As from `findings_of`, without overlaps, parts and holes.
+    """
+    if not counts.number.size:
+        return []
+    each = _Each(counts.number, counts.first, shape, lambda number: f"object {number}")
+    found = [*_by_size(each, counts.voxels, counts.inner), *_overflow(each, False), *_misplaced(labels, gray)]
+    return _shortened(found)
+
+
+def statistics_of_counts(
+    counts: Counts, annotated: int, labels: np.ndarray, ignore: np.ndarray, gray: np.ndarray
+) -> dict[str, Any]:
+    """The same as `statistics_of`, of a sample that was painted piece by piece.
+
+    Parameters
+    ----------
+    counts : Counts
+        Of the objects.
+    annotated : int
+        Voxels that are not ignored.
+    labels, ignore, gray : ndarray, shape (y, x)
+        Objects, ignore mask and gray values of a part of the middle plane.
+    """
+    return _compared(counts.kept[counts.kept > 0], annotated, np.where(ignore > 0, 0, labels), ignore, gray)
+
+
+def _compared(
+    areas: np.ndarray, annotated: int, labels: np.ndarray, ignore: np.ndarray, gray: np.ndarray | None
+) -> dict[str, Any]:
+    known, inside, contrast = ignore == 0, labels > 0, None
+    if gray is not None and (known & inside).any() and (known & ~inside).any() and gray.std() > 0:
+        contrast = float((gray[known & inside].mean() - gray[known & ~inside].mean()) / gray.std())
+    return {
+        "objects": int(areas.size),
+        "area": float(np.median(areas)) if areas.size else None,
+        "density": 1e6 * areas.size / annotated if annotated else None,
+        "contrast": contrast,
+    }
+
+
+def _overlaps(canvas: Canvas) -> list[Finding]:
+    level = "error" if canvas.policy == "error" else "warning"
+    found = []
+    for pair in canvas.overlaps:
+        earlier, later = canvas.called(pair.earlier), canvas.called(pair.later)
+        kind, text = "overlap", f"{earlier} and {later} share {pair.voxels} voxels"
+        if pair.iou >= SAME:
+            kind, text = (
+                "duplicate",
+                f"{later} is {earlier} drawn again (they share {pair.voxels} voxels, an IoU of {pair.iou:.2f})",
+            )
+        found.append(Finding(level, kind, _at(pair.position, canvas.shape), text))
+    return found
+
+
+def _parts(canvas: Canvas) -> list[Finding]:
+    """Objects in several parts, of one voxel, thin or large, and numbers at the end of their type."""
+    labels = canvas.instances
+    parts = np.asarray(cc3d.connected_components(labels, connectivity=26), np.uint32)
+    position = np.flatnonzero(labels)
+    part, label = parts.ravel()[position], labels.ravel()[position]
+    count = int(part.max())
+    first, number = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.uint32)
+    # Of values that are assigned several times the last stays: the first voxel of each part.
+    first[part[::-1]], number[part] = position[::-1], label
+    sizes = np.bincount(part, minlength=count + 1)
+    inner = np.bincount(part[inner_voxels(labels).ravel()[position]], minlength=count + 1)
+    order = np.argsort(number[1:], kind="stable") + 1
+    numbers, starts = np.unique(number[order], return_index=True)
+    pieces, areas = np.diff([*starts, count]), np.add.reduceat(sizes[order], starts)
+    inners, where = np.add.reduceat(inner[order], starts), first[order[starts]]
+
+    several = pieces > 1
+    each = _Each(numbers, where, canvas.shape, canvas.called)
+    found = each.of(
+        several, "parts", lambda i: f"is in {pieces[i]} parts, the first of {sizes[order[starts[i]]]} voxels"
+    )
+    if several.all() and len(numbers) < 5 and pieces.max() > 5:
+        text = "few numbers in many parts; if these are classes and not objects, use format binary or colours"
+        found.append(Finding("warning", "classes", None, text))
+    found += _by_size(each, areas, inners)
+    return found + _overflow(each, bool(several[-1]))
+
+
+class _Each(NamedTuple):
+    """Objects with their numbers, the flat positions of their first voxels in a sample of some shape, and how they are called."""
+
+    numbers: np.ndarray
+    where: np.ndarray
+    shape: ZYX
+    called: Callable[[int], str]
+
+    def of(self, chosen: np.ndarray, kind: str, text: Callable[[int], str]) -> list[Finding]:
+        """A finding for each of the chosen objects."""
+        found = [
+            (i, _at(int(self.where[i]), self.shape), self.called(int(self.numbers[i])))
+            for i in np.flatnonzero(chosen).tolist()
+        ]
+        return [Finding("warning", kind, voxel, f"{name} {text(i)}") for i, voxel, name in found]
+
+
+def _by_size(each: _Each, areas: np.ndarray, inners: np.ndarray) -> list[Finding]:
+    """Objects of one voxel, thin or large."""
+    voxels = math.prod(each.shape)
+    found = each.of(areas == 1, "speck", lambda i: "is a single voxel")
+    found += each.of(
+        (areas >= SLIVER) & (inners == 0), "sliver", lambda i: f"has {areas[i]} voxels and is nowhere thicker than 2"
+    )
+    return found + each.of(
+        areas > LARGE * voxels, "large", lambda i: f"covers {100 * int(areas[i]) // voxels} % of the image"
+    )
+
+
+def _overflow(each: _Each, in_parts: bool) -> list[Finding]:
+    """Numbers that end where their type does, where all are used or the last object is in several parts."""
+    last = int(each.numbers[-1])
+    if last not in (2**8 - 1, 2**16 - 1) or not (in_parts or len(each.numbers) == last):
+        return []
+    text = f"numbers of objects end at {last}, the largest that the file can hold; there may have been more"
+    return [Finding("warning", "overflow", _at(int(each.where[-1]), each.shape), text)]
+
+
+def _holes(canvas: Canvas) -> list[Finding]:
+    """Background that is enclosed by one object."""
+    labels, shape = canvas.instances, canvas.shape
+    flat = shape[0] == 1
+    empty = labels[0] == 0 if flat else labels == 0
+    gaps = np.asarray(cc3d.connected_components(empty, connectivity=4 if flat else 6), np.uint32).reshape(shape)
+    count = int(gaps.max())
+    enclosed = np.ones(count + 1, bool)
+    for axis in range(1 if flat else 0, 3):
+        for face in (0, -1):
+            enclosed[np.take(gaps, face, axis)] = False
+    enclosed[np.unique(gaps[canvas.ignore > 0])] = False
+    enclosed[0] = False
+    if not enclosed.any():
+        return []
+    around = []
+    for axis in range(3):
+        gap_along, label_along = np.moveaxis(gaps, axis, 0), np.moveaxis(labels, axis, 0)
+        for gap, label in ((gap_along[:-1], label_along[1:]), (gap_along[1:], label_along[:-1])):
+            touching = enclosed[gap] & (label > 0)
+            around.append(np.stack([gap[touching], label[touching]]))
+    pairs = np.unique(np.concatenate(around, axis=1), axis=1)
+    single, counts = np.unique(pairs[0], return_counts=True)
+    position = np.flatnonzero(np.isin(gaps, single[counts == 1]))
+    gap, first, sizes = np.unique(gaps.ravel()[position], return_index=True, return_counts=True)
+    owner = pairs[1][np.searchsorted(pairs[0], gap)]
+    return [
+        Finding(
+            "warning", "hole", _at(int(position[at]), shape), f"{canvas.called(int(label))} has a hole of {size} voxels"
+        )
+        for label, at, size in zip(owner, first, sizes, strict=True)
+    ]
+
+
+def _misplaced(labels: np.ndarray, gray: np.ndarray) -> list[Finding]:
+    """Whether the outlines would lie on edges of the image if the annotation were mirrored, turned or scaled."""
+    step = max(1, -(-max(labels.shape) // SEEN))
+    height, width = (length // step for length in labels.shape)
+    blocks = gray[: height * step, : width * step].reshape(height, step, width, step)
+    edges = gaussian_gradient_magnitude(blocks.mean(axis=(1, 3), dtype=np.float32), 1)
+    labels = labels[step // 2 :: step, step // 2 :: step][:height, :width]
+    ranks = _ranks(edges)
+    own, pixels = _on_edges(labels, ranks)
+    if pixels < 50:
+        return []
+    best, how = max((_on_edges(changed, ranks)[0], name) for name, changed in _changed(labels))
+    # The mean of so many ranks, were they drawn at random, has this deviation; outlines are correlated along their
+    # length.
+    chance = math.sqrt(1 / 12 / pixels) * 4
+    if best > 0.65 and best - own > max(0.1, 5 * chance):
+        text = f"outlines lie on edges of the image where the annotation is {how} ({best:.2f}, as it is {own:.2f}; 0.5 is chance)"
+        return [Finding("warning", "misplaced", None, text)]
+    return []
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Share of values that are smaller, of values >= 0 in steps of a hundredth; ranks, so that a few bright spots do not decide."""
+    # The upper half of a positive float is in the order of its value, with 7 binary digits.
+    steps = np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16
+    counts = np.bincount(steps.ravel())
+    return ((np.cumsum(counts) - counts / 2) / steps.size)[steps]
+
+
+def _changed(labels: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The annotation as it would be if axes or scale had been mistaken, in the shape of the image."""
+    height, width = labels.shape
+    changed = [
+        ("mirrored top to bottom", labels[::-1]),
+        ("mirrored left to right", labels[:, ::-1]),
+        ("turned by 180 degrees", labels[::-1, ::-1]),
+    ]
+    if height == width:
+        turned = [
+            ("transposed", labels.T),
+            ("turned by 90 degrees", np.rot90(labels, -1)),
+            ("turned by -90 degrees", np.rot90(labels)),
+        ]
+        changed += [*turned, ("transposed and turned by 180 degrees", labels[::-1, ::-1].T)]
+    for factor in (2, 4):
+        small = np.repeat(np.repeat(labels[: -(-height // factor), : -(-width // factor)], factor, 0), factor, 1)
+        changed.append((f"scaled by {factor}", small[:height, :width]))
+        # What does not fill the image says nothing of its background.
+        reduced = np.zeros_like(labels)
+        part = labels[::factor, ::factor]
+        reduced[: part.shape[0], : part.shape[1]] = part
+        changed.append((f"scaled by 1/{factor}", reduced))
+    return changed
+
+
+def _on_edges(labels: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:
+    """Mean rank of the gradient on outlines, 0.5 by chance, and the number of pixels on outlines."""
+    outline = (labels > 0) & ~inner_voxels(labels[None])[0]
+    pixels = int(np.count_nonzero(outline))
+    return (float(ranks[outline].mean()), pixels) if pixels else (0.0, 0)
+
+
+def _at(position: int, shape: tuple[int, ...]) -> list[int]:
+    return [int(index) for index in np.unravel_index(position, shape)]
+
+
+def _shortened(findings: list[Finding]) -> list[Finding]:
+    shown: list[Finding] = []
+    for kind in dict.fromkeys(finding.kind for finding in findings):
+        same = [finding for finding in findings if finding.kind == kind]
+        shown += same[:LISTED]
+        if len(same) > LISTED:
+            shown.append(Finding(same[0].level, kind, None, f"{len(same) - LISTED} more of this kind"))
+    return shown

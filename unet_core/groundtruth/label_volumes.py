@@ -1,0 +1,177 @@
+"""Label volumes of any size: read where they lie, painted and looked at piece by piece, so that memory holds a few pieces alone.
+
+A sample is taken in pieces where it is large and each of its annotations is a label image of which parts can be read.
+The pieces are painted by the same code as whole samples are, and what comes out is the same; only what needs an object
+as a whole, its parts and holes, is not looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_core.annotations import labels
+from unet_core.annotations.layer import opened_plane
+from unet_core.blocks import ZYX, Box, Grid
+from unet_core.config.datasets import Annotation, Dataset
+from unet_core.groundtruth.canvas import Canvas, paint_layers
+from unet_core.groundtruth.check.tally import inner_voxels
+from unet_core.groundtruth.samples import Sample
+from unet_core.images.readers import CZYX
+from unet_core.store.store import BLOCK
+
+# Voxels above which a sample is taken in pieces.
+WHOLE = 2**26
+# Bytes of a source that are read at once, so that chunks of many planes are not decoded for each block of few planes.
+READ = 2**27
+FORMATS = ("labels", "cellpose")
+
+
+class Piece(NamedTuple):
+    """A painted block.
+
+    Attributes
+    ----------
+    number : int
+        Its number in the grid.
+    box : Box
+        Where it lies.
+    canvas : Canvas
+        Its labels, with objects under the ignore mask.
+    inner : ndarray of bool, shape of the block
+        Voxels whose neighbours in the plane belong to the same object.
+    """
+
+    number: int
+    box: Box
+    canvas: Canvas
+    inner: np.ndarray
+
+
+class LabelVolume:
+    """The label images that annotate one sample, opened; see `open_volume`.
+
+    Parameters
+    ----------
+    sources : list of (Annotation, Path, CZYX)
+        Each source with its file and the view of it, z y x.
+    cfg : Dataset
+        For its classes.
+    overlaps : str
+        See `Canvas`.
+    shape : tuple of int
+        Extent along z, y, x.
+    """
+
+    def __init__(self, sources: list[tuple[Annotation, Path, CZYX]], cfg: Dataset, overlaps: str, shape: ZYX) -> None:
+        self._classes, self._overlaps, self.shape = cfg.classes, overlaps, shape
+        self._halo = 1 + math.ceil(max(source.border for source, _, _ in sources))
+        self._sources = [(self._with_planes(source, file, view), file, view) for source, file, view in sources]
+
+    def pieces(self, grid: Grid) -> Iterator[Piece]:
+        """All blocks of a grid, in the order in which they are read fast."""
+        views = [view for _, _, view in self._sources]
+        for slab in _slabs(self.shape, grid.block, views):
+            read = self._around(slab)
+            values = [view[read.slices][0] for view in views]
+            for number, box in grid.boxes_in(slab):
+                around = self._around(box)
+                canvas = self._paint([array[around.within(read).slices] for array in values], around)
+                inner = inner_voxels(canvas.instances)
+                part = box.within(around).slices
+                yield Piece(number, box, _cut(canvas, part), inner[part])
+
+    def paint(self, box: Box) -> Canvas:
+        """Labels of a box, with objects under the ignore mask."""
+        around = self._around(box)
+        canvas = self._paint([view[around.slices][0] for _, _, view in self._sources], around)
+        return _cut(canvas, box.within(around).slices)
+
+    def _paint(self, values: list[np.ndarray], box: Box) -> Canvas:
+        canvas = Canvas(box.shape, self._overlaps)
+        for (source, file, _), array in zip(self._sources, values, strict=True):
+            planes = range(box.start[0], box.stop[0])
+            here = (
+                None if source.slices is None else [planes.index(plane) for plane in planes if plane in source.slices]
+            )
+            layers = [labels.layer_in(array, file, source)]
+            paint_layers(canvas, source.model_copy(update={"slices": here}), layers, self._classes, {})
+        return canvas
+
+    def _around(self, box: Box) -> Box:
+        return box.grow((0, self._halo, self._halo)).clip(self.shape)
+
+    def _with_planes(self, source: Annotation, file: Path, view: CZYX) -> Annotation:
+        """The source with the numbers of its annotated planes."""
+        if source.slices is None:
+            return source
+        if source.slices == "painted":
+            painted: set[int] = set()
+            for box in _slabs(self.shape, BLOCK, [view]):
+                objects = labels.layer_in(view[box.slices][0], file, source).position
+                painted |= set(np.unique(objects // math.prod(box.shape[1:]) + box.start[0]).tolist())
+            return source.model_copy(update={"slices": sorted(painted)})
+        if max(source.slices, default=0) >= self.shape[0]:
+            Canvas((self.shape[0], 1, 1), self._overlaps).ignore_slices(set(source.slices))  # raises
+        return source
+
+
+@contextmanager
+def open_volume(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iterator[LabelVolume | None]:
+    """The annotation of a large sample, to be read in pieces; None where it has to be read as a whole.
+
+    Parameters
+    ----------
+    sample : Sample
+        With the files that annotate it.
+    cfg : Dataset
+        Sources of annotations and classes.
+    overlaps : str
+        See `Canvas`.
+    shape : tuple of int
+        Shape of the image along z, y, x.
+
+    Raises
+    ------
+    ValueError
+        If an annotation cannot be read or does not fit its image; of what is wrong with its pixels, when they are asked
+        for.
+    """
+    found = [(source, files) for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files]
+    objects = [source for source, _ in found if not (source.ignore or source.region)]
+    # Several sources of objects may overlap: who wins depends on the whole objects.
+    fit = all(source.format in FORMATS and not source.classes and len(files) == 1 for source, files in found)
+    if math.prod(shape) <= WHOLE or len(objects) != 1 or not fit:
+        yield None
+        return
+    with ExitStack() as stack:
+        views = [
+            (source, files[0], stack.enter_context(opened_plane(files[0], sample.page, shape)))
+            for source, files in found
+        ]
+        if any(view.chunk is None for _, _, view in views):
+            yield None
+        else:
+            yield LabelVolume(views, cfg, overlaps, shape)
+
+
+def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:
+    """What is read at once: blocks on each other, until no chunk has to be decoded again or `READ` bytes are reached."""
+    deep = max((view.chunk or (1, 1, 1))[0] for view in views)
+    z, y, x = block
+    most = READ // (math.prod(block) * max(view.dtype.itemsize for view in views))
+    return Grid(shape, (z * max(1, min(math.ceil(deep / z), most)), y, x))
+
+
+def _cut(canvas: Canvas, part: tuple[slice, slice, slice]) -> Canvas:
+    """The part of a canvas without the halo."""
+    shape = canvas.instances[part].shape
+    cut = Canvas((0, 0, 0), canvas.policy)
+    cut.shape = (shape[0], shape[1], shape[2])
+    cut.instances, cut.classes, cut.ignore = canvas.instances[part], canvas.classes[part], canvas.ignore[part]
+    return cut

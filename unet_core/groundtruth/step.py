@@ -1,0 +1,339 @@
+"""Step groundtruth: images and annotations in whatever format to one store per data set.
+
+Each sample becomes an image (c z y x) with three label images beside it: ``instances`` (objects, unique in the sample),
+``classes`` (0 background, then the data set's classes) and ``ignore`` (1 where nothing is learnt or scored).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unet_core.annotations.classes import UnknownClasses, told
+from unet_core.annotations.formats import FORMATS
+from unet_core.blocks import Box
+from unet_core.config.datasets import Annotation, Dataset
+from unet_core.config.options import Groundtruth
+from unet_core.digest import FileHashes, digest
+from unet_core.engine import Engine
+from unet_core.groundtruth.canvas import paint
+from unet_core.groundtruth.check.lint import (
+    Finding,
+    findings_of,
+    findings_of_counts,
+    statistics_of,
+    statistics_of_counts,
+)
+from unet_core.groundtruth.check.page import Checked, write_check
+from unet_core.groundtruth.check.tally import Tally
+from unet_core.groundtruth.images import convert_image
+from unet_core.groundtruth.label_volumes import LabelVolume, open_volume
+from unet_core.groundtruth.samples import Sample
+from unet_core.images.in_place import InPlace
+from unet_core.images.readers import split_internal
+from unet_core.method import method
+from unet_core.runtime import UserError, write_stamp
+from unet_core.store.store import (
+    LABELS,
+    Result,
+    Spec,
+    begin,
+    details_if_done,
+    finish,
+    open_image_of,
+    remove,
+    remove_others,
+)
+
+logger = logging.getLogger(__name__)
+
+# Side of the part of the middle plane that is compared with the image where a sample is large.
+SEEN = 4096
+TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
+
+# A sample with the hashes of its image and of the annotation files of each source.
+Item = tuple[Sample, str, tuple[str, ...]]
+
+
+class Outcome(NamedTuple):
+    """What became of a sample: its entry for the stamp, what was counted in it, what was converted, and the problem with it."""
+
+    entry: dict[str, Any]
+    details: dict[str, Any]
+    converted: list[str]
+    problem: Exception | None = None
+
+
+def convert_groundtruth(
+    cfg: Dataset, policy: Groundtruth, samples: list[Sample], *, store: Path, stamp: Path, engine: Engine
+) -> None:
+    """Bring all samples of a data set into the store; what stands there already with the same content stays.
+
+    Parameters
+    ----------
+    cfg : Dataset
+        The data set.
+    policy : Groundtruth
+        What to do with overlaps.
+    samples : list of Sample
+        Its samples.
+    store : Path
+        ``<results>/groundtruth/<data set>.zarr``.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where samples are worked on.
+
+    Raises
+    ------
+    UserError
+        One message for the mistakes of all samples; samples without mistakes are kept.
+    """
+    redone = remove_others(store, {sample.name for sample in samples})
+    hashes = FileHashes(stamp.with_suffix(".files.json"))
+    items = [
+        (sample, hashes.of(sample.image), tuple(_hash_all(hashes, files) for files in sample.annotations))
+        for sample in samples
+    ]
+    hashes.save()
+    outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
+    waiting = [item for item in items if item[0].name not in outcomes]
+    convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
+    for item, outcome in engine.run(convert, waiting, len(waiting), "groundtruth"):
+        outcomes[item[0].name] = outcome
+    problems = {name: outcome.problem for name, outcome in outcomes.items() if outcome.problem is not None}
+    checked = [
+        Checked(item[0], item[1], outcomes[item[0].name].entry.get("labels"), outcomes[item[0].name].details)
+        for item in items
+    ]
+    page = write_check(cfg, checked, store, stamp.with_suffix(".check"))
+    if problems:
+        listed = "\n".join(f"  - {line}" for line in told(problems, cfg.classes))
+        raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted (pictures: {page}):\n{listed}")
+    converted = [part for outcome in outcomes.values() for part in outcome.converted]
+    entries = {name: outcome.entry for name, outcome in outcomes.items()}
+    logger.info(
+        "groundtruth: %d samples, %d images and %d annotations converted, %d removed",
+        len(samples),
+        converted.count("image"),
+        converted.count("labels"),
+        len(redone),
+    )
+    write_stamp(
+        stamp,
+        {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": dict(sorted(entries.items()))},
+    )
+
+
+def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
+    return digest([hashes.of(split_internal(str(file))[0]) for file in files])
+
+
+def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
+    """Entry of a sample for the stamp if all of it is done for the same content: a look at small files, without Dask."""
+    outcome = _outcome_if_done(item, cfg, policy, store)
+    return None if outcome is None else outcome.entry
+
+
+def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome | None:
+    sample, image_content, annotation_content = item
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
+    details = details_if_done(path, image_digest)
+    if details is None:
+        return None
+    if sample.split == "unannotated":
+        done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _told(details)}, [])
+        return None if (path / "labels").exists() else done
+    try:
+        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
+    except (ValueError, OSError):  # told by the conversion
+        return None
+    counts = _labels_if_done(path, labels_digest)
+    if counts is None:
+        return None
+    return Outcome(
+        _entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"image": _told(details)}, []
+    )
+
+
+def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
+    """What became of a sample, or the problem with it."""
+    converted: list[str] = []
+    details: dict[str, Any] = {}
+    try:
+        entry = _convert(item, cfg, policy, store, converted, details)
+        return Outcome(entry, details, converted)
+    except UnknownClasses as error:
+        names = ", ".join(map(repr, error.names))
+        details["findings"] = [
+            Finding("error", "class", None, f"names the classes {names}, but classes says {', '.join(cfg.classes)}")
+        ]
+        return Outcome({}, details, converted, error)
+    except (ValueError, OSError) as error:
+        details.setdefault("findings", [Finding("error", "file", None, str(error))])
+        # Errors of libraries may not travel between processes; their text does.
+        return Outcome({}, details, converted, ValueError(str(error)))
+
+
+def _convert(
+    item: Item, cfg: Dataset, policy: Groundtruth, store: Path, converted: list[str], counted: dict[str, Any]
+) -> dict[str, Any]:
+    sample, image_content, annotation_content = item
+    path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
+    details = details_if_done(path, image_digest)
+    if details is None:
+        details = convert_image(sample, cfg, path, image_digest)
+        converted.append("image")
+    counted["image"] = _told(details)
+    if sample.split == "unannotated":
+        # The annotation of this sample was taken away.
+        remove(path / "labels")
+        return _entry(sample, image_digest, details["shape"])
+    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
+    counts = _labels_if_done(path, labels_digest)
+    if counts is None:
+        counts = _convert_labels(sample, cfg, policy, store, labels_digest, details, counted)
+        converted.append("labels")
+    counted |= counts
+    return _entry(sample, image_digest, details["shape"], labels_digest, counts)
+
+
+def _told(details: dict[str, Any]) -> dict[str, Any]:
+    """Of the details of an image, what is compared between samples."""
+    return {key: details[key] for key in ("header", "pixel_size")}
+
+
+def _entry(
+    sample: Sample,
+    image_digest: str,
+    shape: list[int],
+    labels_digest: str | None = None,
+    counts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    entry = {"split": sample.split, "image": image_digest, "labels": labels_digest, "shape": shape}
+    return entry if counts is None else entry | {"objects": counts["objects"]}
+
+
+def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
+    """Digest of the image of a sample in the store, from that of its file."""
+    return digest(
+        content,
+        sample.internal,
+        sample.page,
+        sample.axes,
+        cfg.channels,
+        cfg.pixel_size.model_dump(),
+        cfg.in_place,
+        method("groundtruth"),
+    )
+
+
+def _labels_digest(
+    sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]
+) -> str:
+    parts = [
+        [source.model_dump(exclude={"path", "samples"}), _part_of(sample, source, files, content)]
+        for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
+        if files
+    ]
+    code = method("groundtruth")
+    return digest(image["shape"], parts, cfg.classes, sample.page, image["pixel_size"], policy.model_dump(), code)
+
+
+def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
+    """What was counted in the labels of a sample; None unless all of them are done."""
+    counts = [details_if_done(path / "labels" / name, labels_digest) for name in LABELS]
+    return None if None in counts else counts[0]
+
+
+def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
+    """What of the annotation files concerns one sample: of a table for all images, its own rows."""
+    if part_of := getattr(FORMATS[source.format], "content", None):
+        return part_of(files, (sample.stem, sample.page))
+    return [content, [split_internal(str(file))[1] for file in files]]
+
+
+def _convert_labels(
+    sample: Sample,
+    cfg: Dataset,
+    policy: Groundtruth,
+    store: Path,
+    labels_digest: str,
+    image: dict[str, Any],
+    counted: dict[str, Any],
+) -> dict[str, Any]:
+    """Paint, check and store the labels of a sample; what was found is in `counted` also if an error stops this."""
+    z, y, x = image["shape"][1:]
+    provenance = {
+        "step": "groundtruth",
+        "files": [str(file) for files in sample.annotations for file in files][:100],
+        "config": cfg.model_dump(mode="json", by_alias=True),
+    }
+
+    def results() -> list[Result]:
+        specs = [
+            (name, Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"]))) for name in LABELS
+        ]
+        return [begin(store / sample.name / "labels" / name, labels_digest, spec, provenance) for name, spec in specs]
+
+    with open_volume(sample, cfg, policy.overlaps, (z, y, x)) as volume:
+        if volume is not None:
+            counts, more = _convert_in_pieces(volume, results(), open_image_of(store, sample.name), labels_digest)
+            logger.info(
+                "groundtruth: %s is large: taken in pieces, not looked at for objects in parts and with holes",
+                sample.name,
+            )
+        else:
+            gray = open_image_of(store, sample.name).read(Box((z // 2, 0, 0), (z // 2 + 1, y, x)))[0, 0]
+            canvas = paint(sample, cfg, policy.overlaps, (z, y, x))
+            counted["findings"] = findings_of(canvas, gray)
+            canvas.check()
+            canvas.clear_ignored()
+            if canvas.overlapping:
+                logger.warning(
+                    "%s: %d voxels belong to several objects; policy: %s",
+                    sample.name,
+                    canvas.overlapping,
+                    policy.overlaps,
+                )
+            statistics = statistics_of(canvas.instances, canvas.ignore, gray)
+            counts = {
+                "objects": statistics["objects"],
+                "overlapping": canvas.overlapping,
+                "ignored": int(canvas.ignore.sum()),
+            }
+            more = {"findings": counted["findings"], "statistics": statistics}
+            for name, result in zip(LABELS, results(), strict=True):
+                array = getattr(canvas, name)
+                for index in result.missing_blocks():
+                    result.write(index, array[result.grid.box(index).slices], labels_digest)
+    for name in LABELS:
+        finish(store / sample.name / "labels" / name, labels_digest, counts | more if name == LABELS[0] else counts)
+    return counts | more
+
+
+def _convert_in_pieces(
+    volume: LabelVolume, results: list[Result], image: Result | InPlace, labels_digest: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paint, check and store the labels of a large sample block by block; its counts, and its findings and statistics."""
+    tally = Tally(volume.shape)
+    for piece in volume.pieces(results[0].grid):
+        tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
+        piece.canvas.clear_ignored()
+        for name, result in zip(LABELS, results, strict=True):
+            if not result.has_block(piece.number):
+                result.write(piece.number, getattr(piece.canvas, name), labels_digest)
+    z, y, x = volume.shape
+    low, high = [(n - min(n, SEEN)) // 2 for n in (y, x)], [(n + min(n, SEEN)) // 2 for n in (y, x)]
+    window = Box((z // 2, low[0], low[1]), (z // 2 + 1, high[0], high[1]))
+    gray, seen, counts = image.read(window)[0, 0], volume.paint(window), tally.counts()
+    labels, ignore = seen.instances[0], seen.ignore[0]
+    statistics = statistics_of_counts(counts, math.prod(volume.shape) - tally.ignored, labels, ignore, gray)
+    findings = findings_of_counts(counts, volume.shape, labels, gray)
+    return (
+        {"objects": statistics["objects"], "overlapping": 0, "ignored": tally.ignored},
+        {"findings": findings, "statistics": statistics},
+    )

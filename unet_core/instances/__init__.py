@@ -1,0 +1,1 @@
+"""Step instances: probabilities become objects, unique in each sample whatever its blocks."""

@@ -1,0 +1,173 @@
+"""Tables of objects, put together from the measurements of blocks and written part by part, as CSV and as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from unet_core.blocks import ZYX
+from unet_core.instances.runs import Measures
+
+POSITIONS = ("z", "y", "x")
+SUFFIXES = (".csv", ".parquet")
+# Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
+TOGETHER = 2**13
+
+
+def measured_type(classes: int) -> np.dtype:
+    """One row per object and block: what `measure_rows` gives."""
+    vectors = [
+        ("sums", "<i8", 3),
+        ("low", "<i4", 3),
+        ("high", "<i4", 3),
+        ("mass", "<f8", classes),
+        ("top", "<f8", classes),
+    ]
+    return np.dtype([("label", "<i8"), ("voxels", "<i8"), *vectors])
+
+
+def measure_rows(labels: np.ndarray, found: Measures, start: ZYX) -> np.ndarray:
+    """Measurements of the objects of a block; those of several blocks can be put together.
+
+    Parameters
+    ----------
+    labels : ndarray of int64
+        Label of each row of `found`; 0 for those that belong to no object.
+    found : Measures
+        Of the block, with one channel per class.
+    start : tuple of int
+        First voxel of the block.
+
+    Returns
+    -------
+    ndarray of `measured_type`
+    """
+    kept = np.flatnonzero(labels)
+    rows = np.empty(kept.size, measured_type(found.mass.shape[1]))
+    rows["label"], rows["voxels"], rows["mass"], rows["top"] = (
+        labels[kept],
+        found.voxels[kept],
+        found.mass[kept],
+        found.top[kept],
+    )
+    rows["sums"] = found.sums[kept] + found.voxels[kept, None] * np.array(start)
+    rows["low"], rows["high"] = (
+        found.low[kept] + np.array(start, np.int32),
+        found.high[kept] + np.array(start, np.int32),
+    )
+    return rows
+
+
+def put_together(rows: np.ndarray) -> np.ndarray:
+    """One row per object, sorted by label, from the rows of all blocks."""
+    # By place too, so that sums of rounded numbers do not depend on which block was faster.
+    rows = rows[np.lexsort((rows["low"][:, 2], rows["low"][:, 1], rows["low"][:, 0], rows["label"]))]
+    begin = np.flatnonzero(np.diff(rows["label"], prepend=-1))
+    whole = rows[begin]
+    if rows.size:
+        for how, names in ((np.add, ("voxels", "sums", "mass")), (np.minimum, ("low",)), (np.maximum, ("high", "top"))):
+            for name in names:
+                whole[name] = how.reduceat(rows[name], begin, axis=0)
+    return whole
+
+
+def object_table(
+    whole: np.ndarray, classes: list[str], shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
+) -> pa.Table:
+    """Table of objects.
+
+    Parameters
+    ----------
+    whole : ndarray
+        From `put_together`.
+    classes : list of str
+        Names of the object classes.
+    shape : tuple of int
+        Shape of the sample; one plane is an image, whose first and last plane are no border.
+    pixel_size : tuple of float
+        Micrometres along z, y, x.
+    unit : float or None
+        Stored value that stands for a probability of 1; None where a mask is stored.
+
+    Returns
+    -------
+    pyarrow.Table
+        label; class (the one of the largest summed probability; of a mask, of the most voxels); voxels; centroid and
+        bounding box in voxels; mean and maximum probability of the class (empty where a mask is stored); centroid in
+        micrometres; volume in cubic micrometres (images: area in square micrometres); border: whether the object
+        reaches the border of the sample.
+    """
+    rows, best = np.arange(len(whole)), whole["mass"].argmax(axis=1)
+    low, high, voxels = whole["low"], whole["high"], whole["voxels"]
+    centroid = whole["sums"] / voxels[:, None]
+    flat = shape[0] == 1
+    size = float(np.prod(pixel_size[1:] if flat else pixel_size))
+    columns = {
+        "label": whole["label"],
+        "class": pa.array(np.array(classes, object)[best], pa.string()),
+        "voxels": voxels,
+    }
+    columns |= {f"centroid_{axis}": centroid[:, i].round(4) for i, axis in enumerate(POSITIONS)}
+    columns |= {f"start_{axis}": low[:, i] for i, axis in enumerate(POSITIONS)}
+    columns |= {f"stop_{axis}": high[:, i] for i, axis in enumerate(POSITIONS)}
+    mean, most = whole["mass"][rows, best] / voxels, whole["top"][rows, best]
+    columns |= {
+        name: (values / unit).round(4) if unit else pa.nulls(len(whole), pa.float64())
+        for name, values in (("probability", mean), ("max_probability", most))
+    }
+    columns |= {f"centroid_{axis}_um": (centroid[:, i] * pixel_size[i]).round(4) for i, axis in enumerate(POSITIONS)}
+    # Rounded to a ten-thousandth of a voxel, so that no digits are printed that mean nothing.
+    columns["area_um2" if flat else "volume_um3"] = (voxels * size).round(max(0, 4 - int(np.floor(np.log10(size)))))
+    columns["border"] = ((low == 0) | (high == np.array(shape)))[:, flat:].any(axis=1)
+    return pa.table(columns)
+
+
+class Measured:
+    """Measurements of blocks on their way into a table: kept in files, by ranges of labels, so that memory does not grow.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets the files; it must exist, on the file system of the tables.
+    classes : list of str
+        Names of the object classes.
+    """
+
+    def __init__(self, folder: Path, classes: list[str]) -> None:
+        self._folder = folder
+        self._classes = classes
+        self._type = measured_type(len(classes))
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in the measurements of a block, from `measure_rows`."""
+        place = (rows["label"] - 1) // TOGETHER
+        for number in np.unique(place):
+            with self._file(int(number)).open("ab") as file:
+                rows[place == number].tofile(file)
+
+    def write(
+        self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
+    ) -> None:
+        """Write the tables of `count` objects, ``<base>.csv`` and ``<base>.parquet``, whole or not at all; see `object_table`."""
+        schema = object_table(np.empty(0, self._type), self._classes, shape, pixel_size, unit).schema
+        options = pyarrow.csv.WriteOptions(quoting_style="needed")
+        made = [self._folder / f"table{suffix}" for suffix in SUFFIXES]
+        with (
+            pyarrow.csv.CSVWriter(made[0], schema, write_options=options) as csv,
+            pyarrow.parquet.ParquetWriter(made[1], schema) as parquet,
+        ):
+            for number in range(-(-count // TOGETHER)):
+                rows = np.fromfile(self._file(number), self._type)
+                table = object_table(put_together(rows), self._classes, shape, pixel_size, unit)
+                csv.write_table(table)
+                parquet.write_table(table)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        for path, suffix in zip(made, SUFFIXES, strict=True):
+            path.replace(base.with_name(base.name + suffix))
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"measured{number}"

@@ -1,0 +1,203 @@
+"""Step instances: probabilities to objects with labels unique in the whole sample, the same for any block size.
+
+Passes over the blocks, whose findings stand in files of a scratch folder beside the result until it is done. *Describe*
+finds the connected components of each block; *join* compares neighbouring blocks on their faces: components that meet
+are one object. Holes are found in the same way, as components of what is around the objects. *Split*, an option, looks
+at each object as a whole, in its bounding box, wherever block borders lie. *Number* writes the labels, in raster order
+of the objects' first voxels, and measures the objects.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.config.options import Instances
+from unet_core.digest import digest
+from unet_core.engine import Engine
+from unet_core.instances.components import Forest, number, objects_by_block, plant, settle, unite
+from unet_core.instances.objects import SUFFIXES, Measured
+from unet_core.instances.passes import LARGEST_BOX, Work, describe, join, number_block, split_objects
+from unet_core.method import method
+from unet_core.runtime import read_json, write_stamp
+from unet_core.store.store import (
+    Result,
+    Spec,
+    begin,
+    details_if_done,
+    finish,
+    remove,
+    remove_other_files,
+    remove_others,
+)
+
+logger = logging.getLogger(__name__)
+
+# Stored value that stands for a probability of 1, for each `predict.dtype`.
+UNITS = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
+
+
+def make_instances(
+    cfg: Instances, *, predict: Path, probabilities: Path, store: Path, tables: Path, stamp: Path, engine: Engine
+) -> None:
+    """Make the objects of all segmented samples of a data set; what stands there for the same probabilities stays.
+
+    Parameters
+    ----------
+    cfg : Instances
+        Options of this model.
+    predict, probabilities : Path
+        Stamp and store of the step predict.
+    store : Path
+        ``<results>/instances/<model>/<data set>.zarr``.
+    tables : Path
+        Folder that gets two tables of objects per sample, ``<sample>.csv`` and ``<sample>.parquet``.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where blocks are worked on.
+    """
+    predicted = read_json(predict)
+    classes, unit = predicted["classes"], UNITS[predicted["dtype"]]
+    samples = predicted["samples"]
+    wanted = {name: wanted_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
+    done = {name: _details_if_done(name, wanted[name], store, tables) for name in samples}
+    # What an unfinished run has found out is of use as long as it is about the same objects.
+    useful = {(name, wanted[name]) for name, details in done.items() if details is None}
+    kept = {path.name for path in store.glob(".*.parts") if tuple(path.name[1:].rsplit(".", 3)[:2]) in useful}
+    redone = len(remove_others(store, set(samples) | kept))
+    for suffix in SUFFIXES:
+        remove_other_files(tables, suffix, set(samples))
+    entries = {}
+    for name, entry in samples.items():
+        details = done[name]
+        if details is None:
+            try:
+                details = _make_sample(name, wanted[name], cfg, classes, unit, probabilities, store, tables, engine)
+            except FileNotFoundError:  # another run was faster, and has removed what both had found out
+                details = _details_if_done(name, wanted[name], store, tables)
+                if details is None:
+                    raise
+            redone += 1
+        entries[name] = {"split": entry["split"], "digest": wanted[name], "objects": details["objects"]}
+    logger.info("instances: %d samples, %d made", len(samples), redone)
+    write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
+
+
+def wanted_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
+    """Digest of the objects of a sample from that of its probabilities."""
+    return digest(probabilities, cfg.model_dump(), classes, method("instances"))
+
+
+def _details_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[str, Any] | None:
+    details = details_if_done(store / name, wanted)
+    return details if details and all((tables / f"{name}{suffix}").is_file() for suffix in SUFFIXES) else None
+
+
+def _make_sample(
+    name: str,
+    wanted: str,
+    cfg: Instances,
+    classes: list[str],
+    unit: float | None,
+    probabilities: Path,
+    store: Path,
+    tables: Path,
+    engine: Engine,
+) -> dict[str, Any]:
+    source = Result(probabilities / name)
+    block = "x".join(map(str, source.grid.block))
+    kept = store / f".{name}.{wanted}.{block}.parts"
+    kept.mkdir(parents=True, exist_ok=True)
+    run = Path(tempfile.mkdtemp(prefix="run.", dir=kept))
+    z, y, x = source.pixel_size
+    work = Work(source.path, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
+    objects = _components("objects", work, source, engine)
+    if cfg.fill != "none":
+        _components("holes", work, source, engine)
+    split, pieces, groups = _split(objects, work, source, engine)
+    _, piece_labels, count = number(objects, work.least, split, pieces, run / "objects")
+    spec = Spec(
+        source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block
+    )
+    _begin(work, spec, source)
+    by_block: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for group, blocks, part in groups:
+        for index in blocks.tolist():
+            by_block.setdefault(index, []).append((group, piece_labels[part]))
+    items = ((index, by_block.pop(index, [])) for index in range(len(source.grid)))
+    measured = Measured(run, classes)
+    for _, rows in engine.run(
+        functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"
+    ):
+        measured.add(rows)
+    measured.write(tables / name, count, source.shape, (z, y, x), unit)
+    finish(store / name, wanted, {"objects": count})
+    remove(kept)
+    return {"objects": count}
+
+
+def _components(kind: str, work: Work, source: Result, engine: Engine) -> Forest:
+    """Components of the whole sample: of the foreground ("objects"), or of what is around it ("holes")."""
+    grid, folder = source.grid, work.run / kind
+    folder.mkdir()
+    finding = functools.partial(describe, work=work, kind=kind)
+    forest = plant(
+        engine.run(finding, range(len(grid)), len(grid), f"instances {source.path.name}, describe {kind}"), grid, folder
+    )
+    joining = functools.partial(join, work=work, kind=kind)
+    for index, found in engine.run(joining, range(len(grid)), len(grid), f"instances {source.path.name}, join {kind}"):
+        for other, pairs in found:
+            unite(forest, index, other, pairs)
+    settle(forest)
+    return forest
+
+
+def _split(
+    objects: Forest, work: Work, source: Result, engine: Engine
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray, slice]]]:
+    """Numbers of the objects that fall into pieces; first voxel and size of all pieces; and where they are.
+
+    The latter for each block in which such objects begin: its number, the blocks they reach into, and which pieces are
+    theirs.
+    """
+    split, pieces, groups = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], []
+    if work.cfg.split is not None:
+        too_large = 0
+
+        def wanted(rows: np.ndarray) -> np.ndarray:
+            nonlocal too_large
+            enough = rows["voxels"] >= work.least
+            large = np.prod(rows["high"] - rows["low"].astype(np.int64), axis=1) > LARGEST_BOX
+            too_large += int((enough & large).sum())
+            return enough & ~large
+
+        splitting = functools.partial(split_objects, work=work)
+        items, total = objects_by_block(objects, source.grid, wanted), 0
+        for (index, _), found in engine.run(splitting, items, len(source.grid), f"instances {source.path.name}, split"):
+            if len(found.split):
+                split.append(found.split)
+                pieces.append(found.pieces)
+                groups.append((index, found.blocks, slice(total, total + len(found.pieces))))
+                total += len(found.pieces)
+        if too_large:
+            logger.warning(
+                "%s: %d objects are too large to be split (bounding box above %d voxels)",
+                source.path.name,
+                too_large,
+                LARGEST_BOX,
+            )
+    return np.sort(np.concatenate(split)), np.concatenate(pieces), groups
+
+
+def _begin(work: Work, spec: Spec, source: Result) -> None:
+    provenance = {"step": "instances", "config": work.cfg.model_dump(mode="json"), "probabilities": str(source.path)}
+    if begin(work.target, work.wanted, spec, provenance).grid != source.grid:
+        # Unfinished, from probabilities that were stored in other blocks.
+        remove(work.target)
+        begin(work.target, work.wanted, spec, provenance)

@@ -1,0 +1,1 @@
+"""The U-Net: the network itself, its tiles, and models of one or several networks."""

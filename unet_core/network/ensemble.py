@@ -1,0 +1,46 @@
+"""A model that is the mean of several networks: the folds of a cross-validation, or other models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from unet_core.digest import digest
+from unet_core.runtime import UserError, read_json, write_stamp
+
+logger = logging.getLogger(__name__)
+
+
+def members_of(model: Path) -> dict[str, dict[str, str]]:
+    """Networks whose mean a model is: name -> folder (`model`) and digest (`weights`); from the stamp of the step train."""
+    stamp = read_json(model)
+    return dict(stamp["members"]) if "members" in stamp else {model.stem: stamp}
+
+
+def gather(members: Sequence[Path], stamp: Path) -> None:
+    """Write the stamp of a model that is the mean of several networks, after a look at whether they agree.
+
+    Parameters
+    ----------
+    members : sequence of Path
+        Stamps of the step train.
+    stamp : Path
+        The output file.
+
+    Raises
+    ------
+    UserError
+        If they have different classes, or images of a different number of channels.
+    """
+    found = {path.stem: {key: read_json(path)[key] for key in ("model", "weights")} for path in members}
+    described = {name: read_json(Path(entry["model"]) / "model.json") for name, entry in found.items()}
+    for key in ("classes", "channels"):
+        if len({str(description[key]) for description in described.values()}) > 1:
+            listed = "; ".join(f"{name} has {description[key]}" for name, description in described.items())
+            raise UserError(
+                f"the models of the ensemble {stamp.stem} must have the same {key}, but {listed}; leave out those that differ"
+            )
+    weights = digest([entry["weights"] for entry in found.values()])
+    logger.info("train: %s is the mean of %s", stamp.stem, ", ".join(found))
+    write_stamp(stamp, {"step": "train", "weights": weights, "members": found})

@@ -1,0 +1,278 @@
+"""Model folders: weights as safetensors, what else is needed to apply them as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from unet_core.config.options import Network
+from unet_core.network.tiles import LANES
+from unet_core.network.unet import STILL, UNet
+from unet_core.runtime import UserError, read_json, write_atomic
+
+# By the dimensions of a network.
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+# Rows of a tile whose probabilities are computed at once on a CPU.
+ROWS = 64
+# Arithmetic of the network, where it is not float32.
+LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device() -> torch.device:
+    """The accelerator of this process if there is one, else the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def device_name() -> str:
+    """Kind of the device: cpu, or what the GPU is called."""
+    where = device()
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+
+
+def arithmetic(where: torch.device, precision: str) -> torch.autocast:
+    """Context in which the network computes with float32, bfloat16 or float16."""
+    return torch.autocast(where.type, LOW_PRECISION.get(precision, torch.bfloat16), enabled=precision in LOW_PRECISION)
+
+
+def build(network: Network, channels: int, classes: int) -> UNet:
+    """A U-Net with new weights, on the CPU."""
+    options = network.model_dump()
+    net = UNet(channels, classes, **options)
+    # The stubs of torch do not know memory formats of modules.
+    return net.to(memory_format=CHANNELS_LAST[network.dimensions])  # type: ignore[call-overload]
+
+
+def channels_last(tiles: torch.Tensor) -> torch.Tensor:
+    """Tiles (n, c, [z,] y, x) with their channels side by side in memory."""
+    return tiles.contiguous(memory_format=CHANNELS_LAST[tiles.dim() - 2])
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and a JSON state as one safetensors file, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, safetensors.torch.save(plain, metadata={"state": json.dumps(state)}))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return tensors, json.loads((file.metadata() or {}).get("state", "{}"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; 'snakemake --forcerun train' makes it again") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from error
+
+
+def weights_digest(folder: Path) -> str:
+    """Hash of a model's best weights and of its description."""
+    hasher = hashlib.blake2b(digest_size=10)
+    for name in ("best.safetensors", "model.json"):
+        try:
+            hasher.update((folder / name).read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{folder / name} is missing; 'snakemake --forcerun train' makes it again") from None
+    return hasher.hexdigest()
+
+
+class TooLarge(MemoryError):
+    """The tiles do not fit the memory of the device."""
+
+
+def network_function(
+    net: UNet,
+    offset: list[float],
+    scale: list[float],
+    precision: str,
+    average: str = "none",
+    dtype: str = "float32",
+    others: Sequence[UNet] = (),
+    background: bool = True,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Class probabilities of tiles as a function from arrays to arrays: normalise, network, softmax, mean, type.
+
+    All of it is done on the device of the network, so that gray values go there, and what is stored comes back.
+
+    Parameters
+    ----------
+    net : UNet
+        Network in evaluation mode, on its device.
+    offset, scale : list of float
+        Normalisation of the sample's channels.
+    precision : {"float32", "bfloat16", "float16"}
+        Arithmetic of the network; softmax and mean are in float32.
+    average : {"none", "flips", "dihedral"}
+        Mean over the tile alone; its 4 mirror images along y and x; the 8 symmetries of the square: the tile and 7
+        rotated or mirrored copies (paper, table 1). In 3D each of these, and each mirrored along z. Tiles pair the same
+        pixels in poolings from either end, so that the mean does not depend on them either.
+    dtype : {"uint8", "float16", "float32"}
+        How probabilities are stored; uint8: 0..255.
+    others : sequence of UNet
+        Networks of the same shape, as `net` in mode and type: the mean of the probabilities of all is taken, in
+        float32.
+    background : bool
+        Whether the background is among the classes, as the first.
+
+    Returns
+    -------
+    callable
+        Tiles (n, c, y, x) of gray values -> probabilities (n, k, y, x), in 3D with z before y; raises `TooLarge`.
+    """
+    parameter = next(net.parameters())
+    where, half = parameter.device, getattr(torch, precision)
+    first = 0 if background else 1
+    axes = (1,) * (2 if net.shape.z == STILL else 3)
+    shift, factor = (
+        torch.tensor(values, dtype=torch.float32, device=where).view(-1, *axes) for values in (offset, scale)
+    )
+
+    def scores_of(image_NCYX: torch.Tensor, network: UNet = net) -> torch.Tensor:
+        with arithmetic(where, precision if half != parameter.dtype else "float32"):
+            scores: torch.Tensor = network(channels_last(image_NCYX.to(parameter.dtype)))
+            return scores
+
+    def probabilities_of(network: UNet, image_NCYX: torch.Tensor) -> torch.Tensor:
+        def function(copy: torch.Tensor) -> torch.Tensor:
+            return scores_of(copy, network).float().softmax(dim=1)
+
+        return function(image_NCYX) if average == "none" else _mean_over_copies(function, image_NCYX, average)
+
+    def apply(tiles_NCYX: np.ndarray) -> np.ndarray:
+        try:
+            with torch.inference_mode(), _own_stream(where):
+                image = (torch.from_numpy(tiles_NCYX).to(where).float() - shift) * factor
+                if others or average != "none":
+                    total = probabilities_of(net, image)
+                    for network in others:
+                        total += probabilities_of(network, image)
+                    return _as_type(total.div_(1 + len(others))[:, first:], dtype).cpu().numpy()
+                scores = scores_of(image)
+                # In rows that fit a CPU's cache this takes a third of the time.
+                rows = ROWS if where.type == "cpu" else scores.shape[-2]
+                parts = [
+                    _as_type(part.contiguous().float().softmax(dim=1)[:, first:], dtype)
+                    for part in scores.split(rows, dim=-2)
+                ]
+                return torch.cat(parts, dim=-2).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise TooLarge(f"{len(tiles_NCYX)} tiles of {' x '.join(map(str, tiles_NCYX.shape[2:]))} px") from None
+
+    return apply
+
+
+def _as_type(probability: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Probabilities as they are stored; their memory is used again."""
+    return probability.mul_(255).round_().to(torch.uint8) if dtype == "uint8" else probability.to(getattr(torch, dtype))
+
+
+def _mean_over_copies(
+    function: Callable[[torch.Tensor], torch.Tensor], image_NCYX: torch.Tensor, average: str
+) -> torch.Tensor:
+    """Mean of a function's values over mirrored and rotated copies, each turned back."""
+    total: torch.Tensor | None = None
+    mirrors: list[tuple[int, ...]] = [(), (-2,), (-1,), (-2, -1)]
+    if image_NCYX.dim() == 5:
+        mirrors += [(-3, *axes) for axes in mirrors]
+    symmetries = list(itertools.product((False, True) if average == "dihedral" else (False,), mirrors))
+    for swap, axes in symmetries:
+        values = function((image_NCYX.transpose(-2, -1) if swap else image_NCYX).flip(axes)).flip(axes)
+        values = values.transpose(-2, -1) if swap else values
+        total = values.clone() if total is None else total.add_(values)
+    assert total is not None
+    return total.div_(len(symmetries))
+
+
+def in_lane(function: Callable[[np.ndarray], np.ndarray], tiles: np.ndarray) -> np.ndarray:
+    """Value of a function of tiles, computed in one of the threads that have the device to themselves (`LANES`)."""
+    return _lanes().submit(function, tiles).result()
+
+
+@functools.cache
+def _lanes() -> ThreadPoolExecutor:
+    threads = torch.get_num_threads()
+    lanes = min(LANES, threads) if device().type == "cpu" else LANES
+    shares = iter([max(1, threads * (n + 1) // lanes - threads * n // lanes) for n in range(lanes)])
+    return ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(next(shares)))
+
+
+_streams = threading.local()
+
+
+@contextlib.contextmanager
+def _own_stream(where: torch.device) -> Iterator[None]:
+    """A stream of work for each thread, so that a GPU copies for one while it computes for another."""
+    if where.type != "cuda":
+        yield
+        return
+    if not hasattr(_streams, "own"):
+        _streams.own = torch.cuda.Stream(where)
+    with torch.cuda.stream(_streams.own):
+        yield
+
+
+def keep_freed_memory() -> None:
+    """On a CPU: let the C library keep what was freed for the next tile; it would give it back, and each page would be zeroed again.
+
+    At tiles of 1,500 px this is up to a third of the time (``python -m benchmarks predict``); a step of training frees
+    and takes as many.
+    """
+    if device().type != "cpu":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        # M_MMAP_MAX, M_TRIM_THRESHOLD
+        mallopt(-4, 0)
+        mallopt(-1, -1)
+
+
+# Enough for the folds of a model that is the mean of them.
+@functools.lru_cache(maxsize=16)
+def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
+    """Network of a model folder with its best weights, ready to be applied; kept for the next block.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``model.json`` and ``best.safetensors``.
+    digest : str
+        The weights' digest: other weights in the same folder are loaded anew.
+    precision : {"float32", "bfloat16", "float16"}
+        Type of its weights.
+    """
+    description = read_json(folder / "model.json")
+    keep_freed_memory()
+    net = build(
+        Network.model_validate(description["network"]), description["channels"], len(description["classes"]) + 1
+    )
+    tensors, _ = load_checkpoint(folder / "best.safetensors")
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{folder}/best.safetensors does not fit model.json: {error}") from None
+    return net.eval().to(device(), getattr(torch, precision))

@@ -1,0 +1,1 @@
+"""Step plan: what the data and the machine decide, in one readable file per model."""

@@ -1,0 +1,1 @@
+"""Step predict: class probabilities, block by block, with the overlap-tile strategy."""

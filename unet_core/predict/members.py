@@ -1,0 +1,111 @@
+"""The networks that a model is made of, as the step predict applies them: alike ones together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unet_core.blocks import ZYX
+from unet_core.config.options import Network
+from unet_core.digest import digest
+from unet_core.network import unet
+from unet_core.network.ensemble import members_of
+from unet_core.predict.calibration import Tiles
+from unet_core.runtime import read_json
+
+
+class Member(NamedTuple):
+    """A network, with the plan that it was trained or is applied by."""
+
+    folder: Path
+    weights: str
+    plan: dict[str, Any]
+
+    @property
+    def shape(self) -> unet.Shape:
+        """What the network does along each axis."""
+        return unet.shape_of(Network.model_validate(self.plan["network"]))
+
+
+class Group(NamedTuple):
+    """Networks of one kind, for which images are normalised in one way: they are given the same tiles."""
+
+    shape: unet.Shape
+    tiles: Tiles
+    tile_counts: bool
+
+
+class Part(NamedTuple):
+    """Networks of a group that a sample is predicted by: number of the group, folders and digests, normalisation."""
+
+    group: int
+    networks: tuple[tuple[Path, str], ...]
+    norm: dict[str, list[float]]
+
+
+def read_members(model: Path, plans: Sequence[Path]) -> list[Member]:
+    """Networks of a model from its stamp and the plan of each, in the same order."""
+    found = zip(members_of(model).values(), plans, strict=True)
+    return [Member(Path(entry["model"]), entry["weights"], read_json(path)) for entry, path in found]
+
+
+def kind_of(member: Member) -> str:
+    """Equal for networks that belong to one group."""
+    return digest(member.plan["network"], member.plan.get("normalisation"), tile_that_counts(member.plan))
+
+
+def groups_of(members: Sequence[Member]) -> dict[str, Group]:
+    """Kind -> group, with the tiles of the plan."""
+    return {
+        kind_of(member): Group(
+            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_that_counts(member.plan))
+        )
+        for member in members
+    }
+
+
+def parts_of(used: Sequence[Member], kinds: list[str], key: str) -> tuple[Part, ...]:
+    """Group by group the networks that a sample is predicted by.
+
+    Parameters
+    ----------
+    used : sequence of Member
+        All of them.
+    kinds : list of str
+        Of the groups.
+    key : str
+        ``<data set>/<sample>``.
+    """
+    alike: dict[int, list[Member]] = {}
+    for member in used:
+        alike.setdefault(kinds.index(kind_of(member)), []).append(member)
+    return tuple(
+        Part(number, tuple((member.folder, member.weights) for member in several), several[0].plan["samples"][key])
+        for number, several in alike.items()
+    )
+
+
+def tile_that_counts(plan: dict[str, Any]) -> list[Any]:
+    """The tile where results depend on it: instance normalisation takes the statistics of each tile."""
+    return [plan["predict_tile"]["value"]] if plan["network"]["norm"] == "instance" else []
+
+
+def tile_of(value: Any) -> int | ZYX:
+    """A tile as it was read from JSON."""
+    return value if isinstance(value, int) else unet.sides(value)
+
+
+def planes_together(member: Member) -> int:
+    """Planes that its network pools together."""
+    return member.shape.z.step
+
+
+def deepest(shapes: Sequence[unet.Shape]) -> unet.Shape:
+    """Along each axis that of the network that pools the most: boxes that start at multiples of its steps suit all."""
+    z, y, x = (max(axes, key=_step) for axes in zip(*shapes, strict=True))
+    return unet.Shape(z, y, x)
+
+
+def _step(axis: unet.Axis) -> int:
+    return axis.step

@@ -1,0 +1,77 @@
+"""Seam audit: are results across block borders as those inside? Looked at where blocks meet, with tiles that lie otherwise."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_core.blocks import ZYX, Box, Grid
+from unet_core.network.unet import STILL, Shape
+
+# Windows per sample; half of their side, half of their thickness in 3D, and the width of what counts as border, in
+# pixels.
+WINDOWS, HALF, THICK, NEAR = 4, 64, 16, 2
+
+
+class Audit(NamedTuple):
+    """Largest difference of probabilities that were computed twice: next to a block border, and elsewhere."""
+
+    across: float
+    inside: float
+
+
+def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
+    """Boxes around places where blocks meet, and the place (z, y, x); none where there is one block.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the result.
+    shape : Shape
+        Of the network: boxes start at multiples of its steps. For a 2D one they have one plane, anywhere, and blocks
+        meet along y and x alone.
+    seed : str
+        Chooses the places.
+    """
+    flat = shape.z == STILL
+    meet = [list(range(b, n, b)) for b, n in zip(grid.block, grid.shape, strict=True)]
+    if not any(meet[1:] if flat else meet):
+        return []
+    places = [range(grid.shape[0]) if flat else meet[0] or [0], meet[1] or [0], meet[2] or [0]]
+    rng = np.random.default_rng(list(seed.encode()))
+    thick, high, wide = (
+        math.ceil(half / step) * step for half, step in zip((THICK, HALF, HALF), shape.steps, strict=True)
+    )
+    chosen = []
+    for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=WINDOWS)}):
+        rest, column = divmod(number, len(places[2]))
+        plane, row = divmod(rest, len(places[1]))
+        z, y, x = places[0][plane], places[1][row], places[2][column]
+        before, after = (0, 1) if flat else (thick, thick)
+        box = Box((z - before, y - high, x - wide), (z + after, y + high, x + wide)).clip(grid.shape)
+        chosen.append((box, (0 if flat else z, y, x)))
+    return chosen
+
+
+def audit_window(difference: np.ndarray, box: Box, border: ZYX) -> Audit:
+    """Look at the differences between what is stored in a box and the same computed again.
+
+    Parameters
+    ----------
+    difference : ndarray, shape (z, y, x)
+        Of probabilities.
+    box : Box
+        Where they are.
+    border : tuple of int
+        Where blocks meet along z, y and x; 0 where they do not.
+
+    Returns
+    -------
+    Audit
+    """
+    along = [np.arange(a, b) for a, b in zip(*box, strict=True)]
+    z, y, x = ((np.abs(at - place + 0.5) < NEAR) & (place > 0) for at, place in zip(along, border, strict=True))
+    near = z[:, None, None] | y[:, None] | x
+    return Audit(float(difference[near].max(initial=0)), float(difference[~near].max(initial=0)))

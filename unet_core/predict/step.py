@@ -1,0 +1,381 @@
+"""Step predict: images and a model to class probabilities, block by block, by the overlap-tile strategy."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unet_core.blocks import ZYX, Box
+from unet_core.config.folds import may_predict, predicted_as
+from unet_core.config.options import Predict
+from unet_core.digest import digest
+from unet_core.engine import Engine
+from unet_core.method import method
+from unet_core.network.cached import Cache, Cached
+from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
+from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
+from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
+from unet_core.predict.members import (
+    Group,
+    Member,
+    Part,
+    deepest,
+    groups_of,
+    parts_of,
+    planes_together,
+    read_members,
+    tile_of,
+    tile_that_counts,
+)
+from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
+from unet_core.predict.seams import Audit, audit_window, windows
+from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.store.store import (
+    CHUNK,
+    Result,
+    Spec,
+    begin,
+    details_if_done,
+    finish,
+    open_image_of,
+    read_attributes,
+    remove_others,
+)
+
+logger = logging.getLogger(__name__)
+
+# Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are
+# followed.
+LARGEST_BLOCK, MOST_PLANES = 2**26, 128
+# Tile sizes are measured where that is a small part of the work: with so many blocks at least (measuring two sizes
+# takes the time of about 12), and for this share of the time at most.
+WORTH_MEASURING, SHARE = 256, 0.05
+
+_LOADING = threading.Lock()
+
+
+class Job(NamedTuple):
+    """What all blocks of a data set have in common."""
+
+    cfg: Predict
+    mask_threshold: float | None
+    images: Path
+    store: Path
+    groups: tuple[Group, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Type of what is stored."""
+        return self.cfg.dtype if self.mask_threshold is None else "uint8"
+
+
+class Todo(NamedTuple):
+    """A sample that is not done, and the networks whose mean it gets."""
+
+    name: str
+    wanted: str
+    parts: tuple[Part, ...]
+
+
+def predict_samples(
+    cfg: Predict,
+    *,
+    model: Path,
+    plans: Sequence[Path],
+    groundtruth: Path,
+    images: Path,
+    store: Path,
+    stamp: Path,
+    engine: Engine,
+    mask_threshold: float | None = None,
+) -> None:
+    """Segment the samples of a data set; what stands there for the same image and model stays.
+
+    A model of several networks gives the mean of their probabilities; samples that some of its folds were trained on
+    are left to the others.
+
+    Parameters
+    ----------
+    cfg : Predict
+        Options of this model.
+    model : Path
+        Stamp of the model.
+    plans : sequence of Path
+        Plan of each of its networks, in the order of the stamp.
+    groundtruth, images : Path
+        Stamp and store of the data set's groundtruth.
+    store : Path
+        ``<results>/predict/<model>/<data set>.zarr``.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where blocks are worked on.
+    mask_threshold : float, optional
+        For `dtype` mask: what a pixel's probability must exceed (``Config.mask_threshold``).
+    """
+    members = read_members(model, plans)
+    groups = groups_of(members)
+    samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["split"] in cfg.splits}
+    removed = len(remove_others(store, set(samples)))
+    todo, entries = [], {}
+    for name, entry in samples.items():
+        key = f"{images.stem}/{name}"
+        used = [member for member in members if may_predict(member.plan, key)]
+        wanted = wanted_digest(
+            entry["image"], key, [(member.weights, member.plan) for member in used], cfg, mask_threshold
+        )
+        entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
+        if details_if_done(store / name, wanted) is None:
+            todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
+    job = Job(cfg, mask_threshold, images, store, tuple(groups.values()))
+    if todo:
+        specs = {sample.name: _spec(sample, job, members) for sample in todo}
+        job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
+        _predict_all(todo, specs, job, engine)
+        _audit_all(todo, job, engine)
+    for name, entry in entries.items():
+        if audit := read_attributes(store / name)["details"].get("audit"):
+            entry["audit"] = audit
+    logger.info("predict: %d samples, %d segmented", len(samples), removed + len(todo))
+    write_stamp(
+        stamp,
+        {
+            "step": "predict",
+            "store": store.name,
+            "classes": members[0].plan["classes"],
+            "dtype": cfg.dtype,
+            "samples": entries,
+        },
+    )
+
+
+def wanted_digest(
+    image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict, mask_threshold: float | None
+) -> str:
+    """Digest of the probabilities of a sample.
+
+    Parameters
+    ----------
+    image : str
+        Digest of its image.
+    key : str
+        ``<data set>/<sample>``.
+    used : sequence of (str, dict)
+        Digest of the weights, and plan, of each network that it is predicted by.
+    cfg : Predict
+        Options.
+    mask_threshold : float or None
+        What probabilities must exceed in the masks that are stored in their place.
+    """
+    networks = [[weights, plan["samples"][key], *tile_that_counts(plan)] for weights, plan in used]
+    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"))
+
+
+def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
+    """Block of an image whose chunks hold several planes: whole chunks, so that none is decoded for each of its planes.
+
+    It has a multiple of `step` planes, those that the network pools together.
+
+    Examples
+    --------
+    >>> block_of((8, 2048, 2048), 1), block_of((8, 2048, 2048), 64)
+    ((8, 2048, 2048), (64, 1024, 1024))
+    """
+    z, y, x = planned
+    if (together := math.lcm(chunk_planes, step)) <= MOST_PLANES:
+        z = math.ceil(z / together) * together
+    while z * y * x > LARGEST_BLOCK and max(y, x) > CHUNK:
+        y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
+    return z, y, x
+
+
+def _spec(sample: Todo, job: Job, members: Sequence[Member]) -> Spec:
+    reference = read_attributes(job.images / sample.name).get("reference")
+    image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
+    # The block that suits the network that pools the most planes suits the others.
+    most = max(members, key=planes_together)
+    block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
+    return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
+
+
+def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
+    """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
+
+    def items() -> Iterator[tuple[Todo, int]]:
+        for sample in todo:
+            provenance = {
+                "step": "predict",
+                "config": job.cfg.model_dump(mode="json") | {"mask_threshold": job.mask_threshold},
+                "networks": [
+                    {"model": str(folder), "weights": weights, "normalisation": part.norm}
+                    for part in sample.parts
+                    for folder, weights in part.networks
+                ],
+            }
+            result = begin(job.store / sample.name, sample.wanted, specs[sample.name], provenance)
+            yield from ((sample, index) for index in result.missing_blocks())
+
+    total = sum(len(spec.grid) for spec in specs.values())
+    for _ in engine.run(functools.partial(_predict_block, job=job), items(), total, "predict"):
+        pass
+
+
+def _predict_block(item: tuple[Todo, int], job: Job) -> None:
+    sample, index = item
+    result = Result(job.store / sample.name)
+    computed = _computed(sample, result.grid.box(index), job)
+    result.write(
+        index, computed if job.mask_threshold is None else to_mask(computed, job.mask_threshold), sample.wanted
+    )
+
+
+def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
+    """Probabilities of a box as they are stored, if they are."""
+    image = open_image_of(job.images, sample.name)
+    if len(sample.parts) == 1:
+        return _of_part(image, sample.parts[0], box, job, job.dtype)
+    # What one kind of network has read is there for the next.
+    held, count = Cached(image, Cache()), sum(len(part.networks) for part in sample.parts)
+    weighted = (
+        _of_part(held, part, box, job, "float32") * np.float32(len(part.networks) / count) for part in sample.parts
+    )
+    return to_stored(functools.reduce(np.add, weighted), job.dtype)
+
+
+def _of_part(image: Readable, part: Part, box: Box, job: Job, dtype: str) -> np.ndarray:
+    """Mean of the probabilities of networks of a kind, with smaller tiles where the memory is full."""
+    group = job.groups[part.group]
+    network, tiles = _network(job.cfg, part, dtype), _fitting(group.tiles)
+    while True:
+        try:
+            return predict_box(image, box, network, shape=group.shape, largest=tiles.largest, batch=tiles.batch)
+        except TooLarge as error:
+            tiles = _smaller(group, tiles, str(error))
+
+
+def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
+    """Networks of a kind as a function of tiles."""
+    with _LOADING:
+        net, *others = (load_network(folder, weights, cfg.precision) for folder, weights in part.networks)
+    function = network_function(
+        net, part.norm["offset"], part.norm["scale"], cfg.precision, cfg.average, dtype, others, background=False
+    )
+
+    return functools.partial(in_lane, function)
+
+
+# Tiles that were too large for this process -> those that were not.
+_fits: dict[Tiles, Tiles] = {}
+
+
+def _fitting(tiles: Tiles) -> Tiles:
+    return _fits.get(tiles, tiles)
+
+
+def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
+    """Tiles that need half of the memory, for all further blocks of this process too."""
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, group.shape)
+    if tiles.batch == 1 and (smaller == tiles or group.tile_counts):
+        advice = "set predict.tile to less" if group.tile_counts else "use one with more, or a network of less width"
+        raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
+    logger.warning(
+        "predict: %s do not fit the memory of the GPU: going on with %d of %s px", what, smaller.batch, smaller.largest
+    )
+    _fits[group.tiles] = smaller
+    return smaller
+
+
+def _measured(job: Job, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine) -> tuple[Group, ...]:
+    """Groups with the fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
+    groups = list(job.groups)
+    for number, group in enumerate(job.groups):
+        kept = stamp.with_suffix(f".tile{number or ''}.json")
+        found = [
+            (part, math.prod(specs[sample.name].shape))
+            for sample in todo
+            for part in sample.parts
+            if part.group == number
+        ]
+        if found and job.cfg.tile == "auto" and not group.tile_counts:
+            block = max((spec.grid.block for spec in specs.values()), key=math.prod)
+            pixels = sum(len(part.networks) * size for part, size in found)
+            groups[number] = group._replace(
+                tiles=_fastest(job, max(found, key=_networks)[0], block, pixels, kept, engine)
+            )
+    return tuple(groups)
+
+
+def _networks(found: tuple[Part, int]) -> int:
+    return len(found[0].networks)
+
+
+def _fastest(job: Job, part: Part, block: ZYX, pixels: int, kept: Path, engine: Engine) -> Tiles:
+    """The fastest tiles for the networks of a part, which apply them to so many pixels in all."""
+    tiles = job.groups[part.group].tiles
+    ((_, where),) = engine.run(_ask_device, [0], 1, "device")
+    weights = [digest_of for _, digest_of in part.networks]
+    key = digest(where, weights, job.cfg.precision, job.cfg.average, block, tiles.largest)
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    if known.get("key") != key:
+        if pixels < WORTH_MEASURING * math.prod(block[1:]):
+            return tiles
+        measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels / len(weights))
+        ((_, found),) = engine.run(measure, [part], 1, "tiles")
+        known = {"key": key, "device": where} | found
+        write_atomic(kept, json.dumps(known, indent=1).encode())
+        rates = ", ".join(f"{n} x {tile} px {rate:.3g} Mpx/s" for tile, n, rate in found["rates"])
+        logger.info("predict: tiles of %s px, %d at once (on %s: %s)", known["largest"], known["batch"], where, rates)
+    return Tiles(tile_of(known["largest"]), known["batch"])
+
+
+def _ask_device(_: int) -> str:
+    return device_name()
+
+
+def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any]:
+    network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
+    batches = (1,) if device_name() == "cpu" else GPU_BATCHES
+    tried = candidates(block, tiles.largest, shape, batches)
+    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
+
+
+def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
+    """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored.
+
+    Samples are done only then, so that a run that was interrupted here goes on here.
+    """
+    shape = deepest([group.shape for group in job.groups])
+    grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
+    places = [
+        (sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)
+    ]
+    found: dict[str, list[Audit]] = {}
+    for (sample, _, _), audit in engine.run(functools.partial(_audit, job=job), places, len(places), "seams"):
+        found.setdefault(sample.name, []).append(audit)
+    for sample in todo:
+        details: dict[str, Any] = {"blocks": len(grids[sample.name])}
+        if audits := found.get(sample.name):
+            details["audit"] = {
+                "windows": len(audits),
+                "across": max(a.across for a in audits),
+                "inside": max(a.inside for a in audits),
+            }
+        finish(job.store / sample.name, sample.wanted, details)
+
+
+def _audit(item: Any, job: Job) -> Audit:
+    sample, box, border = item
+    stored, again = Result(job.store / sample.name).read(box), _computed(sample, box, job)
+    if job.mask_threshold is None:
+        difference = np.abs(from_stored(stored) - from_stored(again)).max(axis=0)
+    else:
+        difference = distance_from_mask(stored, again, job.mask_threshold)
+    return audit_window(difference, box, border)

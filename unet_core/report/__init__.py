@@ -1,0 +1,1 @@
+"""Step report: tables and one HTML page."""

@@ -1,0 +1,1 @@
+"""Results on disk: OME-Zarr stores whose blocks appear whole or not at all."""

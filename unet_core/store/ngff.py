@@ -1,0 +1,142 @@
+"""The JSON files of Zarr v3 and OME-NGFF 0.5: of groups, of arrays in shards, of images with several resolutions.
+
+They are written here and not by zarr-python, which takes several milliseconds for each array and each change of
+attributes: data sets have thousands of small samples with four results each. Tests compare both. A file appears whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.store.shards import LEVEL
+
+NAME = "zarr.json"
+
+
+def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    """Make a folder a Zarr group with these attributes, or replace those of a group."""
+    _put(folder / NAME, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
+
+
+def read_group(folder: Path) -> dict[str, Any]:
+    """Attributes of a group.
+
+    Raises
+    ------
+    OSError, ValueError, LookupError
+        If it is missing or damaged.
+    """
+    attributes = _get(folder)["attributes"]
+    if not isinstance(attributes, dict):
+        raise ValueError("its attributes are damaged")
+    return attributes
+
+
+def write_array(
+    folder: Path, shape: Sequence[int], shards: Sequence[int], chunks: Sequence[int], dtype: str, names: Sequence[str]
+) -> None:
+    """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard."""
+    wide = np.dtype(dtype).itemsize > 1
+    of_bytes = {"name": "bytes"} | ({"configuration": {"endian": "little"}} if wide else {})
+    chunk_codecs = [of_bytes, {"name": "zstd", "configuration": {"level": LEVEL, "checksum": True}}]
+    index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    sharding = {
+        "chunk_shape": list(chunks),
+        "codecs": chunk_codecs,
+        "index_codecs": index_codecs,
+        "index_location": "end",
+    }
+    description = {
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shards)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if np.dtype(dtype).kind == "f" else 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": list(names),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    _put(folder / NAME, description)
+
+
+def read_array(folder: Path) -> dict[str, Any]:
+    """Description of an array, not to be changed; see `read_group` for errors."""
+    status = os.stat(f"{folder}/{NAME}")  # noqa: PTH116
+    return _array(str(folder), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _array(folder: str, *_: int) -> dict[str, Any]:
+    """Description of an array, kept as long as its file stays: each block needs it, and opening takes long on network file systems."""
+    return _get(folder)
+
+
+def chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
+    """Shape that the grid or the sharding codec in the description of an array states."""
+    return tuple(part["configuration"]["chunk_shape"])
+
+
+def multiscale(
+    name: str, levels: int, pixel_size: tuple[float, float, float], channels: bool, labels: bool
+) -> dict[str, Any]:
+    """OME-NGFF 0.5 metadata of an image with several resolutions.
+
+    Parameters
+    ----------
+    name : str
+        Of the image.
+    levels : int
+        Resolutions; each halves y and x.
+    pixel_size : tuple of float
+        Micrometres along z, y, x at the finest one.
+    channels : bool
+        Whether the arrays have an axis of channels.
+    labels : bool
+        Whether it is a label image.
+    """
+    lead = [1.0] if channels else []
+    axes = [{"name": "c", "type": "channel"}] if channels else []
+    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    z, y, x = pixel_size
+    datasets = []
+    for level in range(levels):
+        f = 2**level
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*lead, z, y * f, x * f]}]
+        if level and not labels:
+            # A coarse pixel is the mean of f x f fine ones: its centre lies (f - 1) / 2 fine pixels farther.
+            transforms.append(
+                {"type": "translation", "translation": [0.0 for _ in lead] + [0.0, y * (f - 1) / 2, x * (f - 1) / 2]}
+            )
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    return ome | ({"image-label": {"version": "0.5"}} if labels else {})
+
+
+def _get(folder: Path | str) -> Any:
+    # Of a step that has nothing to do, this is most of the work; paths of pathlib would double it, and files of text
+    # are slower.
+    with open(f"{folder}/{NAME}", "rb") as file:  # noqa: PTH123
+        return json.loads(file.read().decode())
+
+
+def _put(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,184 @@
+"""Shards of Zarr 3 with chunks compressed by Zstandard: written whole, read in part.
+
+A shard holds its chunks one behind the other and ends with an index: offset and length of each chunk, as little-endian
+64-bit numbers, and a CRC-32C of them. zarr-python, which makes the arrays and reads the same shards, takes about five
+times as long per chunk, most of it under Python's global lock: with label images and weight maps about as much as all
+other work on their voxels (``python -m benchmarks weights`` prints both).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+import zstandard
+
+LEVEL = 3
+# Offset and length of a chunk that is not there.
+MISSING = 2**64 - 1
+
+Slices = tuple[slice, ...]
+
+# Contexts of Zstandard cost more than a small chunk; each thread needs its own.
+_contexts = threading.local()
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_contexts, "compressor"):
+        _contexts.compressor = zstandard.ZstdCompressor(LEVEL, write_checksum=True)
+    return _contexts.compressor
+
+
+def _decompress(data: bytes, size: int) -> bytes:
+    """The `size` bytes of a chunk; a header that says otherwise is an error before memory is asked for."""
+    if not hasattr(_contexts, "decompressor"):
+        _contexts.decompressor = zstandard.ZstdDecompressor()
+    try:
+        if zstandard.frame_content_size(data) == size:
+            return _contexts.decompressor.decompress(data)
+        raise ValueError("a header is wrong")
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int]) -> None:
+    """Write a shard whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    data : ndarray
+        What of the array lies in the shard: at its end it may be smaller.
+    chunk : sequence of int
+        Shape of a chunk.
+    counts : sequence of int
+        Chunks in the shard along each axis.
+    """
+    compress, parts, index, offset = _compressor().compress, [], [], 0
+    missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
+    whole = np.pad(data, missing) if any(more for _, more in missing) else data
+    for position in np.ndindex(*counts):
+        part = whole[tuple([slice(p * c, (p + 1) * c) for p, c in zip(position, chunk, strict=True)])]
+        if 0 in part.shape:
+            index.append((MISSING, MISSING))
+            continue
+        parts.append(compress(np.ascontiguousarray(part).data))
+        index.append((offset, len(parts[-1])))
+        offset += len(parts[-1])
+    footer = np.array(index, "<u8").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("xb") as file:
+            file.writelines([*parts, footer, google_crc32c.value(footer).to_bytes(4, "little")])
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class CutShort(ValueError):
+    """A shard that does not end with its index."""
+
+
+def read_index(path: Path, chunks: int) -> np.ndarray | None:
+    """Offset and length of each chunk of a shard, shape (chunks, 2); None if the shard is missing or cut short."""
+    try:
+        with path.open("rb") as file:
+            return _index_of(file, chunks)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _index_of(file: BinaryIO, chunks: int) -> np.ndarray | None:
+    length = 16 * chunks + 4
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - length, 0))
+    footer = file.read()
+    if len(footer) < length or google_crc32c.value(footer[:-4]) != int.from_bytes(footer[-4:], "little"):
+        return None
+    index = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
+    used = index[index[:, 0] != MISSING]
+    return index if bool((used.sum(axis=1) <= size - length).all()) else None
+
+
+def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence[int], out: np.ndarray) -> None:
+    """Read a part of a shard.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    wanted : tuple of slice
+        Part of the shard, counted from its start.
+    chunk, counts : sequence of int
+        Shape of a chunk, and chunks in the shard along each axis.
+    out : ndarray
+        Where the voxels go; of the shape of `wanted`.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, CutShort
+        If the shard is missing or cut short.
+    ValueError, OSError
+        If a chunk of it is damaged.
+    """
+    size = math.prod(chunk) * out.dtype.itemsize
+    with path.open("rb") as file:
+        index = _index_of(file, math.prod(counts))
+        if index is None:
+            raise CutShort(f"{path} is cut short")
+        for position in itertools.product(
+            *(range(s.start // c, -(-s.stop // c)) for s, c in zip(wanted, chunk, strict=True))
+        ):
+            starts = [p * c for p, c in zip(position, chunk, strict=True)]
+            low = [max(s.start, start) for s, start in zip(wanted, starts, strict=True)]
+            high = [min(s.stop, start + c) for s, start, c in zip(wanted, starts, chunk, strict=True)]
+            there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, wanted, strict=True))
+            offset, length = (int(value) for value in index[np.ravel_multi_index(position, tuple(counts))])
+            if offset == MISSING:
+                out[there] = 0
+                continue
+            file.seek(offset)
+            voxels = np.frombuffer(_decompress(file.read(length), size), out.dtype.newbyteorder("<")).reshape(chunk)
+            out[there] = voxels[
+                tuple(slice(a - start, b - start) for a, b, start in zip(low, high, starts, strict=True))
+            ]
+
+
+def check_shard(path: Path, chunks: int, size: int) -> None:
+    """Read all of a shard; the checksums of its index and of each chunk find any bit that changed.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    chunks : int
+        Chunks in the shard.
+    size : int
+        Bytes of the voxels of a chunk.
+
+    Raises
+    ------
+    ValueError
+        If the shard is missing, cut short or damaged; the message says which.
+    """
+    index = read_index(path, chunks)
+    if index is None:
+        raise ValueError("cut short" if path.is_file() else "missing")
+    with path.open("rb") as file:
+        for offset, length in index[index[:, 0] != MISSING].tolist():
+            file.seek(offset)
+            try:
+                _decompress(file.read(length), size)
+            except ValueError as error:
+                raise ValueError(f"damaged ({error})") from None

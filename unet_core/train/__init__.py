@@ -1,0 +1,1 @@
+"""Step train: a model from plan, images, targets and border terms."""

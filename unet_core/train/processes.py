@@ -1,0 +1,138 @@
+"""Training in several processes, one per GPU, and in time before a job ends: who am I, sums over all, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from unet_core.network.model import device
+from unet_core.runtime import UserError
+
+# SLURM's warning before the time limit (by --signal=USR1@60), preemption and scancel.
+WARNINGS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that train together, and which of them runs here; by default one alone."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over all processes, the same in each."""
+        if self.size == 1:
+            return values
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def join_processes() -> Iterator[Processes]:
+    """Join the processes that `launch` started, if any, with the GPU of this one."""
+    where = device()
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Processes(device=where)
+        return
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), where)
+    finally:
+        dist.destroy_process_group()
+
+
+class Warned:
+    """Whether a signal has told this process to stop; use `watch_signals`."""
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+
+    def _remember(self, number: int, _frame: object) -> None:
+        self.by = signal.Signals(number)
+
+    def anywhere(self, processes: Processes) -> bool:
+        """Whether any of the processes was told, the same answer in each."""
+        return bool(processes.sum(torch.tensor(self.by is not None, dtype=torch.int32)).item())
+
+
+@contextmanager
+def watch_signals() -> Iterator[Warned]:
+    """Remember signals that announce the end of the job, instead of dying of them."""
+    warned = Warned()
+    if threading.current_thread() is not threading.main_thread():
+        yield warned  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, warned._remember) for number in WARNINGS}
+    try:
+        yield warned
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> None:
+    """Run a Python module by torchrun: `per_node` processes here, or on each node of this SLURM job by srun.
+
+    Parameters
+    ----------
+    module : str
+        Run as a program.
+    job : dict
+        Its argument, given as JSON.
+    nodes, per_node : int
+        Nodes of the job, and processes on each.
+
+    Raises
+    ------
+    UserError
+        If a process fails; it has written what happened.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node)]
+    if nodes == 1:
+        command = [*torchrun, "--standalone", "-m", module, json.dumps(job)]
+    else:
+        if "SLURM_JOB_ID" not in os.environ:
+            raise UserError(f"training on {nodes} nodes needs a SLURM job; set nodes to 1, or use the profile slurm")
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        meeting = [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-id",
+            os.environ["SLURM_JOB_ID"],
+            "--rdzv-endpoint",
+            f"{socket.gethostname()}:{port}",
+        ]
+        srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        command = [*srun, *torchrun, "--nnodes", str(nodes), *meeting, "-m", module, json.dumps(job)]
+    with watch_signals():  # torchrun and the processes get them too, and stop in their own time
+        code = subprocess.call(command)
+    if code:
+        raise UserError(
+            f"training in {nodes * per_node} processes ended with code {code}; see above what the first of them said"
+        )

@@ -1,0 +1,210 @@
+"""Step train: the U-Net from plan, images, targets and border weights.
+
+Batch n and the dropout of step n depend on the seed and n alone, and a checkpoint holds weights, optimiser and history;
+so a training that was killed goes on from its last checkpoint to the same end. Several processes share the tiles of
+each batch and add up their gradients.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.config.folds import seen_as
+from unet_core.config.options import Network, Train
+from unet_core.digest import digest
+from unet_core.method import method
+from unet_core.network import unet
+from unet_core.network.cached import Cache, Cached
+from unet_core.network.model import load_checkpoint, weights_digest
+from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
+from unet_core.store.store import open_image_of, open_labels, open_weights
+from unet_core.train.checkpoint import best_step, is_of
+from unet_core.train.loop import train_network
+from unet_core.train.processes import ALONE, Processes, join_processes
+from unet_core.train.sampling import Sampler, TrainingSample
+from unet_core.train.tile_picture import TILES, tile_picture
+from unet_core.train.warm_start import Start, choose_start, given_model
+
+logger = logging.getLogger(__name__)
+
+
+def train_model(
+    cfg: Train,
+    *,
+    plan: Path,
+    weights: dict[str, Path],
+    groundtruth: dict[str, Path],
+    results: Path,
+    folder: Path,
+    stamp: Path,
+    processes: Processes = ALONE,
+) -> None:
+    """Train a model if its data, plan or options have changed.
+
+    Parameters
+    ----------
+    cfg : Train
+        Options of this model.
+    plan : Path
+        The model's plan.
+    weights, groundtruth : dict
+        Data set -> stamp, for the data sets that the model is trained on.
+    results : Path
+        Folder of all results.
+    folder : Path
+        The model's folder.
+    stamp : Path
+        The step's output file.
+    processes : Processes
+        This process among those that train together; the first one writes.
+    """
+    decided = read_json(plan)
+    used: dict[str, str] = {}
+    splits: dict[str, list[TrainingSample]] = {"train": [], "validation": []}
+    cache = Cache()
+    for dataset in weights:
+        truths = read_json(groundtruth[dataset])["samples"]
+        for name, entry in read_json(weights[dataset])["samples"].items():
+            split = seen_as(decided, f"{dataset}/{name}", entry["split"])
+            if split in splits:
+                norm = decided["samples"][f"{dataset}/{name}"]
+                used[f"{dataset}/{name}"] = digest(split, truths[name]["image"], entry["digest"], norm)
+                splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
+    keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
+    settings = {key: _value(decided[key]) for key in keys}
+    source = given_model(cfg.start)
+    given = weights_digest(source) if source else None
+    wanted = digest(used, settings, cfg.model_dump(exclude={"preset"}), given, method("train"))
+    if _description(folder).get("digest") != wanted or not is_of(folder / "best.safetensors", wanted):
+        start = choose_start(cfg, folder, wanted, used, settings)
+        _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
+    else:
+        logger.info("train: nothing has changed")
+    if processes.rank == 0:
+        write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
+
+
+def _train(
+    cfg: Train,
+    decided: dict[str, Any],
+    settings: dict[str, Any],
+    used: dict[str, str],
+    splits: dict[str, list[TrainingSample]],
+    start: Start,
+    folder: Path,
+    wanted: str,
+    processes: Processes,
+) -> None:
+    """Train, and describe what came out in ``model.json``."""
+    # All processes must have looked at the previous model before it goes.
+    processes.wait()
+    if processes.rank == 0:
+        start.keep(folder, wanted)
+        # A description must not outlive the weights that it describes.
+        (folder / "model.json").unlink(missing_ok=True)
+    here = f"{processes.size} process(es), this one on {processes.device}"
+    logger.info(
+        "train: %d training and %d validation samples, %s", len(splits["train"]), len(splits["validation"]), here
+    )
+    logger.info("train: starts from %s: %s", start.source or "new weights", start.why)
+    sampler = Sampler(
+        splits["train"],
+        settings["train_tile"],
+        unet.shape_of(Network.model_validate(settings["network"])).halo,
+        cfg.batch * cfg.accumulate,
+        cfg.seed,
+        cfg.augment,
+        cfg.foreground,
+        cfg.sampling == "balanced",
+        processes.device,
+    )
+    if processes.rank == 0:
+        write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
+    validation = splits["validation"]
+    history = train_network(
+        cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes
+    )
+    description = settings | {
+        "digest": wanted,
+        "best": next(e for e in history if e["step"] == best_step(history, cfg.best_by)),
+        "start": {"from": start.source, "weights": start.weights, "why": start.why},
+        "trained_on": sorted(used),
+        "samples": used,
+        "config": cfg.model_dump(mode="json"),
+        "processes": processes.size,
+        "versions": versions(),
+    }
+    if processes.rank == 0:
+        write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, target and border term of the tiles that training begins with."""
+    batches = (sampler.draw(number) for number in itertools.count())
+    tiles = ((image, target, border) for batch in batches for image, target, border in zip(*batch, strict=True))
+    return [tuple(part.numpy(force=True) for part in tile) for tile in itertools.islice(tiles, TILES)]
+
+
+def adopt_model(path: Path, stamp: Path) -> None:
+    """Write the stamp of a model that was trained elsewhere, after a look at its files."""
+    for key in ("network", "channels", "classes", "normalisation"):
+        if key not in read_json(path / "model.json"):
+            raise UserError(f"{path}/model.json has no {key!r}; is it a model of this pipeline?")
+    load_checkpoint(path / "best.safetensors")
+    write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": weights_digest(path)})
+
+
+def _open_sample(
+    results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
+) -> TrainingSample:
+    store = results / "groundtruth" / f"{dataset}.zarr"
+    targets = open_weights(results / "weights" / f"{dataset}.zarr", name)
+    offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
+    instances = open_labels(store, name)[0] if entry["split"] == "validation" else None
+    annotated = sum(entry["class_pixels"])
+    image, target, border = (Cached(source, cache) for source in (open_image_of(store, name), *targets))
+    return TrainingSample(image, target, border, offset, scale, annotated, dataset, instances)
+
+
+def _value(decision: Any) -> Any:
+    """A decision of the plan without its reason."""
+    return decision["value"] if isinstance(decision, dict) and "why" in decision else decision
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+
+
+def main() -> None:
+    """Entry of one of several processes that `launch` starts; its argument is the job as JSON."""
+    job = json.loads(sys.argv[1])
+    with join_processes() as processes, job_log(Path(job["log"]), job["threads"], append=True):
+        if processes.rank:
+            logging.getLogger().setLevel(logging.WARNING)
+        run_job(job, processes)
+
+
+def run_job(job: dict[str, Any], processes: Processes) -> None:
+    """`train_model` with arguments as a script gives them: plain builtins."""
+    stamp = Path(job["stamp"])
+    train_model(
+        Train.model_validate(job["options"]),
+        plan=Path(job["plan"]),
+        weights={Path(path).stem: Path(path) for path in job["weights"]},
+        groundtruth={Path(path).stem: Path(path) for path in job["groundtruth"]},
+        results=stamp.parent.parent,
+        folder=stamp.with_suffix(""),
+        stamp=stamp,
+        processes=processes,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Step weights: instance labels to training target and border term of the weight map."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_core.blocks import ZYX, Box
+from unet_core.compiled import compiled
+from unet_core.config.datasets import IGNORE, Dataset, Weights
+from unet_core.digest import digest
+from unet_core.engine import Engine
+from unet_core.method import method
+from unet_core.runtime import read_json, write_atomic, write_stamp
+from unet_core.store.store import (
+    BLOCK,
+    Spec,
+    begin,
+    details_if_done,
+    finish,
+    open_labels,
+    open_weights,
+    read_attributes,
+    remove_other_files,
+    remove_others,
+)
+from unet_core.weights.distance import Spacing, outlines, separate, two_nearest
+
+logger = logging.getLogger(__name__)
+
+
+# Blocks of volumes: the planes of the halo are a smaller share of thick ones.
+THICK: ZYX = (64, 256, 256)
+# What a block was made of (hash of all that its voxels depend on) and what came of it (checksums of its shards).
+RECORD = np.dtype([("source", "<u8"), ("border", "<u4"), ("target", "<u4")])
+Record = tuple[int, int, int]
+
+
+def cutoff(cfg: Weights) -> float:
+    """Sum of distances d1 + d2 beyond which the border term is below the tolerance, in pixels along x."""
+    return _radius(cfg.w0, cfg.sigma, cfg.tolerance)
+
+
+def near_cutoff(cfg: Weights) -> float:
+    """Distance d1 beyond which the near term is below the tolerance, in pixels along x."""
+    return _radius(cfg.near, cfg.near_sigma, cfg.tolerance)
+
+
+def _radius(height: float, sigma: float, tolerance: float) -> float:
+    """Where height * exp(-r^2 / (2 sigma^2)) falls to the tolerance."""
+    return sigma * math.sqrt(2 * math.log(height / tolerance)) if height > tolerance else 0.0
+
+
+def halo(cfg: Weights, spacing: Spacing) -> ZYX:
+    """Voxels around a block on which its weights depend."""
+    reach = max(cutoff(cfg), near_cutoff(cfg)) + cfg.separation / 2
+    z, y, x = (math.ceil(reach / s) + 1 for s in spacing)
+    return (z, y, x)
+
+
+def border_term(labels: np.ndarray, spacing: Spacing, cfg: Weights) -> np.ndarray:
+    """What is added to w_c: w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), and in the background near * exp(-d1^2 / (2 near_sigma^2)).
+
+    d1 and d2 are the distances to the nearest and the second nearest object of any class: from the voxel to the nearest
+    voxel of the object, which is what one Euclidean distance transform per object gives. In the background this is also
+    the distance to the border of the object. Inside objects the border term is 0, or, if `inside` is ``object``, taken
+    with the distance 0 to the object itself, or, if it is ``border``, with the distances to the outermost voxels of
+    each object.
+
+    Parameters
+    ----------
+    labels : ndarray of uint32, shape (z, y, x)
+        Objects, 0 is background; touching objects are already separated.
+    spacing : tuple of float
+        Distance between neighbouring voxels along z, y, x, in pixels along x.
+    cfg : Weights
+        w0, sigma, near, near_sigma, inside, tolerance.
+
+    Returns
+    -------
+    ndarray of float32, shape (z, y, x)
+        Sum of both terms; each is 0 where it is below the tolerance.
+
+    References
+    ----------
+    ---------- Border term: Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, equation 2. Its text leaves open whether it
+    applies inside objects; figure 3d shows it in the background. Near term: Falk et al.: U-Net, Nature Methods 16
+    (2019), and the source of the authors' Fiji plugin, whose defaults are w0 = 50, sigma = 6, near = 0.9, near_sigma =
+    10, and w_c = 0.1 in the background, 1 in objects: there the weight falls from 1 at an object to 0.1.
+    """
+    labels = np.require(labels, np.uint32, ["C", "W"])
+    inside = cfg.inside != "none"
+    seeds = outlines(labels) if cfg.inside == "border" else labels
+    reach, near_reach = cutoff(cfg), near_cutoff(cfg)
+    nearest, second = two_nearest(seeds, spacing, reach, near_reach, inside)
+    term = np.empty(labels.shape, np.float32)
+    _terms(labels, nearest, second, (cfg.w0, cfg.sigma, reach), (cfg.near, cfg.near_sigma, near_reach), inside, term)
+    return term
+
+
+@compiled
+def _terms(labels, nearest, second, border, near, inside, out):  # type: ignore[no-untyped-def]
+    """Both terms from squared distances; `border` and `near` are height, sigma and cut-off."""
+    (w0, sigma, reach), (height, near_sigma, near_reach) = border, near
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                term = 0.0
+                if inside or labels[z, y, x] == 0:
+                    d1 = math.sqrt(nearest[z, y, x])
+                    both = d1 + math.sqrt(second[z, y, x])
+                    # One voxel at a time, each by the same function: the result is the same bit for bit in any block.
+                    if both <= reach:
+                        term += w0 * math.exp(-(both**2) / (2 * sigma**2))
+                    if d1 <= near_reach and labels[z, y, x] == 0:
+                        term += height * math.exp(-(d1**2) / (2 * near_sigma**2))
+                out[z, y, x] = term
+
+
+@compiled
+def _count(values):  # type: ignore[no-untyped-def]
+    """How often each value of an array of uint8 occurs; numpy.bincount makes wide integers of them first."""
+    counts = np.zeros(256, np.int64)
+    for value in values.flat:
+        counts[value] += 1
+    return counts
+
+
+def target_and_border(
+    labels: np.ndarray, classes: np.ndarray, ignore: np.ndarray, inner: Box, spacing: Spacing, cfg: Weights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training target and border term of a block.
+
+    Parameters
+    ----------
+    labels : ndarray of uint32, shape (z, y, x)
+        Instance labels of the block and its halo.
+    classes, ignore : ndarray, shape of `inner`
+        Class of each voxel of the block (uint8, 0 background), and ignored voxels (nonzero).
+    inner : Box
+        Where the block lies in `labels`.
+    spacing : tuple of float
+        Distance between neighbouring voxels along z, y, x, in pixels along x.
+    cfg : Weights
+        Options.
+
+    Returns
+    -------
+    target : ndarray of uint8, shape of `inner`
+        Class to learn: 0 on the ridge between touching objects, 255 where ignored.
+    border : ndarray of float16 or float32, shape of `inner`
+        Border term; 0 where ignored.
+    """
+    apart = separate(labels, spacing, cfg.separation)
+    border = border_term(apart, spacing, cfg)[inner.slices].astype(cfg.dtype)
+    target = np.where(apart[inner.slices] > 0, classes, 0).astype(np.uint8)
+    left_out = ignore > 0
+    if left_out.any():
+        target[left_out] = IGNORE
+        border[left_out] = 0
+    return target, border
+
+
+def make_weights(
+    cfg: Weights, dataset: Dataset, *, groundtruth: Path, truth_store: Path, store: Path, stamp: Path, engine: Engine
+) -> None:
+    """Make target and border term of every annotated sample; what stands there for the same labels stays.
+
+    The store holds the border term alone. w_c depends on all training samples: it is decided in the plan and added when
+    a tile is drawn, so that one new annotation does not rewrite every map.
+
+    Parameters
+    ----------
+    cfg : Weights
+        Options.
+    dataset : Dataset
+        For its classes.
+    groundtruth, truth_store : Path
+        Stamp and store of the step groundtruth.
+    store : Path
+        ``<results>/weights/<data set>.zarr``.
+    stamp : Path
+        The step's output file.
+    engine : Engine
+        Where blocks are worked on.
+    """
+    samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["labels"]}
+    redone = len(remove_others(store, set(samples)))
+    remove_other_files(store.with_suffix(""), ".blocks", set(samples))
+    entries = {}
+    for name, entry in samples.items():
+        wanted = wanted_digest(entry["labels"], cfg)
+        counts = _counts_if_done(store / name, wanted)
+        if counts is None:
+            counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
+            redone += 1
+        entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
+    logger.info("weights: %d samples, %d made", len(samples), redone)
+    write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
+
+
+def wanted_digest(labels: str, cfg: Weights) -> str:
+    """Digest of the weights of a sample from that of its labels, which the size of its pixels is part of."""
+    return digest(labels, _settings(cfg))
+
+
+def _settings(cfg: Weights) -> str:
+    """Digest of all that determines weights, beside the labels and the size of their pixels."""
+    unused = {"near_sigma"} if cfg.near == 0 else set()
+    return digest(cfg.model_dump(exclude=unused), method("weights"))
+
+
+def block_of(shape: ZYX) -> ZYX:
+    """Block of the weights of a sample."""
+    return THICK if shape[0] > BLOCK[0] else BLOCK
+
+
+def _counts_if_done(path: Path, wanted: str) -> list[int] | None:
+    border, target = details_if_done(path, wanted), details_if_done(path / "labels" / "target", wanted)
+    return target["class_pixels"] if border is not None and target is not None else None
+
+
+def _make_sample(
+    name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_store: Path, store: Path, engine: Engine
+) -> list[int]:
+    instances = open_labels(truth_store, name)[0]
+    shape, (z, y, x) = instances.shape, instances.pixel_size
+    labels = read_attributes(truth_store / name / "labels" / "instances").get("digest")
+    provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": labels}
+    spec = Spec(shape, cfg.dtype, "image", pixel_size=(z, y, x), block=block_of(shape))
+    # What other labels or options left behind stays until each block is compared with its record.
+    begin(store / name, wanted, spec, provenance, keep=True)
+    begin(
+        store / name / "labels" / "target", wanted, spec._replace(dtype="uint8", kind="labels"), provenance, keep=True
+    )
+    make = functools.partial(
+        _make_block,
+        name=name,
+        wanted=wanted,
+        settings=digest(_settings(cfg), [z, y, x]),
+        cfg=cfg,
+        spacing=(z / x, y / x, 1.0),
+        truth_store=truth_store,
+        store=store,
+    )
+    blocks, counts, made = len(spec.grid), np.zeros(256, np.int64), 0
+    records = _records(_records_of(store, name), blocks)
+    items = ((index, tuple(records[index].tolist())) for index in range(blocks))
+    for (index, before), (after, pixels) in engine.run(make, items, blocks, f"weights {name}"):
+        records[index] = after
+        counts += pixels
+        made += after != before
+    if blocks > 1:
+        logger.info("weights of %s: %d of %d blocks made", name, made, blocks)
+    details: dict[str, Any] = {"class_pixels": counts[: len(dataset.classes) + 1].tolist()}
+    finish(store / name, wanted, details)
+    finish(store / name / "labels" / "target", wanted, details)
+    return details["class_pixels"]
+
+
+def _records_of(store: Path, name: str) -> Path:
+    return store.with_suffix("") / f"{name}.blocks"
+
+
+def _records(path: Path, blocks: int) -> np.ndarray:
+    """Records of the blocks of a sample, kept in a file; a sample of one block needs none, since it is made as a whole."""
+    if blocks == 1:
+        return np.zeros(1, RECORD)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.stat().st_size != blocks * RECORD.itemsize:
+        write_atomic(path, bytes(blocks * RECORD.itemsize))
+    return np.memmap(path, RECORD, "r+", shape=(blocks,))
+
+
+def _make_block(
+    item: tuple[int, Record],
+    name: str,
+    wanted: str,
+    settings: str,
+    cfg: Weights,
+    spacing: Spacing,
+    truth_store: Path,
+    store: Path,
+) -> tuple[Record, np.ndarray]:
+    """Make a block unless its record says that it was made of what stands there now; its record, and pixels per class."""
+    index, before = item
+    instances, classes, ignore = open_labels(truth_store, name)
+    target, border = open_weights(store, name)
+    write = target.grid.box(index)
+    read = write.grow(halo(cfg, spacing)).clip(target.shape)
+    arrays = instances.read(read), classes.read(write), ignore.read(write)
+    source = _source(settings, *arrays) if len(target.grid) > 1 else 0
+    if source and before == (source, border.checksum(index), target.checksum(index)):
+        values = target.read(write)
+    else:
+        values, term = target_and_border(*arrays, write.within(read), spacing, cfg)
+        border.write(index, term, wanted)
+        target.write(index, values, wanted)
+    return (source, border.checksum(index), target.checksum(index)), _count(values)
+
+
+def _source(settings: str, *arrays: np.ndarray) -> int:
+    """Hash of all that determines a block, never 0: that stands for nothing."""
+    content = hashlib.sha256(settings.encode())
+    for array in arrays:
+        content.update(repr(array.shape).encode())
+        content.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(content.digest()[:8], "little") or 1
