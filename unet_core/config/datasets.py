@@ -1,13 +1,21 @@
 """What a data set is: the options of its images, annotations, splits and weight maps.
 
-The first part of the models in `config.py`, which has the others.
+The first part of the models; `options` has the others.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 NAME = r"^[\w-]+$"
 Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
@@ -23,9 +31,24 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """Frozen, and a misspelt key is an error."""
+    """Frozen, and a misspelt key is an error.
+
+    An option that came after release 0.1.0 says so (``json_schema_extra={"since": "0.2.0"}``). Where it has its default,
+    it is left out of what a section is written as, and so of digests and params: what was made before there was such
+    an option stays valid.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
+                values.pop(name, None)
+                values.pop(field.alias or name, None)
+        return values
 
 
 class PixelSize(Section):
