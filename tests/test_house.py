@@ -208,3 +208,29 @@ def test_lines_of_code_hold_at_most_120_characters() -> None:
 
 def test_what_a_run_leaves_behind_is_not_kept() -> None:
     assert not tracked(*LEFT_BEHIND)
+
+
+# To be brought to one sentence per line.
+LONG_LINES = {"docs/architecture.md"}
+
+
+def prose_of(text: str) -> list[tuple[int, str]]:
+    """Numbered lines of Markdown without code, tables, and the targets of links."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        fenced ^= fence
+        if not (fenced or fence or line.startswith(("    ", "|"))):
+            lines.append((number, re.sub(r"\]\(\S+\)|https?://\S+", "]", line)))
+    return lines
+
+
+def test_lines_of_documents_hold_at_most_120_characters() -> None:
+    files = set(tracked("*.md")) - LONG_LINES
+    long = [
+        f"{file}:{number}"
+        for file in sorted(files)
+        for number, line in prose_of((ROOT / file).read_text(encoding="utf-8"))
+        if len(line) > 120
+    ]
+    assert files and not long, long

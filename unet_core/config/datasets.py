@@ -1,6 +1,6 @@
 """What a data set is: the options of its images, annotations, splits and weight maps.
 
-The first part of the models in `config.py`, which has the others.
+`options.py` has the models of all other sections.
 """
 
 from __future__ import annotations
