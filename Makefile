@@ -11,11 +11,14 @@ CONFIG ?= config.yaml
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
-	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training: what looks wrong, with pictures"
-	@echo "make verify [RESULTS=results] [MEND=1]  reads all stores: which files are damaged; MEND=1 deletes them, to be made again by snakemake"
+	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training:" \
+	    "what looks wrong, with pictures"
+	@echo "make verify [RESULTS=results] [MEND=1]  reads all stores: which files are damaged;" \
+	    "MEND=1 deletes them, to be made again by snakemake"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make browser-test  install chromium (as root) where there is none, and test the report page in it"
-	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine, run the chain and its failures on it, stop it"
+	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine," \
+	    "run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
@@ -25,7 +28,8 @@ help:
 # The environment is made once; again only when what it is made of has changed.
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "make: installing the environment into .venv (once; about a minute)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+	    { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: 'python -m venv' failed; on Debian: apt-get install python3-venv"; exit 1; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,slurm]'
@@ -56,8 +60,10 @@ test: .venv/.installed
 
 browser-test: .venv/.installed
 	@command -v chromium >/dev/null || { echo "make browser-test: installing chromium"; \
-	    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || \
-	    { echo "make browser-test: installing chromium failed; it needs root and apt-get, or install chromium yourself"; exit 1; }; }
+	    { apt-get update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || \
+	    { echo "make browser-test: installing chromium failed;" \
+	        "it needs root and apt-get, or install chromium yourself"; exit 1; }; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
 	@UNET_BROWSER=1 .venv/bin/python -m pytest tests/browser
 	@echo "make browser-test: done"
@@ -65,20 +71,23 @@ browser-test: .venv/.installed
 # First what only uses the cluster, side by side; then what disturbs it, one by one.
 slurm-test: .venv/.installed
 	@tests/slurm/cluster.sh start
-	@trap 'tests/slurm/cluster.sh stop' EXIT; trap 'exit 1' INT TERM; export UNET_SLURM=1 XDG_CACHE_HOME="$(CURDIR)/.slurm/cache"; \
+	@trap 'tests/slurm/cluster.sh stop' EXIT; trap 'exit 1' INT TERM; \
+	    export UNET_SLURM=1 XDG_CACHE_HOME="$(CURDIR)/.slurm/cache"; \
 	    .venv/bin/python -m pytest --basetemp=.slurm/quiet -n 4 -m "not alone" tests/slurm && \
 	    .venv/bin/python -m pytest --basetemp=.slurm/alone -m alone tests/slurm
 	@echo "make slurm-test: done"
 
 install-profile:
-	@mkdir -p "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"
-	@test ! -e "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm" -o -L "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm" || \
-	    { echo "make install-profile: there is a profile slurm already: $${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm; move it away"; exit 1; }
-	@ln -sfn "$(CURDIR)/profiles/slurm" "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm"
+	@profiles="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$profiles" && \
+	    { test ! -e "$$profiles/slurm" -o -L "$$profiles/slurm" || \
+	        { echo "make install-profile: there is a profile slurm already:" \
+	            "$$profiles/slurm; move it away"; exit 1; }; } && \
+	    ln -sfn "$(CURDIR)/profiles/slurm" "$$profiles/slurm"
 	@echo "make install-profile: now 'snakemake --profile slurm' works, with what profiles/slurm/config.yaml says"
 
 real: .venv/.installed
-	@test -d "$(UNET_DATA)" || { echo "make real: no folder $(UNET_DATA); set UNET_DATA to the folder with dsb2018, u373 and isbi2012"; exit 1; }
+	@test -d "$(UNET_DATA)" || { echo "make real: no folder $(UNET_DATA);" \
+	    "set UNET_DATA to the folder with dsb2018, u373 and isbi2012"; exit 1; }
 	@$(SNAKEMAKE) --configfile benchmarks/real.yaml --quiet rules host
 	@echo; cat results/real/report/table.md
 	@echo "make real: done; open results/real/report/report.html"

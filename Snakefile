@@ -7,8 +7,8 @@ import os
 import signal
 from pathlib import Path
 
-# Jobs get this too. With a pool of memory for each thread, the C library gives back to the system what a tile of the network needs,
-# and gets it again, zeroed, for the next one.
+# One pool of memory for all threads, also in the jobs. With a pool for each thread, the C library gives the memory of a
+# tile back to the system, and gets it again, zeroed, for the next tile.
 os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 # SLURM's warning before the time limit is for training; it would kill the Snakemake around it.

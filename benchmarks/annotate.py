@@ -1,4 +1,6 @@
-"""Does the ranking of what to annotate next find the images that a model gets wrong? Asked of annotated images, after `make real`.
+"""Does the ranking of what to annotate next find the images that a model gets wrong? Annotated images answer.
+
+Run it after `make real`.
 
 Of each model of `make real` (or of the results that UNET_RESULTS names) all annotated images of its data sets are
 scored, also those it was trained on: their truth says how wrong the model is (1 - AP50, 1 - SEG). Printed is the rank
@@ -40,7 +42,8 @@ def measure() -> dict[str, float]:
     if not stamps:
         sys.exit(f"benchmarks annotate: no results in {results}; run `make real` first, or set UNET_RESULTS")
     print(
-        f"{'model on data set':<32} {'images':>6}  {'score: 1-AP50':>13} {'1-SEG':>6}  {'mean: 1-AP50':>12} {'1-SEG':>6}"
+        f"{'model on data set':<32} {'images':>6}  {'score: 1-AP50':>13} {'1-SEG':>6}  "
+        f"{'mean: 1-AP50':>12} {'1-SEG':>6}"
     )
     for stamp in stamps:
         model, dataset = stamp.parent.name, stamp.stem
@@ -58,7 +61,8 @@ def measure() -> dict[str, float]:
                 )
         score = [found[f"{dataset}_{measure}{end}"] for end in ("", "_mean") for measure in ("ap50", "seg")]
         print(
-            f"{model + ' on ' + dataset:<32} {len(rows):>6}  {score[0]:>13.2f} {score[1]:>6.2f}  {score[2]:>12.2f} {score[3]:>6.2f}"
+            f"{model + ' on ' + dataset:<32} {len(rows):>6}  {score[0]:>13.2f} {score[1]:>6.2f}  "
+            f"{score[2]:>12.2f} {score[3]:>6.2f}"
         )
         figures |= found
     return figures

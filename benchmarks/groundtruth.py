@@ -1,8 +1,7 @@
-"""What annotations cost: 10,000 polygons in one image, 1,000 images with run-lengths, and a look at 10,000 unchanged samples.
+"""What annotations cost: 10,000 polygons, 1,000 images with run-lengths, and a look at 10,000 unchanged samples.
 
 - polygons: a GeoJSON file of 10,000 polygons of 24 points is read, painted into 4096 x 4096 pixels, and checked; beside
-it
-  the same polygons by scikit-image's `draw.polygon`, one by one, from memory.
+  it the same polygons by scikit-image's `draw.polygon`, one by one, from memory.
 - run-lengths: 1,000 images of 256 x 256 pixels with 20 objects each and a table of run-lengths go into the store.
 - unchanged: the step on 10,000 samples that are all done (the store of the 1,000 under ten names, by hard links).
 

@@ -3,14 +3,12 @@
 Objects are smooth random blobs, connected by faces. All work on two threads; cc3d has one.
 
 - labels in memory: 256 x 512 x 512 voxels in 16 blocks of 64 x 256 x 256, from a mask to an array of labels; cc3d gets
-the
-  mask in one piece. The results must be the same.
+  the mask in one piece. The results must be the same.
 - store to store: the same volume from stored probabilities. The step instances (labels with pyramid, tables of
-objects);
-  dask-image (labels alone, written by Dask); cc3d in one piece (labels with pyramid, and its statistics of objects).
+  objects); dask-image (labels alone, written by Dask); cc3d in one piece (labels with pyramid, and its statistics of
+  objects).
 - memory: peak of a process that runs the step instances on 0.13 and on 4.3 gigavoxels, in blocks of 64 x 512 x 512,
-with
-  all that the process has imported. Both hold the same pattern, again and again.
+  with all that the process has imported. Both hold the same pattern, again and again.
 
 Goals: 20 times as fast as dask-image; at most twice the time of cc3d; memory flat within 10 %.
 """
@@ -58,8 +56,7 @@ def measure() -> dict[str, float]:
     dict
         x_dask_image, frac_cc3d: labels in memory, how many times as fast as dask-image, and time as a fraction of that
         of cc3d; x_dask_image_store, frac_cc3d_store: the same from store to store; rss_ratio: peak memory at 4.3 over
-        that at
-        0.13 gigavoxels; and the times (medians, in seconds) and memories behind them.
+        that at 0.13 gigavoxels; and the times (medians, in seconds) and memories behind them.
     """
     with tempfile.TemporaryDirectory(prefix="unet-instances-") as temporary:
         folder = Path(temporary)

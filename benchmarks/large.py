@@ -175,7 +175,8 @@ def _check(results: Path) -> None:
     middle = [
         max(block, n // 2 // block * block) for n, block in zip(labels.grid.shape, labels.grid.block, strict=True)
     ]
-    box = Box(tuple(max(0, at - 40) for at in middle), tuple(at + 200 for at in middle)).clip(labels.grid.shape)  # type: ignore[arg-type]
+    start, stop = (tuple(max(0, at + offset) for at in middle) for offset in (-40, 200))
+    box = Box(start, stop).clip(labels.grid.shape)  # type: ignore[arg-type]
     ours = labels.read(box)
     foreground = probabilities.read(box)[0] > 127
     if not np.array_equal(ours > 0, foreground):

@@ -1,8 +1,7 @@
-"""Scores of 20,000 objects against StarDist and py-ctcmetrics, warping error, and memory from a small to a large volume.
+"""Scores of 20,000 objects against StarDist and py-ctcmetrics, warping error, and memory on two sizes of volume.
 
 - Matching at ten IoU thresholds of 20,164 true with 19,207 found objects on 4096 x 4096 pixels, from the label images
-in
-  memory: our sparse table and matching against `stardist.matching.matching`, which fills dense tables (about 11 GB).
+  in memory: our sparse table and matching against `stardist.matching.matching`, which fills dense tables (about 11 GB).
 - SEG of the same images, from the TIFF files: against `match` and `seg` of py-ctcmetrics (dense as well, about 46 GB).
 - Warping error of a plane of 512 x 512 pixels of cells between membranes, with gaps, moved borders and lost cells.
 - Peak memory of the step evaluate, all measures, on a volume of 480 and one of 1,200 planes of 512 x 512 pixels.
@@ -179,7 +178,10 @@ def _write(paths: tuple[Path, Path], *images: np.ndarray) -> None:
 
 
 def membranes(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells between membranes of four pixels; in the result membranes are moved, thicker or broken, and some cells are lost."""
+    """Cells between membranes of four pixels, and a segmentation of them with errors.
+
+    In the result, membranes are moved, thicker or broken, and some cells are lost.
+    """
     rng = np.random.default_rng(1)
     y, x = np.ogrid[:side, :side]
     waves = (6 * np.sin(x / 40) + 0 * y).astype(int), (6 * np.cos(y / 35) + 0 * x).astype(int)

@@ -3,13 +3,12 @@
 On two threads in bfloat16, each measurement in a process of its own, in rounds.
 
 - wide network: 16 to 256 channels, depth 4. The network alone, fed with tiles in memory, at the best of the tiles that
-the step
-  tries; the step predict on 64 Mpx from store to store (8192 x 8192 pixels of 8 bits), and on 8 such planes; MONAI's
-  sliding window on 16 Mpx in memory (512 pixels, Gaussian, overlap 0.25 and 0.5), with the same weights and padded
-  convolutions, as it is run and with the setting of the memory allocator that the step uses.
+  the step tries; the step predict on 64 Mpx from store to store (8192 x 8192 pixels of 8 bits), and on 8 such planes;
+  MONAI's sliding window on 16 Mpx in memory (512 pixels, Gaussian, overlap 0.25 and 0.5), with the same weights and
+  padded convolutions, as it is run and with the setting of the memory allocator that the step uses.
 - narrow network: 4 to 16 channels, depth 2. The network alone, and the step on a volume of 1 GB.
 - memory: peak of the process that runs the step on volumes of 1 and of 16 GB, with a network of 2 and 4 channels, depth
-1.
+  1.
 - exact: float32, the step in tiles and blocks against the network on the image in one piece.
 
 Goals: 95 % of the rate of the network alone; 1.5 and 2.5 times that of MONAI; memory flat within 10 %; difference below

@@ -76,7 +76,7 @@ def measure() -> dict[str, float]:
 
 
 def _rates(folder: Path, width: int) -> tuple[float, float]:
-    """Steps per second with real data as a share of those with constant tensors in the series before; and the former."""
+    """Speed with real data: its share of that with constant tensors in the series before, and steps per second."""
     step, sampler, processes = _loop(folder, width)
     batches = sampler.batches(0, 10**9, threads=training._sampling_threads(processes))
     constant = sampler.draw(0)

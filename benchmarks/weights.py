@@ -1,19 +1,19 @@
-"""Border weight maps: speed in memory and from store to store, memory, and error, against one distance transform per object.
+"""Border weight maps: speed, memory and error, against one distance transform per object.
+
+Speed is measured in memory and from store to store.
 
 Cells are discs of different sizes around jittered points of a grid, cut where they meet, with separation 2, sigma 5,
 tolerance 1e-4:
 
 - 1024 x 1024 pixels with 400 cells: all that the step computes, on one core, against the recipe found in most public
-code, one
-  distance transform per object, of which the two smallest values are kept: by stacking and sorting them all (3.4 GB),
-  or one after the other. Both with scipy, the latter also with `edt` (extra `bench`). With ``pip install --no-deps
-  cellseg-models-pytorch`` also the function of that package, on 512 x 512 pixels with 100 cells: it stacks them several
-  times.
+  code, one distance transform per object, of which the two smallest values are kept: by stacking and sorting them all
+  (3.4 GB), or one after the other. Both with scipy, the latter also with `edt` (extra `bench`). With ``pip install
+  --no-deps cellseg-models-pytorch`` also the function of that package, on 512 x 512 pixels with 100 cells: it stacks
+  them several times.
 - 8192 x 8192 pixels with 1,000 and 32,000 cells in memory, in the blocks of the step, on all cores; the latter also
-from store
-  to store (read, computed, written with their pyramids, Dask included).
+  from store to store (read, computed, written with their pyramids, Dask included).
 - Peak memory from store to store at 0.1 and 4 gigapixels, each in a process of its own; the labels repeat every 4096
-pixels.
+  pixels.
 - 256 x 512 x 512 voxels with 2,000 objects, in memory.
 
 Goals: 1,000 times the recipe; 20 Mpx/s on 2 cores; cost per pixel within 20 % from 1,000 to 32,000 cells; 80 % of the
@@ -114,8 +114,10 @@ ROWS = (
 def _start() -> dict[str, float]:
     """What a process pays for the first block, of 8 x 8 pixels, once without and once with machine code at hand."""
     code = (
-        "import time, numpy as np; from unet_core.weights.step import border_term; from unet_core.weights.distance import separate; "
-        "from unet_core.config.options import Weights; labels = np.zeros((1, 8, 8), np.uint32); start = time.perf_counter(); "
+        "import time, numpy as np; from unet_core.weights.step import border_term; "
+        "from unet_core.weights.distance import separate; "
+        "from unet_core.config.options import Weights; labels = np.zeros((1, 8, 8), np.uint32); "
+        "start = time.perf_counter(); "
         "border_term(separate(labels, (1, 1, 1), 2), (1, 1, 1), Weights()); print(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory(prefix="unet-numba-") as folder:
@@ -128,7 +130,7 @@ def _start() -> dict[str, float]:
 
 
 def _per_chunk() -> dict[str, float]:
-    """Milliseconds for each of the 16 chunks of a block that is easily compressed: what is left is the cost per chunk."""
+    """Milliseconds for each of the 16 chunks of a block that compresses easily, so that the cost per chunk is left."""
     block, chunk, counts = np.zeros((1, 1024, 1024), np.uint8), (1, 256, 256), (1, 4, 4)
     whole, out = tuple(slice(0, n) for n in block.shape), np.empty_like(block)
     with tempfile.TemporaryDirectory(prefix="unet-chunks-") as folder:
@@ -333,7 +335,10 @@ def _write_labels(folder: Path, labels: np.ndarray) -> Path:
 
 
 def _repeat_labels(folder: Path, labels: np.ndarray, shape: ZYX) -> Path:
-    """The same for labels that repeat: shards of the first period stand for all, so that gigapixels take no time and disk."""
+    """The same for labels that repeat: shards of the first period stand for all.
+
+    So gigapixels take no time and no disk.
+    """
     once = _write_labels(folder / "once", labels)
     for name, dtype in (("instances", "uint32"), ("classes", "uint8"), ("ignore", "uint8")):
         part = Path("cells.zarr") / "s" / "labels" / name

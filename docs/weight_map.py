@@ -1,4 +1,7 @@
-"""Draws figure 3 of the U-Net paper from public images: ``python -m docs.weight_map [OUTPUT.png]``; UNET_DATA names their folder."""
+"""Draws figure 3 of the U-Net paper from public images: ``python -m docs.weight_map [OUTPUT.png]``.
+
+The variable UNET_DATA names the folder of the images.
+"""
 
 import os
 import sys

@@ -31,7 +31,8 @@ wildcard_constraints:
     model="|".join(cfg.models),
 
 
-# Networks stand for the wildcard `model` where they are planned and trained: a model of several has none of its own name.
+# Where networks are planned and trained, the wildcard `model` stands for a network.
+# A model of several networks has none of its own name.
 NETWORKS = "|".join(map(re.escape, cfg.networks))
 SEVERAL = "|".join(name for name in cfg.models if name not in cfg.networks) or "(?!)"
 
@@ -108,7 +109,10 @@ def stamps_of_report(wildcards):
 
 
 def jobs_of_report():
-    """Names of all jobs that the report rests on, by step: their benchmarks are no inputs, so that what was paid starts no job."""
+    """Names of all jobs that the report rests on, by step.
+
+    Their benchmarks are no inputs, so that what a job cost starts no job.
+    """
     models = dict.fromkeys(model for model, _ in PAIRS)
     networks = [*dict.fromkeys(name for m in models for name in cfg.networks_of(m))]
     trained_on = dict.fromkeys(
@@ -134,7 +138,10 @@ def plain(section):
 
 
 def groundtruth_options(wildcards):
-    """What decides the conversion of a data set: its files count by their content, so that touching them changes nothing."""
+    """What decides the conversion of a data set.
+
+    Its files count by their content, so that touching them changes nothing.
+    """
     name = wildcards.dataset
     content = content_of(
         samples[name], Path(expand(cfg.results)) / "groundtruth" / f"{name}.files.json"

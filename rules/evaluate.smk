@@ -26,8 +26,8 @@ rule evaluate:
         "../scripts/evaluate.py"
 
 
-# A retrained model that is worse goes no further than the data sets on which that is known. Not params: what the gate allows
-# changes no result, and must not start a job.
+# A retrained model that is worse goes no further than the data sets on which that is known. What the gate allows is not
+# among the params, since it changes no result and must not start a job.
 rule gate:
     input:
         model="<results>/train/{model}.json",

@@ -1,8 +1,12 @@
-"""Writes the option sections of config.yaml from the models in unet_core/config/options.py: ``python -m tests.config_text``."""
+"""Writes the option sections of config.yaml: ``python -m tests.config_text``.
+
+They are made from the models in unet_core/config/options.py.
+"""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from unet_core.config.options import Config
 
 PATH = Path(__file__).parent.parent / "config.yaml"
 MARK = "# ---- every step, with its defaults ----\n"
+WIDTH = 120
 
 
 def options_text() -> str:
@@ -35,8 +40,20 @@ def _options(section: BaseModel, indent: str) -> list[str]:
                 *_options(value, indent + "  "),
             ]
         else:
-            lines.append(f"{indent}{key}: {_yaml(value)} # {field.description}")
+            lines += _commented(indent, f"{key}: {_yaml(value)}", field.description or "")
     return lines
+
+
+def _commented(indent: str, option: str, comment: str) -> list[str]:
+    """An option and its comment, which stands above it where one line cannot hold both."""
+    line = f"{indent}{option} # {comment}"
+    if len(line) <= WIDTH:
+        return [line]
+    start = f"{indent}# "
+    wrapped = textwrap.wrap(
+        comment, WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False, break_long_words=False
+    )
+    return [*wrapped, indent + option]
 
 
 def _yaml(value: Any) -> str:

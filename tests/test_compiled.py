@@ -70,7 +70,10 @@ def test_where_nothing_can_be_written_it_is_compiled_in_each_process(tmp_path: P
 
 
 def test_the_functions_of_this_package_are_called_with_one_set_of_types_each() -> None:
-    """Two processes that write entries for different types may leave the machine code of one under the name of the other."""
+    """Each compiled function is called with one set of types.
+
+    If two processes write entries for different types, the machine code of one may stand under the name of the other.
+    """
     code = """
 import numpy as np
 from unet_core.weights import distance

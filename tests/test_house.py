@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (ROOT / "unet_core").rglob("*.py")}
 
-# The floors of the house, from the ground up. A wing may import wings of lower floors, and on its own floor itself alone.
+# The floors of the house, from the ground up. A wing may import wings of lower floors, and none of its own floor.
 FLOORS = [
     {"blocks", "compiled", "method", "pictures", "runtime", "slurm"},
     {"digest"},
@@ -141,7 +143,8 @@ def test_conda_environments_hold_the_pins_of_the_constraints_file() -> None:
 
 
 def test_conda_environment_holds_all_that_the_package_needs() -> None:
-    needed = re.findall(r'^    "([\w-]+)[><=]', (ROOT / "pyproject.toml").read_text(), re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [re.match(r"[\w-]+", line)[0] for line in project["dependencies"]]  # type: ignore[index]
     listed = {
         name.replace("_", "-") for name in re.findall(r"^  - ([\w-]+)", (ROOT / "envs" / "unet.yaml").read_text(), re.M)
     }
@@ -168,3 +171,66 @@ def test_modules_and_functions_keep_their_size(name: str) -> None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             length = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
             assert length <= 50, f"{name}: {node.name} has {length} lines"
+
+
+# Files of code, by their names, and what a run leaves behind.
+CODE = ("*.py", "*.smk", "Snakefile", "Makefile", "*.yaml", "*.toml", "*.sh", ".ci/run")
+LEFT_BEHIND = (
+    *("*.log", "*.out", "*.err", "*.pyc", "*.pid", "*.prof", "core.*", "*.orig", "*.rej", "*.swp", "*~", ".DS_Store"),
+    *(f"{place}{folder}/*" for folder in ("results", "data", ".snakemake", "__pycache__") for place in ("", "*/")),
+)
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Files that git keeps and whose path matches a pattern, or whose name does."""
+    git = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    try:
+        listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git, or not in a clone")
+    return [
+        file
+        for file in listed
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in (file, file.rpartition("/")[2]))
+    ]
+
+
+def test_lines_of_code_hold_at_most_120_characters() -> None:
+    files = tracked(*CODE)
+    long = [
+        f"{file}:{number}"
+        for file in files
+        for number, line in enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert len(files) > 200 and not long, long
+
+
+def test_what_a_run_leaves_behind_is_not_kept() -> None:
+    assert not tracked(*LEFT_BEHIND)
+
+
+# To be brought to one sentence per line.
+LONG_LINES = {"docs/architecture.md"}
+
+
+def prose_of(text: str) -> list[tuple[int, str]]:
+    """Numbered lines of Markdown without code, tables, and the targets of links."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        fenced ^= fence
+        if not (fenced or fence or line.startswith(("    ", "|"))):
+            lines.append((number, re.sub(r"\]\(\S+\)|https?://\S+", "]", line)))
+    return lines
+
+
+def test_lines_of_documents_hold_at_most_120_characters() -> None:
+    files = set(tracked("*.md")) - LONG_LINES
+    long = [
+        f"{file}:{number}"
+        for file in sorted(files)
+        for number, line in prose_of((ROOT / file).read_text(encoding="utf-8"))
+        if len(line) > 120
+    ]
+    assert files and not long, long

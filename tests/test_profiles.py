@@ -47,7 +47,10 @@ def test_jobs_of_a_cluster_are_not_limited_to_the_cores_of_the_login_node(
     (tmp_path / "profiles").symlink_to(ROOT / "profiles")
     (tmp_path / "Snakefile").write_text("rule a:\n    output: 'a'\n    threads: 8\n    shell: 'echo {threads}'\n")
     # An imitated machine of two cores, since cores: all counts those of the real one.
-    program = "import sys, os; os.sched_getaffinity = lambda _: {0, 1}; os.cpu_count = lambda: 2; from snakemake.cli import main; main()"
+    program = (
+        "import sys, os; os.sched_getaffinity = lambda _: {0, 1}; os.cpu_count = lambda: 2; "
+        "from snakemake.cli import main; main()"
+    )
     command = [sys.executable, "-c", program, *arguments, "--dry-run", "--printshellcmds"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

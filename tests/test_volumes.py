@@ -1,4 +1,7 @@
-"""Networks for volumes through the chain: training tiles, exact resume, plan, prediction over blocks along z, and all steps together."""
+"""Networks for volumes through the chain.
+
+Training tiles, exact resume, plan, prediction over blocks along z, and all steps together.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validat
 
 
 def volume(shape: tuple[int, int, int] = (12, 40, 44), seed: int = 0, channels: int = 1) -> TrainingSample:
-    """A volume whose planes differ, with a target that is a threshold of it, and a border weight that is a linear function of it."""
+    """A volume whose planes differ.
+
+    Its target is a threshold of it, and its border weight is a linear function of it.
+    """
     z, y, x = np.mgrid[: shape[0], : shape[1], : shape[2]]
     wave = np.sin(y / 9 + seed) + np.cos(x / 7) + z / 8
     image = np.broadcast_to(wave, (channels, *shape)).astype(np.float32)
@@ -377,7 +383,8 @@ def test_volumes_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     cfg = parse_config(yaml.safe_load(Path("config.yaml").read_text()))
     work = Workload(cfg, sizes(cfg, check_data(cfg)), {})
-    assert [list(tile) for tile in (work.train_tile("cells"), work.predict_tile("cells"))] == [  # type: ignore[arg-type]
+    tiles = (work.train_tile("cells"), work.predict_tile("cells"))
+    assert [list(tile) for tile in tiles] == [  # type: ignore[arg-type]
         decided[key]["value"] for key in ("train_tile", "predict_tile")
     ]
     assert (

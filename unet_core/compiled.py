@@ -44,7 +44,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _folders(module: Path) -> list[Path]:
-    """Where machine code may be kept: as ``NUMBA_CACHE_DIR`` says, or beside the module, or with the user's other caches."""
+    """Folders that may keep machine code, in the order in which they are tried.
+
+    ``NUMBA_CACHE_DIR`` alone where it is set; else the one beside the module, then one among the user's other caches.
+    """
     machine = f"{numba.__version__} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     name = "numba-" + hashlib.blake2b(module.read_bytes() + machine.encode(), digest_size=10).hexdigest()
     user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unet_core"

@@ -24,7 +24,7 @@ def digest(*parts: Any) -> str:
 
 
 class FileHashes:
-    """Hashes of the content of files, remembered with size and time, so that a file is read again only if it was touched.
+    """Hashes of the content of files; a file is read again only if its size or time changed.
 
     Parameters
     ----------

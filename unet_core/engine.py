@@ -280,7 +280,10 @@ def _security(folder: Path) -> Security:
 
 
 def _environment(cores: int) -> list[str]:
-    """Lines of a worker job's script: our code, its threads, no HTTP servers, and memory from one pool (see the Snakefile)."""
+    """Lines at the start of a worker job's script.
+
+    They set the path of our code, its threads, no HTTP servers, and memory from one pool (the Snakefile says why).
+    """
     values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
     values |= {
         "PYTHONPATH": str(ROOT),
@@ -307,7 +310,10 @@ def _refuse_early(script: str, step: str) -> None:
 
 
 class _Watch:
-    """Replaces worker jobs that ended without reaching this job, which Dask would wait for for ever; gives up after some."""
+    """Replaces worker jobs that ended without reaching this job, and gives up after some.
+
+    Dask would wait for such jobs for ever.
+    """
 
     def __init__(self, client: Client, cluster: Any, logs: Path, step: str) -> None:
         self._client = client

@@ -1,4 +1,7 @@
-"""Pictures of a page: arrays of gray values and labels to data URIs, as small as they get, and layers to lie upon each other."""
+"""Pictures of a page: arrays of gray values and labels become data URIs, as small as they get.
+
+Some are layers to lie upon each other.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,10 @@ def heat(values: np.ndarray) -> np.ndarray:
 
 
 def jet(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values from `low` (blue) to `high` (red), as figure 3 of the U-Net paper; gray where there is none. Shape (y, x, 3), uint8."""
+    """Colours from `low` (blue) to `high` (red), as in figure 3 of the U-Net paper; gray where there is no value.
+
+    The result has the shape (y, x, 3) and the type uint8.
+    """
     part = 4 * np.clip((np.nan_to_num(values) - low) / max(high - low, 1e-6), 0, 1)
     channels = [np.clip(1.5 - np.abs(part - middle), 0, 1) for middle in (3, 2, 1)]
     colours = (np.stack(channels, axis=-1) * 255).astype(np.uint8)

@@ -74,7 +74,10 @@ def _end(number: int, _frame: object) -> None:
 
 
 def return_freed_memory() -> None:
-    """Let the C library return to the system what was freed; it may keep it for long, between pieces that are in use."""
+    """Let the C library return to the system what was freed.
+
+    Between pieces that are in use it may otherwise keep freed memory for long.
+    """
     with contextlib.suppress(OSError, AttributeError):  # not every C library has it
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -51,7 +51,8 @@ def _requeue(number: str) -> bool:
     """Queue a job again and say so, or say why that cannot be."""
     answer = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
     what = (
-        f"it cannot be queued again ({answer.stderr.strip()}), and Snakemake would wait for it for ever: stop this run and start it anew"
+        f"it cannot be queued again ({answer.stderr.strip()}), and Snakemake would wait for it for ever: "
+        "stop this run and start it anew"
         if answer.returncode
         else "it is queued again"
     )

@@ -1,4 +1,6 @@
-"""Reads one hostile annotation in a process with 1 GiB beside what it starts with: ``python -m tests.hostile FORMAT FILE``.
+"""Reads one hostile annotation with 1 GiB of memory: ``python -m tests.annotations.hostile FORMAT FILE``.
+
+The process may use 1 GiB beside what it starts with.
 
 Prints the error that the reader gives; any other end is a fault.
 """

@@ -1,4 +1,7 @@
-"""One scene, written in every annotation format: touching, nested, with a hole, at the border, of two classes, with an area to ignore."""
+"""One scene, written in every annotation format.
+
+Its objects touch, are nested, have a hole, lie at the border, and are of two classes; one area is to be ignored.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +236,8 @@ def cvat(folder: Path) -> dict[str, Any]:
                 f'<mask label="{name}" source="manual" rle="{", ".join(map(str, runs))}" {place} z_order="0"></mask>'
             )
         shapes.append(shape)
-    text = f'<annotations><image id="0" name="{STEM}.png" width="{WIDTH}" height="{HEIGHT}">{"".join(shapes)}</image></annotations>'
+    image = f'<image id="0" name="{STEM}.png" width="{WIDTH}" height="{HEIGHT}">{"".join(shapes)}</image>'
+    text = f"<annotations>{image}</annotations>"
     (folder / "annotations.xml").write_text(text, encoding="utf-8")
     return {"path": "annotations.xml", "classes": {"debris": "ignore"}}
 

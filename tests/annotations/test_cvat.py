@@ -28,7 +28,8 @@ def written(path: Path, *shapes: str, other: str = "", head: str = "", images: s
     text = f'<image id="0" name="train/a.png" width="30" height="20">{"".join(shapes)}</image>'
     text += f'<image id="1" name="größe 1.tif" width="30" height="20">{other}</image>'
     meta = "<meta><task><name>cells</name><size>2</size></task></meta>"
-    xml = f'<?xml version="1.0" encoding="utf-8"?>\n{head}<annotations><version>1.1</version>{meta}{images or text}</annotations>'
+    content = f"<annotations><version>1.1</version>{meta}{images or text}</annotations>"
+    xml = f'<?xml version="1.0" encoding="utf-8"?>\n{head}{content}'
     path.write_text(xml, encoding="utf-8")
     return path
 

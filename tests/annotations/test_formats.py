@@ -92,7 +92,8 @@ def aperio(folder: Path) -> str:
     layers = ""
     for ring, name in zip(CELLS, NAMES, strict=True):
         vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in ring)
-        layers += f'<Annotation Name="{name}"><Regions><Region Type="0"><Vertices>{vertices}</Vertices></Region></Regions></Annotation>'
+        region = f'<Region Type="0"><Vertices>{vertices}</Vertices></Region>'
+        layers += f'<Annotation Name="{name}"><Regions>{region}</Regions></Annotation>'
     (folder / f"{STEM}.xml").write_text(f"<Annotations>{layers}</Annotations>", encoding="utf-8")
     return "{stem}.xml"
 

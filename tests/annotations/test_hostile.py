@@ -116,7 +116,10 @@ def of_cvat(shape: str, size: str = 'width="50" height="40"') -> bytes:
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
 BILLION = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><annotations>&l11;</annotations>'.encode()
 OUTSIDE = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><Annotations>&x;</Annotations>'
-NAN = b"<Annotations><Annotation><Regions><Region><Vertices><Vertex X='nan' Y='1'/></Vertices></Region></Regions></Annotation></Annotations>"
+NAN = (
+    b"<Annotations><Annotation><Regions><Region><Vertices><Vertex X='nan' Y='1'/></Vertices>"
+    b"</Region></Regions></Annotation></Annotations>"
+)
 ZIGZAG = [[n % 2 * 40, n % 2 * 40] for n in range(1_500_000)]
 ROI = ImagejRoi.frompoints(np.array([(1, 1), (6, 1), (1, 5.5)], np.float32)).tobytes()
 
@@ -309,7 +312,7 @@ CASES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
 def test_hostile_files_end_in_an_error_that_names_the_file_within_a_gigabyte(tmp_path: Path, case: str) -> None:
     name, file, content, text = CASES[case]
     (tmp_path / file).write_bytes(content())
-    command = [sys.executable, "-m", "tests.hostile", name, str(tmp_path / file)]
+    command = [sys.executable, "-m", "tests.annotations.hostile", name, str(tmp_path / file)]
     # The limit is far above what is needed, for a busy machine; what runs for ever is caught.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]

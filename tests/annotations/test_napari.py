@@ -65,7 +65,8 @@ def test_shapes_belong_to_their_plane_or_time_point(tmp_path: Path) -> None:
     path = written(tmp_path, VOLUME)
     (layer,) = napari.read((path,), ("a", None), (6, 8, 8), None)  # type: ignore[arg-type]
     assert set((layer.position // 64).tolist()) == {4}
-    assert [len([*napari.read((path,), ("a", page), (1, 8, 8), None)]) for page in (3, 4)] == [0, 1]  # type: ignore[arg-type]
+    found = [napari.read((path,), ("a", page), (1, 8, 8), None) for page in (3, 4)]  # type: ignore[arg-type]
+    assert [len([*shapes]) for shapes in found] == [0, 1]
     # In a 2D image the leading axis says nothing.
     assert len([*napari.read((path,), ("a", None), (1, 8, 8), None)]) == 1  # type: ignore[arg-type]
 

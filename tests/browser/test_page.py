@@ -132,7 +132,8 @@ def test_each_layer_can_be_switched(report: Path, open_page: Open) -> None:
 def test_layers_lie_exactly_upon_each_other(report: Path, open_page: Open) -> None:
     stack = open_page(report).locator(".gallery .stack").first
     stack.page.get_by_label("annotated outlines").click()
-    boxes = {tuple(image.bounding_box().values()) for image in stack.locator("img").all() if image.is_visible()}  # type: ignore[union-attr]
+    visible = [image for image in stack.locator("img").all() if image.is_visible()]
+    boxes = {tuple(image.bounding_box().values()) for image in visible}  # type: ignore[union-attr]
     assert len(boxes) == 1
 
 
@@ -155,7 +156,10 @@ def test_in_the_dark_text_and_charts_are_light(report: Path, open_page: Open) ->
     measured = {}
     for scheme in ("light", "dark"):
         page = open_page(report, scheme=scheme)
-        script = f"""() => {{ const of = {brightness}; return [of('body', 'backgroundColor'), of('body', 'color'), of('svg text', 'fill')]; }}"""
+        script = f"""() => {{
+            const of = {brightness};
+            return [of('body', 'backgroundColor'), of('body', 'color'), of('svg text', 'fill')];
+        }}"""
         measured[scheme] = page.evaluate(script)
     assert measured["light"][0] > 240 and max(measured["light"][1:]) < 60
     assert measured["dark"][0] < 40 and min(measured["dark"][1:]) > 200
@@ -168,7 +172,8 @@ def test_text_stands_out_from_what_is_behind_it(report: Path, open_page: Open, s
     page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
     worst = page.evaluate("""() => {
         const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-        const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map(linear)
             .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
         const behind = (node) => {
             for (; node; node = node.parentElement) {
@@ -178,7 +183,8 @@ def test_text_stands_out_from_what_is_behind_it(report: Path, open_page: Open, s
             return [255, 255, 255];
         };
         const found = [];
-        const kinds = 'h1,h2,h3,h4,p,li,a,label,legend,td,th,td span,td b,th span,caption,figcaption,summary,code,pre,button';
+        const kinds = 'h1,h2,h3,h4,p,li,a,label,legend,td,th,td span,td b,th span,'
+            + 'caption,figcaption,summary,code,pre,button';
         for (const node of document.querySelectorAll(kinds)) {
             if (!node.textContent.trim() || node.closest('svg') || node.classList.contains('swatch')) continue;
             const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))].sort((x, y) => y - x);

@@ -200,8 +200,10 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [{"format": "lables", "path": "x"}]}}},
-            "datasets.a.annotations.0.format: must be 'labels', 'binary', 'colours', 'ctc', 'rle', 'masks', 'boundaries', "
-            "'coco', 'imagej', 'geojson', 'labelme', 'cvat', 'aperio', 'napari', 'ilastik' or 'cellpose' (is: 'lables')",
+            "datasets.a.annotations.0.format: must be 'labels', 'binary', 'colours', 'ctc', 'rle', 'masks', "
+            "'boundaries', "
+            "'coco', 'imagej', 'geojson', 'labelme', 'cvat', 'aperio', 'napari', 'ilastik' or 'cellpose' (is: "
+            "'lables')",
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [LABELS | {"class": "nucleus"}]}}},
@@ -209,7 +211,8 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [{"format": "rle", "path": "x", "ignore_label": 3}]}}},
-            "datasets.a.annotations.0: ignore_label has no meaning for format rle: only for labels, binary, boundaries and cellpose",
+            "datasets.a.annotations.0: ignore_label has no meaning for format rle: only for labels, binary, "
+            "boundaries and cellpose",
         ),
         (config(train={"steps": 0}), "train.steps: must be at least 1, or auto (is: 0)"),
         (config(train={"learning_rate": float("inf")}), "train.learning_rate: must be a finite number (is: inf)"),

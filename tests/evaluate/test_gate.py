@@ -1,4 +1,7 @@
-"""History of evaluations, their comparison, and the gate, on small stores; a corrupted batch of annotations is caught."""
+"""History of evaluations, their comparison, and the gate, on small stores.
+
+One test shows that the gate catches a corrupted batch of annotations.
+"""
 
 from __future__ import annotations
 
@@ -133,8 +136,8 @@ def test_a_model_that_is_worse_is_stopped_and_says_so_with_the_table(project: Pr
         gate(project)
     message = str(stopped.value)
     assert (
-        "model unet is worse than the one it replaces: iou on cells, seg on cells fell by more than evaluate.gate_margin = 0.05"
-        in message
+        "model unet is worse than the one it replaces: iou on cells, seg on cells fell by more than "
+        "evaluate.gate_margin = 0.05" in message
     )
     assert "snakemake --config gate=off" in message and "0.562" in message and "-0.438" in message
     assert not (project.history.parent / "gate.json").exists()
@@ -208,7 +211,10 @@ def test_without_common_test_images_or_history_a_model_is_accepted(project: Proj
 
 
 def test_a_corrupted_batch_of_annotations_is_caught(project: Project) -> None:
-    """A toy model learns how far cells reach around their centres from its training annotations, of which a batch is shifted."""
+    """A toy model learns from its training annotations how far cells reach around their centres.
+
+    A batch of these annotations is shifted.
+    """
 
     def learn(annotations: list[np.ndarray]) -> np.ndarray:
         return (np.mean(annotations, axis=0) > 0.5).astype(int)

@@ -454,7 +454,8 @@ def test_a_result_of_another_shape_says_where_and_what_to_do(project: Project) -
     put(project.instance_store / "a", np.zeros((1, 4, 7)), "other")
     with pytest.raises(
         UserError,
-        match=r"instances/unet/cells.zarr/a has shape \(1, 4, 7\), but its truth \(1, 4, 6\); 'snakemake --forcerun predict'",
+        match=r"instances/unet/cells.zarr/a has shape \(1, 4, 7\), but its truth \(1, 4, 6\); "
+        r"'snakemake --forcerun predict'",
     ):
         project.evaluate()
 

@@ -209,7 +209,8 @@ def test_images_whose_pixels_differ_are_told_once_and_each_keeps_its_own(tmp_pat
     convert()
     (told,) = told_of(tmp_path, "pixel_size")
     assert told == (
-        "2 of 4 images (as c) have pixels of {z: 1, y: 0.25, x: 0.25} micrometres, but those of a have {z: 1, y: 0.5, x: 0.5}; "
+        "2 of 4 images (as c) have pixels of {z: 1, y: 0.25, x: 0.25} micrometres, but those of a have {z: 1, y: 0.5, "
+        "x: 0.5}; "
         "each counts as its file says: if all have one size, say it in pixel_size"
     )
     sizes = {name: Result(tmp_path / "cells.zarr" / name / "labels" / "instances").pixel_size for name in "acd"}

@@ -131,7 +131,8 @@ def test_missing_images_are_told_with_pattern_and_working_folder(
 def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.bmp").touch()
     assert problems(dataset(f"{tmp_path}/*")) == [
-        f"images: {tmp_path}/a.bmp: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, .lif, .nd2"
+        f"images: {tmp_path}/a.bmp: unknown kind of image; known are .tif, .tiff, .png, .npy, .h5, .hdf5, .zarr, .czi, "
+        ".lif, .nd2"
     ]
 
 
@@ -141,7 +142,8 @@ def test_two_files_of_the_same_name_are_an_error_that_names_both(tmp_path: Path)
     image(tmp_path / "02" / "t001.tif")
     image(tmp_path / "02" / "t002.tif")
     assert problems(dataset(f"{tmp_path}/*/*.tif")) == [
-        f"images: several files have the same name (t000, t001; as {one}, {two}); make each folder a data set of its own, or rename files"
+        f"images: several files have the same name (t000, t001; as {one}, {two}); "
+        "make each folder a data set of its own, or rename files"
     ]
 
 
@@ -340,7 +342,8 @@ def test_check_data_lists_the_problems_of_all_data_sets_and_models(three: Path) 
         check_data(parse_config(raw))
     assert str(error.value).splitlines() == [
         "the data is not as the configuration says:",
-        "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a larger share, or 0",
+        "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a larger share, "
+        "or 0",
         f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()})",
         f"  - models.bought.path: {three}/bought has no model.json; it must be a folder of a trained model",
     ]

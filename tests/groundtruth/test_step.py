@@ -644,8 +644,8 @@ def test_a_run_length_that_leaves_its_image_is_told_with_table_line_and_sample(
     path = table(tmp_path / "t.csv", ("a", "1 2"), ("b", "3 9"), ("c", ""))
     (line,) = told(convert, dataset(tmp_path, {"format": "rle", "path": str(path)}))[1:]
     assert (
-        line
-        == f"  - b: {path}, line 3: the run '3 9' leaves the image of 2 x 3 pixels (runs count from 1, down the columns)"
+        line == f"  - b: {path}, line 3: the run '3 9' leaves the image of 2 x 3 pixels (runs count from 1, "
+        "down the columns)"
     )
 
 

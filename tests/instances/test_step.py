@@ -44,7 +44,10 @@ def in_one_piece(foreground: np.ndarray, connectivity: str) -> np.ndarray:
 
 
 def filled_in_one_piece(labels: np.ndarray, cfg: Instances) -> np.ndarray:
-    """Fill each object alone, by scipy; what lies in several of them belongs to the one whose filled area is the smallest."""
+    """Fill each object alone, by scipy.
+
+    A pixel in several filled objects belongs to the one whose filled area is the smallest.
+    """
     result, smallest = labels.copy(), np.full(labels.shape, np.inf)
     planes = cfg.fill == "planes" or len(labels) == 1
     own, dual = (

@@ -1,4 +1,7 @@
-"""AJI, DET, entropies and pairs of voxels against their definitions, worked out object by object or by an independent library."""
+"""AJI, DET, entropies and pairs of voxels against their definitions.
+
+The expected values are worked out object by object or by an independent library.
+"""
 
 from __future__ import annotations
 

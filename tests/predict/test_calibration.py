@@ -36,8 +36,10 @@ def test_candidates_fit_the_network_and_the_memory(
     assert [tile for tile, _ in found] == sorted((tile for tile, _ in found), reverse=True)  # type: ignore[type-var]
 
 
-def network_of(rates: dict[int, float], most: int = 10**9, calls: list[int] | None = None):  # type: ignore[no-untyped-def]
-    """A network that takes the time that a rate (million output pixels per second) says, and has room for `most` pixels."""
+def network_of(  # type: ignore[no-untyped-def]
+    rates: dict[int, float], most: int = 10**9, calls: list[int] | None = None
+):
+    """A network of a given speed (million output pixels per second), with room for `most` pixels."""
 
     def apply(tiles: np.ndarray) -> np.ndarray:
         side = tiles.shape[-1]

@@ -7,7 +7,8 @@
 #   tests/slurm/cluster.sh node N   start node N (1 to 3) again
 #   tests/slurm/cluster.sh control  start slurmctld again
 #
-# Partitions: cpu (the default), gpu, and two whose jobs give way to those of cpu and gpu: low (requeued), lowcancel (cancelled).
+# Partitions: cpu (the default), gpu, low and lowcancel. Jobs of the last two give way to those of cpu and gpu:
+# jobs of low are requeued, jobs of lowcancel are cancelled.
 # Everything lies in .slurm/, but for /etc/slurm, where SLURM insists on its configuration.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)/.slurm
@@ -17,10 +18,12 @@ fail() { echo "cluster.sh: $*" >&2; exit 1; }
 
 packages() {
     command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v srun >/dev/null && return
-    command -v apt-get >/dev/null || fail "no SLURM, and no apt-get to install it with; install slurmctld, slurmd and the client"
+    command -v apt-get >/dev/null ||
+        fail "no SLURM, and no apt-get to install it with; install slurmctld, slurmd and the client"
     echo "cluster.sh: installing slurmctld, slurmd and slurm-client"
     export DEBIAN_FRONTEND=noninteractive
-    { apt-get update && apt-get install -y --no-install-recommends slurmctld slurmd slurm-client; } >"$here/install.log" 2>&1 ||
+    { apt-get update && apt-get install -y --no-install-recommends slurmctld slurmd slurm-client; } \
+        >"$here/install.log" 2>&1 ||
         fail "installing failed; see $here/install.log"
 }
 
@@ -104,7 +107,9 @@ node() {
 
 start() {
     [ "$(id -u)" = 0 ] || fail "the cluster runs as root; in a container, for example"
-    if [ -e /etc/slurm/slurm.conf ] && ! ours; then fail "/etc/slurm/slurm.conf belongs to another cluster; nothing was changed"; fi
+    if [ -e /etc/slurm/slurm.conf ] && ! ours; then
+        fail "/etc/slurm/slurm.conf belongs to another cluster; nothing was changed"
+    fi
     if ours && scontrol ping 2>/dev/null | grep -q UP; then echo "cluster.sh: already running"; return; fi
     mkdir -p "$here/state"
     packages
@@ -112,7 +117,10 @@ start() {
     slurmctld
     for n in 1 2 3; do node "$n"; done
     for _ in $(seq 60); do
-        [ "$(sinfo --noheader --Node --partition cpu --states idle 2>/dev/null | wc -l)" = 3 ] && { echo "cluster.sh: running"; return; }
+        if [ "$(sinfo --noheader --Node --partition cpu --states idle 2>/dev/null | wc -l)" = 3 ]; then
+            echo "cluster.sh: running"
+            return
+        fi
         sleep 0.5
     done
     fail "the nodes did not come up; see $here/slurmctld.log"

@@ -31,7 +31,8 @@ from pathlib import Path
 from unet_core.config.options import Dask
 from unet_core.engine import open_engine
 from unet_core.runtime import job_log
-cfg = Dask.model_validate({"cluster": "slurm", "slurm": {"partition": "cpu", "cores": 2, "memory_gb": 2, "minimum": 2, "maximum": 2}})
+slurm = {"partition": "cpu", "cores": 2, "memory_gb": 2, "minimum": 2, "maximum": 2}
+cfg = Dask.model_validate({"cluster": "slurm", "slurm": slurm})
 with job_log(Path("driver.log")), open_engine(cfg, "weights", 1, Path("workers")) as engine:
     for _ in engine.run(time.sleep, [2] * 300, 300, "sleeping"):
         print("one", flush=True)

@@ -17,7 +17,8 @@ def test_descriptions_of_arrays_are_those_of_zarr(tmp_path: Path, dtype: str) ->
     shape, shards, chunks, names = (2, 3, 300, 500), (2, 1, 256, 512), (1, 1, 256, 256), ["c", "z", "y", "x"]
     write_array(tmp_path / "ours", shape, shards, chunks, dtype, names)
     zarr.create_array(
-        tmp_path / "theirs", shape=shape, shards=shards, chunks=chunks, dtype=dtype, fill_value=0, dimension_names=names,
+        tmp_path / "theirs", shape=shape, shards=shards, chunks=chunks, dtype=dtype, fill_value=0,
+        dimension_names=names,
         compressors=ZstdCodec(level=3, checksum=True),
     )  # fmt: skip
     assert read_array(tmp_path / "ours") == read_array(tmp_path / "theirs")

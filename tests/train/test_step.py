@@ -118,7 +118,10 @@ def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: p
 def assert_killed_training_ends_as_another(
     run: Callable[[Path, int], Any], folder: Path, steps: int, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trains to the end; once more until the loss was computed so often, and on from there: files and history are the same."""
+    """Trains to the end; trains again, is killed and resumes: files and history are the same.
+
+    The second training is killed when the loss was computed `killed_at` times.
+    """
     expected = run(folder / "whole", steps)
     calls, loss = 0, training._loss
 

@@ -14,7 +14,8 @@ from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
 WAY_OUT = (
-    "is a pickle, which is not read, as it may run any code; in Cellpose choose 'Save masks as PNG/tif' (or run it with --save_tif), "
+    "is a pickle, which is not read, as it may run any code; in Cellpose choose 'Save masks as PNG/tif' (or run it "
+    "with --save_tif), "
     "and set path to {stem}_cp_masks.png or .tif"
 )
 

@@ -99,7 +99,9 @@ def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[obje
 
 
 def counts_of(text: str, where: str) -> list[int]:
-    """Run-lengths of COCO's compressed form: five bits to a character, from the third on as difference to the last but one.
+    """Run-lengths of COCO's compressed form: five bits to a character.
+
+    From the third on, a run-length is stored as its difference to the last but one.
 
     Examples
     --------
@@ -148,7 +150,8 @@ def _images(file: Path, mtime_ns: int) -> dict[str, _Annotated]:
         stem = stem_of(image.file_name)
         if image.id in by_id or stem in by_stem:
             raise ValueError(
-                f"{file}: two images have the name {stem!r} or the id {image.id}; make each folder a data set of its own"
+                f"{file}: two images have the name {stem!r} or the id {image.id}; "
+                "make each folder a data set of its own"
             )
         by_id[image.id] = by_stem[stem] = _Annotated(image, [])
     for drawn in document.annotations:

@@ -77,7 +77,8 @@ def _values(file: Path, page: int | None, shape: ZYX) -> tuple[np.ndarray, bool]
             return as_labels(read_plane(file, page, shape), file), False
         if opened.shape[:2] != shape[1:] or opened.dtype != np.uint8:
             raise ValueError(
-                f"{file}: mask has shape {opened.shape} of {opened.dtype}, but its image has {shape[1:]}; colours are uint8"
+                f"{file}: mask has shape {opened.shape} of {opened.dtype}, but its image has {shape[1:]}; "
+                "colours are uint8"
             )
         rgb = opened[...].astype(np.uint32)
     return ((rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]).reshape(shape), True

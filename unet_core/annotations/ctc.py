@@ -38,7 +38,8 @@ def find(path: str, images: Images) -> Found:
             found[position] = (*masks[frame], *tracks.get(frame, ()))
             if owner.setdefault(frame, stem) != stem:
                 raise ValueError(
-                    f"{masks[frame][0]} fits both images {owner[frame]!r} and {stem!r}; make each sequence a data set of its own"
+                    f"{masks[frame][0]} fits both images {owner[frame]!r} and {stem!r}; "
+                    "make each sequence a data set of its own"
                 )
     return found, sorted(file.name for frame, files in masks.items() for file in files if frame not in owner)
 

@@ -93,7 +93,10 @@ def _pixels(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
 
 
 def _mask(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
-    """Positions of a mask: run-lengths along the rows of a part of the image, the first of them outside of the object."""
+    """Positions of a mask, which CVAT stores as run-lengths along the rows of a part of the image.
+
+    The first run lies outside of the object.
+    """
     left, top, width, height = (int(number(drawn, key, where)) for key in ("left", "top", "width", "height"))
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[1] or top + height > size[0]:
         raise ValueError(f"{where}: leaves the image of {size[0]} x {size[1]} pixels")

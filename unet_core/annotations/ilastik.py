@@ -1,4 +1,6 @@
-"""ilastik exports as HDF5: object identities (each object its number), or masks of classes (simple segmentation, labels).
+"""ilastik exports as HDF5: object identities, where each object has its number, or masks of classes.
+
+Masks of classes come from ilastik's simple segmentation and from its labels.
 
 With the key ``classes`` of the source, as in ``{"1": cell, "2": background}``, values are classes, and each connected
 part an object; without, values are objects. Where labels were painted here and there, ``{"0": ignore}`` ignores the
@@ -55,7 +57,8 @@ def _exported(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
             found = (size.get("z", 1), size["y"], size["x"])
             if size.get("c", 1) != 1:
                 raise ValueError(
-                    f"it has {size['c']} channels, as probabilities do; export 'Simple Segmentation' or 'Object Identities'"
+                    f"it has {size['c']} channels, as probabilities do; export 'Simple Segmentation' or 'Object "
+                    "Identities'"
                 )
             if found != shape:
                 raise ValueError(f"it has {found} voxels (z, y, x), but the image has {shape}")

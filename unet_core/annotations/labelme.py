@@ -87,7 +87,8 @@ def _mask(drawn: _Shape, points: np.ndarray, size: tuple[int, int], where: str) 
     height, width = bottom - top + 1, right - left + 1
     if left < 0 or top < 0 or height < 1 or width < 1 or right >= size[1] or bottom >= size[0]:
         raise ValueError(
-            f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} pixels"
+            f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} "
+            "pixels"
         )
     try:
         data = base64.b64decode(drawn.mask or "", validate=True)

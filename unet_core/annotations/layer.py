@@ -93,7 +93,8 @@ def one_image_each(name: str, images: Images) -> None:
     """Raise ValueError where images are pages of a file, which a format cannot tell apart."""
     if any(page is not None for _, page in images):
         raise ValueError(
-            f"format {name} annotates one image per file, but axes has a t; use format labels or ctc, or one file per time point"
+            f"format {name} annotates one image per file, but axes has a t; use format labels or ctc, "
+            "or one file per time point"
         )
 
 

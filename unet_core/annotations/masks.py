@@ -31,7 +31,8 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
         for file in files:
             if owner.setdefault(file, stem) != stem:
                 raise ValueError(
-                    f"{file} fits both images {owner[file]!r} and {stem!r}; put the masks of each image into a folder {{stem}}"
+                    f"{file} fits both images {owner[file]!r} and {stem!r}; put the masks of each image into a folder "
+                    f"{{stem}}"
                 )
         if files:
             found[position] = tuple(Path(file) for file in files)

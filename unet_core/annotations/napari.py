@@ -72,7 +72,8 @@ def _lead(vertices: np.ndarray, page: int | None, shape: ZYX, where: str) -> tup
         raise ValueError(f"{where}: must lie in one plane, and its coordinates must be finite")
     if lead.shape[1] < wanted:
         raise ValueError(
-            f"{where}: has {vertices.shape[1]} axes, but the image has {wanted + 2}; draw shapes on the layer of the image"
+            f"{where}: has {vertices.shape[1]} axes, but the image has {wanted + 2}; "
+            "draw shapes on the layer of the image"
         )
     numbers = np.rint(lead[0, lead.shape[1] - wanted :]).astype(int).tolist()
     if page is not None and numbers.pop(0) != page:

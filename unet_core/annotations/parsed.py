@@ -52,7 +52,9 @@ def read_json(file: Path, model: type[Document], name: str) -> Document:
 
 
 def read_xml(file: Path, name: str) -> Element:
-    """Root element of an XML file; document types and entities, with which a small file can fill the memory, are refused.
+    """Root element of an XML file without document types and entities.
+
+    These are refused, since a small file can fill the memory with them.
 
     Raises
     ------

@@ -50,7 +50,10 @@ def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np
 
 
 def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], where: str) -> np.ndarray:
-    """Flat positions of the union of polygons, each of rings as in `polygon`; some of them may lie outside of the image."""
+    """Flat positions of the union of polygons, each made of rings as in `polygon`.
+
+    Some of the polygons may lie outside of the image.
+    """
     closed = [[_ring(points, where) for points in rings] for rings in several]
     crossed = sum(_crossed(ring, size[0]) for rings in closed for ring in rings)
     if crossed > MOST:
@@ -98,7 +101,8 @@ def ellipse(
     """
     if not (np.abs([*centre, *radii, angle]) < 2**31).all() or min(radii) <= 0:
         raise ValueError(
-            f"{where}: an ellipse needs numbers below 2^31 and radii above 0 (centre {list(centre)}, radii {list(radii)})"
+            f"{where}: an ellipse needs numbers below 2^31 and radii above 0 (centre {list(centre)}, "
+            f"radii {list(radii)})"
         )
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     reach = np.array([math.hypot(radii[0] * cosine, radii[1] * sine), math.hypot(radii[0] * sine, radii[1] * cosine)])
@@ -182,7 +186,11 @@ def _crossed(ring: np.ndarray, height: int) -> int:
 
 
 def _crossings(ring: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row, and first pixel whose centre is not left of the edge, for all edges and the rows of centres that they cross."""
+    """Where the edges of a ring cross the centres of pixel rows.
+
+    For each edge and each row of centres that it crosses: the row, and the first pixel whose centre is not left of the
+    edge.
+    """
     start, end = ring, np.roll(ring, -1, axis=0)
     # From top to bottom, so that both shapes of a shared edge round alike.
     up = start[:, 1] > end[:, 1]

@@ -1,4 +1,7 @@
-"""Kaggle's run-length table: one row ``ImageId,EncodedPixels`` per object; runs go down the columns and count from 1."""
+"""Kaggle's run-length table: one row ``ImageId,EncodedPixels`` per object.
+
+Runs go down the columns, and positions count from 1.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
     if outside.any():
         start, length = numbers.reshape(-1, 2)[outside.argmax()]
         raise ValueError(
-            f"{where}: the run '{start} {length}' leaves the image of {height} x {width} pixels (runs count from 1, down the columns)"
+            f"{where}: the run '{start} {length}' leaves the image of {height} x {width} pixels (runs count from 1, "
+            "down the columns)"
         )
     return raster.transposed(raster.spread(starts, lengths), (height, width))
 

@@ -1,6 +1,6 @@
 """What a data set is: the options of its images, annotations, splits and weight maps.
 
-The first part of the models; `options` has the others.
+`options.py` has the models of all other sections.
 """
 
 from __future__ import annotations
@@ -80,9 +80,11 @@ class Annotation(Section):
         "ilastik",
         "cellpose",
     ] = Field(
-        description="labels: one label image per image; binary: masks whose parts are objects; colours: masks of classes; "
+        description="labels: one label image per image; binary: masks whose parts are objects; colours: "
+        "masks of classes; "
         "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
-        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: one COCO JSON file; "
+        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: "
+        "one COCO JSON file; "
         "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
         "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
         "ilastik: HDF5 exports; cellpose: its _cp_masks images"
@@ -95,7 +97,8 @@ class Annotation(Section):
     )
     classes: dict[str, str] = Field(
         default={},
-        description="what the annotation calls a class: the data set's name for it, or ignore, or background (left out)",
+        description="what the annotation calls a class: the data set's name for it, or ignore, "
+        "or background (left out)",
     )
     ignore: bool = Field(False, description="these objects mark areas that are neither learnt nor scored")
     region: bool = Field(
@@ -119,7 +122,8 @@ class Annotation(Section):
             raise ValueError("of ignore, region, class and classes a source may have one")
         if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
             raise ValueError(
-                f"ignore_label has no meaning for format {self.format}: only for labels, binary, boundaries and cellpose"
+                f"ignore_label has no meaning for format {self.format}: only for labels, binary, "
+                "boundaries and cellpose"
             )
         return self
 
@@ -148,7 +152,8 @@ class Weights(Section):
     )
     inside: Literal["none", "object", "border"] = Field(
         "none",
-        description="border term inside objects: none; object: at distance 0 from the object itself; border: from its border",
+        description="border term inside objects: none; object: at distance 0 from the object itself; border: "
+        "from its border",
     )
     near: NonNegative = Field(
         0.0, description="height of a weight of background near objects (Fiji plugin: 0.9, with class_weights [0.1, 1])"
@@ -168,11 +173,13 @@ class Dataset(Section):
     """Images of one kind, with or without annotations."""
 
     images: str | list[str] = Field(
-        description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path; OME-Zarr also s3://bucket/a.zarr"
+        description="file, pattern or list; for HDF5 and OME-Zarr also path:internal/path; "
+        "OME-Zarr also s3://bucket/a.zarr"
     )
     axes: str | None = Field(
         None,
-        description="axes of one file, of t c z y x; each t is a sample of its own; default: what the first file says, else yx",
+        description="axes of one file, of t c z y x; each t is a sample of its own; default: what the first file says, "
+        "else yx",
     )
     channels: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="channels to use; default: all"
@@ -180,7 +187,8 @@ class Dataset(Section):
     pixel_size: PixelSize = PixelSize()
     in_place: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="read images where they lie instead of copying them; auto: those of more than 1 GiB, if parts can be read",
+        description="read images where they lie instead of copying them; auto: those of more than 1 GiB, "
+        "if parts can be read",
     )
     annotations: list[Annotation] = Field(default=[], description="none: the data set is only segmented")
     classes: list[Name] = Field(
@@ -191,7 +199,8 @@ class Dataset(Section):
     )
     sources: Literal["all", "first"] = Field(
         "all",
-        description="of several sources: all together, or of each sample the first that has it (areas to ignore always count)",
+        description="of several sources: all together, or of each sample the first that has it (areas to ignore always "
+        "count)",
     )
     split: Split = Split()
     weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")

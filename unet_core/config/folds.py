@@ -13,8 +13,9 @@ DIVIDED, HELD_OUT = ("train", "validation"), "cross-validation"
 
 
 def divide(names: Iterable[str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
-    """Divide samples into folds: by pattern, or by the hash of their names, so that new samples leave old ones where they are.
+    """Divide samples into folds, by pattern or by the hash of their names.
 
+    By hash, new samples leave old ones where they are, but for one case.
     Where so few samples are in a fold that it has less than half of its share, it is filled up from the largest folds:
     then a new sample may move an old one.
 
@@ -113,7 +114,11 @@ def divided(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> 
 
 
 def seen_as(plan: Mapping[str, Any], key: str, split: str) -> str:
-    """Split of a sample in the training of the network of a plan: its own, or with folds validation in one and train in the others."""
+    """Split that a sample had in the training of the network of a plan.
+
+    Without folds this is the sample's own split. With folds a sample is for validation in one network and trains the
+    others.
+    """
     number = plan.get("folds", {}).get(key)
     return split if number is None else "validation" if number == plan["fold"] else "train"
 
@@ -129,5 +134,8 @@ def may_predict(plan: Mapping[str, Any], key: str) -> bool:
 
 
 def predicted_as(plans: Sequence[Mapping[str, Any]], key: str, split: str) -> str:
-    """Split of a sample in the scores of a model: its own, or cross-validation where all networks of these plans held it out."""
+    """Split that a sample has in the scores of a model.
+
+    This is its own split, or cross-validation where all networks of these plans held it out.
+    """
     return HELD_OUT if all(holds_out(plan, key) for plan in plans) else split

@@ -36,7 +36,8 @@ class Model(Section):
     path: str | None = Field(None, description="folder of a model trained elsewhere or earlier: no training")
     folds: Folds | None = Field(
         None,
-        description="cross-validation: so many networks, each validated on another part of the samples for training and validation, and "
+        description="cross-validation: so many networks, each validated on another part of the samples for training "
+        "and validation, and "
         "the model is their mean; or for each part a list of sample names (* matches)",
     )
     ensemble: list[str] = Field(
@@ -91,7 +92,8 @@ class Network(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="dropout at the end of the contracting path")
     norm: Literal["none", "batch", "instance"] = Field(
         "none",
-        description="normalisation at each 3x3 convolution (paper: none); instance: by each tile, so that results depend on its size",
+        description="normalisation at each 3x3 convolution (paper: none); instance: by each tile, "
+        "so that results depend on its size",
     )
     norm_position: Literal["before_relu", "after_relu"] = Field(
         "before_relu", description="where it acts; PyTorch tutorials: after_relu"
@@ -138,7 +140,8 @@ class Train(Section):
 
     preset: Literal["paper2015", "modern", "small", "tutorial"] | None = Field(
         None,
-        description="other values for the options below, each of which may still be set; docs/training.md has the table",
+        description="other values for the options below, each of which may still be set; "
+        "docs/training.md has the table",
     )
     network: Network = Network()
     tile: Tile = Field(
@@ -178,7 +181,8 @@ class Train(Section):
     start: str = Field(
         "previous",
         min_length=1,
-        description="first weights: previous = of this model, if only annotations were added since, else new; new; or a model's folder",
+        description="first weights: previous = of this model, if only annotations were added since, else new; new; "
+        "or a model's folder",
     )
     freeze: list[Literal["contracting", "expanding", "output"]] = Field(
         default=[], description="parts of the network that keep the weights that training starts from"
@@ -212,11 +216,13 @@ class Predict(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="arithmetic of the network")
     average: Literal["none", "flips", "dihedral"] = Field(
         "none",
-        description="mean over mirrored copies; flips: 4; dihedral: 8, rotated by 90 degrees too; in 3D, also along z, 8 and 16",
+        description="mean over mirrored copies; flips: 4; dihedral: 8, rotated by 90 degrees too; in 3D, also along z, "
+        "8 and 16",
     )
     dtype: Literal["uint8", "float16", "float32", "mask"] = Field(
         "uint8",
-        description="how probabilities are stored; uint8: 0..255; mask: not at all, but where they are above instances.threshold",
+        description="how probabilities are stored; uint8: 0..255; mask: not at all, "
+        "but where they are above instances.threshold",
     )
     splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(
         default=["train", "validation", "test", "unannotated"], min_length=1, description="which samples are segmented"
@@ -232,11 +238,13 @@ class Instances(Section):
     min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed, before holes are filled")
     fill: Literal["none", "planes", "volume"] = Field(
         "none",
-        description="holes become part of the object around them; planes: those that are closed in a z plane; volume: in 3D",
+        description="holes become part of the object around them; planes: those that are closed in a z plane; volume: "
+        "in 3D",
     )
     split: NonNegative | None = Field(
         None,
-        description="cut objects (up to 67 million voxels) at necks narrower by twice this many pixels, as in 0.5; null: never",
+        description="cut objects (up to 67 million voxels) at necks narrower by twice this many pixels, as in 0.5; "
+        "null: never",
     )
     split_by: Literal["distance", "probability"] = Field(
         "distance",
@@ -251,7 +259,8 @@ class Evaluate(Section):
     splits: list[Literal["train", "validation", "test", "cross-validation"]] = Field(
         default=["test", "cross-validation"],
         min_length=1,
-        description="which samples are scored; cross-validation: of models with folds, by the network that has not seen them",
+        description="which samples are scored; cross-validation: of models with folds, "
+        "by the network that has not seen them",
     )
     thresholds: list[Annotated[float, Field(ge=0.5, lt=1)]] = Field(
         default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.9],
@@ -262,7 +271,8 @@ class Evaluate(Section):
     )
     gate: bool = Field(
         True,
-        description="a retrained model that is worse is not applied to data sets without annotation; off for one run: --config gate=off",
+        description="a retrained model that is worse is not applied to data sets without annotation; off for one run: "
+        "--config gate=off",
     )
     gate_margin: Fraction = Field(
         0.05, description="worse: iou, seg or ap50 fell by more than this on the same images (test, cross-validation)"
@@ -318,7 +328,8 @@ class Dask(Section):
 
     cluster: Annotated[str, Field(pattern=r"^(local|slurm|tls://.+:[0-9]+)$")] = Field(
         "local",
-        description="local: in the job itself; slurm: in worker jobs that it submits; tls://host:port: by a scheduler that runs already",
+        description="local: in the job itself; slurm: in worker jobs that it submits; tls://host:port: "
+        "by a scheduler that runs already",
     )
     workers: int | Literal["auto"] = Field(
         "auto", description="local: blocks in work at once; auto: the threads of the job"
@@ -381,7 +392,11 @@ class Config(Section):
         return self.models[network.partition(".")[0]]
 
     def networks_of(self, model: str) -> list[str]:
-        """Networks whose mean a model is: its folds, or those of the models of its ensemble; its own where it has one."""
+        """Networks whose mean a model is.
+
+        These are its folds, or the networks of the models of its ensemble; a model without either has one network of
+        its name.
+        """
         own = self.models[model]
         if own.ensemble:
             return [network for name in own.ensemble for network in self.networks_of(name)]
@@ -396,7 +411,7 @@ class Config(Section):
         ]
 
     def fold_of(self, network: str) -> tuple[int, Folds] | None:
-        """Number of the fold that a network is validated on, and the folds of its model; None for a model without folds."""
+        """Number of the fold that a network is validated on, with the folds of its model; None without folds."""
         folds = self.model_of(network).folds
         return (int(network.rpartition(".fold")[2]), folds) if folds else None
 
@@ -425,7 +440,7 @@ class Config(Section):
         return override(self.instances, self.models[model].instances)
 
     def mask_threshold(self, model: str) -> float | None:
-        """What probabilities must exceed in the masks that `predict` stores in their place; None where it stores them."""
+        """Threshold of the masks that `predict` stores instead of probabilities; None where it stores these."""
         return self.instances_of(model).threshold if self.predict_of(model).dtype == "mask" else None
 
 

@@ -143,9 +143,14 @@ def _ensemble_problems(raw: Mapping[str, Any]) -> Iterable[str]:
             yield f"models.{name}: path and folds exclude each other (a model with a path is not trained)"
         for key in ("path", "train_on", "folds", "train", "plan"):
             if members and own.get(key):
-                yield f"models.{name}: ensemble and {key} exclude each other (an ensemble is made of models that have their own)"
+                yield (
+                    f"models.{name}: ensemble and {key} exclude each other "
+                    "(an ensemble is made of models that have their own)"
+                )
         if members and "tile" in _mapping(own.get("predict")):
-            yield f"models.{name}.predict.tile: has no meaning for an ensemble; set it for the models that it is made of"
+            yield (
+                f"models.{name}.predict.tile: has no meaning for an ensemble; set it for the models that it is made of"
+            )
         for member in dict.fromkeys(members):
             if member not in models:
                 single = ", ".join(str(key) for key, other in models.items() if not _mapping(other).get("ensemble"))
@@ -159,7 +164,9 @@ def _ensemble_problems(raw: Mapping[str, Any]) -> Iterable[str]:
 def _agreement_problems(cfg: Config) -> Iterable[str]:
     """Settings that must agree with each other."""
     if not cfg.models:
-        yield "models: there is nothing to do: no data set has annotations to train on, and no model with a path is named"
+        yield (
+            "models: there is nothing to do: no data set has annotations to train on, and no model with a path is named"
+        )
     for name, model in cfg.models.items():
         if model.path and model.train:
             yield f"models.{name}.train: has no meaning for a model with a path (it is not trained)"
@@ -188,24 +195,36 @@ def _agreement_problems(cfg: Config) -> Iterable[str]:
                     f"models.{name}.predict_on: the model learns the classes {', '.join(known[0].classes)}, "
                     f"but data set {key!r} is annotated with {', '.join(cfg.datasets[key].classes)}"
                 )
+        yield from _stored_problems(cfg, name)
         with contextlib.suppress(ValidationError):  # an override that is wrong is told already
-            wanted = {*cfg.evaluate.splits} - {"cross-validation"}
-            if model.folds and "cross-validation" in cfg.evaluate.splits:
-                wanted |= {"train", "validation"}
-            unscored = wanted - {*cfg.predict_of(name).splits}
-            if unscored:
-                yield f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, which evaluate.splits wants to score"
-        with contextlib.suppress(ValidationError):
-            own = cfg.instances_of(name)
-            if own.split is not None and own.split_by == "probability" and cfg.predict_of(name).dtype == "mask":
-                yield f"models.{name}: instances.split_by is probability, but predict.dtype mask stores none; use uint8 or distance"
-        with contextlib.suppress(ValidationError):
             weights = cfg.plan_of(name).class_weights
             if known and isinstance(weights, list) and len(weights) != len(known[0].classes) + 1:
                 yield (
                     f"models.{name}: plan.class_weights has {len(weights)} values; "
                     f"needed are {len(known[0].classes) + 1}: background, {', '.join(known[0].classes)}"
                 )
+
+
+def _stored_problems(cfg: Config, name: str) -> Iterable[str]:
+    """What later steps ask of the results of `predict`, but its section does not store."""
+    model = cfg.models[name]
+    with contextlib.suppress(ValidationError):  # an override that is wrong is told already
+        wanted = {*cfg.evaluate.splits} - {"cross-validation"}
+        if model.folds and "cross-validation" in cfg.evaluate.splits:
+            wanted |= {"train", "validation"}
+        unscored = wanted - {*cfg.predict_of(name).splits}
+        if unscored:
+            yield (
+                f"models.{name}: predict.splits leaves out {', '.join(sorted(unscored))}, "
+                "which evaluate.splits wants to score"
+            )
+    with contextlib.suppress(ValidationError):
+        own = cfg.instances_of(name)
+        if own.split is not None and own.split_by == "probability" and cfg.predict_of(name).dtype == "mask":
+            yield (
+                f"models.{name}: instances.split_by is probability, but predict.dtype mask stores none; "
+                "use uint8 or distance"
+            )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

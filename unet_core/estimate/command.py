@@ -228,13 +228,17 @@ def warnings(rows: list[Row], results: Path) -> Iterator[str]:
     yield f"memory   {_bytes(largest.memory)} of {_bytes(total)}, in {largest.step}"
     for row in rows:
         if row.memory > total:
-            yield f"WARNING: {row.step} does not fit the memory: {_bytes(row.memory)} needed, {_bytes(total)} in this machine"
+            yield (
+                f"WARNING: {row.step} does not fit the memory: "
+                f"{_bytes(row.memory)} needed, {_bytes(total)} in this machine"
+            )
 
 
 def table(rows: list[Row], accelerator: str) -> str:
     """The rows as text, with a sum."""
     lines = [
-        f"{'step':<12}{'jobs':>6}{'samples':>9}{'blocks':>9}{'time':>10}  {'on':<5}{'disk':>9}{'inodes':>10}{'memory':>9}"
+        f"{'step':<12}{'jobs':>6}{'samples':>9}{'blocks':>9}{'time':>10}  "
+        f"{'on':<5}{'disk':>9}{'inodes':>10}{'memory':>9}"
     ]
     for row in rows:
         where = accelerator if row.step in ("train", "predict") else "CPU"
@@ -245,7 +249,8 @@ def table(rows: list[Row], accelerator: str) -> str:
     seconds, size = sum(row.seconds for row in rows), sum(row.bytes for row in rows)
     count, most = sum(row.inodes for row in rows), max(row.memory for row in rows)
     lines.append(
-        f"{'sum':<12}{sum(r.jobs for r in rows):>6,}{'':>18}{_time(seconds):>10}  {'':<5}{_bytes(size):>9}{count:>10,}{_bytes(most):>9}"
+        f"{'sum':<12}{sum(r.jobs for r in rows):>6,}{'':>18}{_time(seconds):>10}  "
+        f"{'':<5}{_bytes(size):>9}{count:>10,}{_bytes(most):>9}"
     )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What each step costs on this machine: the steps themselves, run on a few samples of each data set in a temporary folder.
+"""What each step costs on this machine, from runs of the steps themselves on a few samples in a temporary folder.
 
 The first sample of a step pays what each job pays once (compilation, imports); the others give the cost of a voxel.
 Instead of what a hardly trained network found, objects are made of probabilities that look like those of a trained one.
@@ -222,7 +222,10 @@ class Stage:
         )
 
     def train(self, model: str, alike: list[str]) -> None:
-        """Short trainings without validation, for the time of a step; and one with a validation; they count for alike networks too."""
+        """Time a step of training and a validation, for a network and those like it.
+
+        The time of a step comes from short trainings without validation, that of a validation from one with it.
+        """
         cfg, cost, path = self.cfg.train_of(model), Cost(), self.folder / "plan" / f"{model}.json"
         plan = read_json(path)
         write_stamp(path, plan | self._two_folds(model))

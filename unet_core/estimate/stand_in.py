@@ -1,4 +1,7 @@
-"""A few samples that stand for all of a data set, and what stands in for objects and probabilities that are not there yet."""
+"""A few samples that stand for all of a data set.
+
+Made-up objects and probabilities stand in for those that are not there yet.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ def objects(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def pretend(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
-    """Put in the place of probabilities some as a trained network might give: soft at borders, with errors here and there."""
+    """Write probabilities as a trained network might give them: soft at borders, with errors here and there."""
     result = Result(path)
     if (truth / path.name / "labels").is_dir():
         instances, classes, _ = open_labels(truth, path.name)

@@ -1,4 +1,7 @@
-"""Which jobs Snakemake would start, and which samples they would find not done: from digests and headers, without work."""
+"""Which jobs Snakemake would start, and which samples these would find not done.
+
+The answers come from digests and headers, without doing any of the work.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ GATED, UNSEEN = ("iou", "seg", "ap50"), ("test", HELD_OUT)
 
 
 def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], history: Path, stamp: Path) -> None:
-    """Compare a model with the one that was accepted before, on the same images that were not trained on, and accept it or stop.
+    """Compare a model with the one that was accepted before it, and accept it or stop.
+
+    Both are compared on the same images, which neither was trained on.
 
     It is refused if a measure of a data set is lower by more than the margin, and the 95 % interval of the difference
     (paired bootstrap over images) lies below 0; with a single image the difference alone decides.
@@ -51,9 +53,12 @@ def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], hist
         _accept(history, str(accepted))
         shown = changes.to_string(index=False, float_format="%.3f", na_rep="-")
         raise UserError(
-            f"model {history.name} is worse than the one it replaces: {_list(worse)} fell by more than evaluate.gate_margin = "
-            f"{cfg.gate_margin:g} on the same images. Data sets without annotation are not segmented with it.\n{shown}\n"
-            "Look at the annotations and options that changed since. To go on with the new model: snakemake --config gate=off"
+            f"model {history.name} is worse than the one it replaces: {_list(worse)} fell by more than "
+            "evaluate.gate_margin = "
+            f"{cfg.gate_margin:g} on the same images. Data sets without annotation are not segmented with "
+            f"it.\n{shown}\n"
+            "Look at the annotations and options that changed since. To go on with the new model: "
+            "snakemake --config gate=off"
         )
     if len(changes):
         logger.info(
@@ -89,7 +94,10 @@ def _accept(history: Path, weights: str) -> None:
 
 
 def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) -> pd.DataFrame:
-    """Change of the gated measures in each data set, on the images for tests or cross-validation that both models were scored on."""
+    """Change of the gated measures in each data set.
+
+    It is taken on the images for tests or cross-validation that both models were scored on.
+    """
     tables = []
     for name, stamp in evaluations.items():
         path = history / f"{name}.jsonl"

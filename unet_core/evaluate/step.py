@@ -175,7 +175,10 @@ def _pool(counts: Iterable[Sequence[int]]) -> PixelCounts:
 
 
 def main_sums(counts: dict[str, Any]) -> dict[str, float]:
-    """What one image adds to the main measures: each is the sum of ``<measure>_over`` by that of ``<measure>_under`` over images."""
+    """What one image adds to the main measures.
+
+    Over several images, a measure is the sum of ``<measure>_over`` divided by the sum of ``<measure>_under``.
+    """
     pixels, seg = PixelCounts(*counts["pixels"]), [score for score in counts["objects"]["seg"] if score is not None]
     wrong, foreground = pixels.found_only + pixels.truth_only, pixels.both + pixels.found_only + pixels.truth_only
     parts = {
@@ -372,7 +375,10 @@ def _score_sample(
 
 
 class Counted(NamedTuple):
-    """What a block adds to an image: its table, that with thinned borders, and the number of the class of each true object."""
+    """What a block adds to an image.
+
+    Its contingency table, the same with thinned borders, and the class (a number) of each true object.
+    """
 
     table: Contingency
     thin: Contingency

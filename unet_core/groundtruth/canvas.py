@@ -113,7 +113,10 @@ class Canvas:
         self.ignore |= outside.reshape(self.shape)
 
     def ignore_outlines(self, known: int, width: float) -> None:
-        """Ignore so many pixels on either side of the outlines (in their plane) of objects with numbers above `known`."""
+        """Ignore `width` pixels on either side of the outlines of objects with numbers above `known`.
+
+        The pixels are in the plane of the outline.
+        """
         for plane, ignore in zip(self.instances, self.ignore, strict=True):
             labels = np.where(plane > known, plane, 0)
             outline = np.zeros(labels.shape, bool)

@@ -1,4 +1,7 @@
-"""Images of the step groundtruth: copied into the store, or noted where they lie, with the statistics of their gray values."""
+"""Images of the step groundtruth: copied into the store, or noted where they lie.
+
+The statistics of their gray values are stored with them.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,10 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
 
 
 def size_of(sample: Sample, cfg: Dataset) -> tuple[float, float, float]:
-    """Micrometres per voxel of a sample along z, y, x, as the conversion takes them: from the configuration or the header of the file."""
+    """Micrometres per voxel of a sample along z, y, x, from the configuration or the header of the file.
+
+    The conversion takes the same values.
+    """
     return voxel_size(cfg.pixel_size, header_of(sample.image, sample.internal), sample.axes)
 
 
@@ -98,7 +104,8 @@ def _stays(source: CZYX, cfg: Dataset, sample: Sample) -> bool:
     stays = stays_in_place(cfg, math.prod(source.shape) * source.dtype.itemsize, source.chunk is not None)
     if stays and source.chunk is None:
         raise ValueError(
-            f"{sample.image}: no part of it can be read without reading all of it; set in_place: never, or convert it to OME-Zarr"
+            f"{sample.image}: no part of it can be read without reading all of it; set in_place: never, "
+            "or convert it to OME-Zarr"
         )
     return stays
 

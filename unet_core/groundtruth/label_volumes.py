@@ -1,4 +1,6 @@
-"""Label volumes of any size: read where they lie, painted and looked at piece by piece, so that memory holds a few pieces alone.
+"""Label volumes of any size, of which memory holds a few pieces at a time.
+
+They are read where they lie, and painted and looked at piece by piece.
 
 A sample is taken in pieces where it is large and each of its annotations is a label image of which parts can be read.
 The pieces are painted by the same code as whole samples are, and what comes out is the same; only what needs an object
@@ -161,7 +163,7 @@ def open_volume(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iter
 
 
 def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:
-    """What is read at once: blocks on each other, until no chunk has to be decoded again or `READ` bytes are reached."""
+    """What is read at once: so many blocks on each other that no chunk is decoded twice, or `READ` bytes."""
     deep = max((view.chunk or (1, 1, 1))[0] for view in views)
     z, y, x = block
     most = READ // (math.prod(block) * max(view.dtype.itemsize for view in views))

@@ -143,7 +143,8 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
                 problems.append(f"models.{name}.folds: {error}")
         elif model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
             problems.append(
-                f"models.{name}: no training sample in {', '.join(model.train_on)}; annotate more or lower the shares of split"
+                f"models.{name}: no training sample in {', '.join(model.train_on)}; "
+                "annotate more or lower the shares of split"
             )
     if problems:
         raise ConfigError(
@@ -175,7 +176,10 @@ def content_of(samples: list[Sample], cache: Path) -> str:
 
 
 def split_of(name: str, split: Split) -> str:
-    """Split of an annotated sample: by pattern, else by the hash of its name, so that new samples never move old ones."""
+    """Split of an annotated sample: by pattern, else by the hash of its name.
+
+    With hashes, new samples never move old ones.
+    """
     for part in ("test", "validation"):
         patterns = getattr(split, part)
         if isinstance(patterns, list) and _fits(name, patterns):
@@ -244,7 +248,10 @@ def _name(path: Path, page: int | None) -> str:
 
 
 def _match(cfg: Dataset, number: int, images: list[Placed], problems: list[str]) -> dict[int, tuple[Path, ...]] | None:
-    """Files of one source of annotations for each image, by the image's position in the list; None if it cannot be used."""
+    """Files of one source of annotations for each image, by the image's position in the list.
+
+    None if the source cannot be used.
+    """
     source = cfg.annotations[number]
     where, place = f"annotations.{number}", expand(source.path)
     if unset := _unset(place):
@@ -269,7 +276,10 @@ def _fits(name: str, patterns: list[str]) -> bool:
 def _unannotated(
     cfg: Dataset, matched: list[dict[int, tuple[Path, ...]] | None], images: list[Placed]
 ) -> Iterable[str]:
-    """Images that a source should annotate and does not; in the Cell Tracking Challenge and for areas to ignore this is usual."""
+    """Images that a source should annotate and does not.
+
+    In the Cell Tracking Challenge and for areas to ignore such images are usual.
+    """
     asked = [
         (i, source, matched[i] or {})
         for i, source in enumerate(cfg.annotations)
@@ -284,7 +294,9 @@ def _unannotated(
         without = [images[i][0].name for i in wanted if i not in found]
         if without:
             place = expand(source.path)
-            yield f"annotations.{number}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow"
+            yield (
+                f"annotations.{number}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow"
+            )
 
 
 def _counting(cfg: Dataset, files: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:
@@ -310,7 +322,8 @@ def _split_problems(cfg: Dataset, samples: list[Sample]) -> Iterable[str]:
                 if isinstance(wanted, list)
                 else f"a share of {wanted} is none of {len(annotated)} samples"
             )
-            yield f"split.{part}: {how}; give names (of: {_some([sample.name for sample in annotated])}), a larger share, or 0"
+            names = _some([sample.name for sample in annotated])
+            yield f"split.{part}: {how}; give names (of: {names}), a larger share, or 0"
 
 
 def _some(names: list[str]) -> str:

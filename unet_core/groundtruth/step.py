@@ -59,7 +59,10 @@ Item = tuple[Sample, str, tuple[str, ...]]
 
 
 class Outcome(NamedTuple):
-    """What became of a sample: its entry for the stamp, what was counted in it, what was converted, and the problem with it."""
+    """What became of a sample.
+
+    Its entry for the stamp, what was counted in it, what was converted, and the problem with it.
+    """
 
     entry: dict[str, Any]
     details: dict[str, Any]
@@ -133,7 +136,10 @@ def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
 
 
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
-    """Entry of a sample for the stamp if all of it is done for the same content: a look at small files, without Dask."""
+    """Entry of a sample for the stamp, if all of it is done for the same content.
+
+    Small files alone are looked at, without Dask.
+    """
     outcome = _outcome_if_done(item, cfg, policy, store)
     return None if outcome is None else outcome.entry
 
@@ -318,7 +324,10 @@ def _convert_labels(
 def _convert_in_pieces(
     volume: LabelVolume, results: list[Result], image: Result | InPlace, labels_digest: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Paint, check and store the labels of a large sample block by block; its counts, and its findings and statistics."""
+    """Paint, check and store the labels of a large sample block by block.
+
+    Returned are its counts, and its findings and statistics.
+    """
     tally = Tally(volume.shape)
     for piece in volume.pieces(results[0].grid):
         tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)

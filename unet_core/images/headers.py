@@ -1,4 +1,7 @@
-"""What an image file says of itself, in OME-TIFF, ImageJ's TIFF, OME-Zarr, HDF5 and files of microscopes: axes, pixel size, channels."""
+"""What an image file says of itself: axes, pixel size, channels.
+
+Read are OME-TIFF, ImageJ's TIFF, OME-Zarr, HDF5 and files of microscopes.
+"""
 
 from __future__ import annotations
 

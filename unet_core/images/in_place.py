@@ -23,7 +23,9 @@ _opened = threading.local()
 
 
 class InPlace:
-    """An image in a file of the user, by its description in the store; reads boxes of voxels (z, y, x) like `store.Result`.
+    """An image in a file of the user, opened by its description in the store.
+
+    It reads boxes of voxels (z, y, x) like `store.Result`.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Image files as arrays: TIFF, PNG, NPY, HDF5, OME-Zarr and, by bioio, formats of microscopes, brought to the axes c z y x."""
+"""Image files as arrays with the axes c z y x: TIFF, PNG, NPY, HDF5 and OME-Zarr.
+
+Formats of microscopes are read by bioio.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def split_internal(path: str) -> tuple[Path, str]:
 
 
 def path_of(text: str) -> Path:
-    """Path of a file, or of what a URL names: fsspec reads those, as s3://bucket/image.zarr, with the package that it needs.
+    """Path of a file, or of what a URL like s3://bucket/image.zarr names.
+
+    URLs are read by fsspec, with the package that the kind of URL needs.
 
     Examples
     --------
@@ -203,7 +208,11 @@ def _check_pages(file: tifffile.TiffFile) -> None:
 
 
 def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
-    """Memory map where the file allows it; else its pages, strips or tiles, which are decoded when asked for; else all at once."""
+    """A TIFF file as an array that is read as late as the file allows.
+
+    It is a memory map where possible; else its pages, strips or tiles are decoded when asked for; else all is read at
+    once.
+    """
     import tifffile
     import zarr
 
@@ -330,7 +339,8 @@ def _open_vendor(path: Path, internal: str) -> Iterator[_Vendor]:
     except ImportError:
         name = path.suffix.lower()[1:]
         raise ValueError(
-            f"{path}: {name.upper()} is read by bioio, which is not installed: pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
+            f"{path}: {name.upper()} is read by bioio, which is not installed: "
+            "pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
         ) from None
     with _reading(path):
         image = bioio.BioImage(path)

@@ -1,4 +1,6 @@
-"""Connected components of an array that is seen block by block: kept as runs, joined over the blocks' faces, put together.
+"""Connected components of an array that is seen block by block.
+
+The components of a block are kept as runs, joined over the blocks' faces, and put together.
 
 What is known of all components stands in files of a scratch folder, which are mapped into memory: the system keeps of
 them what fits, so that a volume of any size needs no more memory than a few of its blocks.
@@ -41,7 +43,10 @@ def faces_of(runs: Runs, shape: ZYX) -> Faces:
 
 
 def save_part(path: Path, runs: Runs, shape: ZYX, more: dict[str, np.ndarray]) -> None:
-    """Write what is kept of a block of `shape`: its runs, the labels on its faces, and more arrays; whole or not at all."""
+    """Write what is kept of a block of `shape`, whole or not at all.
+
+    Kept are its runs, the labels on its faces, and the arrays in `more`.
+    """
     flat = _faces(*runs, *shape)
     start = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     compact = runs._replace(label=runs.label.astype(np.int32))
@@ -130,7 +135,10 @@ def contacts(
 
 
 def _side(faces: Faces, direction: tuple[int, ...]) -> np.ndarray:
-    """Labels on the face, edge or corner of a block that lies in a direction, as an array of two axes; z, if any, first."""
+    """Labels on the face, edge or corner of a block that lies in a direction.
+
+    They are an array of two axes; z, if it is one of them, is the first.
+    """
     axis = next(i for i, d in enumerate(direction) if d)
     plane = faces[2 * axis + (direction[axis] > 0)]
     ends = {-1: slice(0, 1), 0: slice(None), 1: slice(-1, None)}
@@ -138,7 +146,9 @@ def _side(faces: Faces, direction: tuple[int, ...]) -> np.ndarray:
 
 
 class Forest(NamedTuple):
-    """Components of all blocks, counted through in raster order of their first voxels, and which of them are one object.
+    """Components of all blocks, and which of them are one object.
+
+    They are counted through in raster order of their first voxels.
 
     Attributes
     ----------
@@ -332,7 +342,10 @@ def _faces(rows, start, stop, label, depth, height, width):  # type: ignore[no-u
 
 @numba.njit(cache=True, nogil=True)
 def _meeting(a, b, slack_y, slack_x):  # type: ignore[no-untyped-def]
-    """Pairs of labels on two sides that lie against each other, also when shifted by slack; as 2**32 times one plus the other."""
+    """Pairs of labels on two sides that lie against each other, also when shifted by slack.
+
+    A pair is coded as 2**32 times one label plus the other.
+    """
     height, width = a.shape
     found, count = np.empty(1024, np.int64), 0
     for dy in range(-slack_y, slack_y + 1):

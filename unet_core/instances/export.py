@@ -79,7 +79,8 @@ def _mask_names(samples: list[str]) -> list[str]:
         number = int(digits[-1])
         if number in numbers:
             raise UserError(
-                f"samples {numbers[number]!r} and {name!r} have the same number; use --format tiff, or one data set per video"
+                f"samples {numbers[number]!r} and {name!r} have the same number; use --format tiff, "
+                "or one data set per video"
             )
         numbers[number] = name
     width = max(3, len(str(max(numbers))))

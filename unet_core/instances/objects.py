@@ -127,7 +127,9 @@ def object_table(
 
 
 class Measured:
-    """Measurements of blocks on their way into a table: kept in files, by ranges of labels, so that memory does not grow.
+    """Measurements of blocks on their way into a table.
+
+    They are kept in files, by ranges of labels, so that memory does not grow.
 
     Parameters
     ----------
@@ -152,7 +154,10 @@ class Measured:
     def write(
         self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
     ) -> None:
-        """Write the tables of `count` objects, ``<base>.csv`` and ``<base>.parquet``, whole or not at all; see `object_table`."""
+        """Write the tables of `count` objects, whole or not at all; see `object_table`.
+
+        The files are ``<base>.csv`` and ``<base>.parquet``.
+        """
         schema = object_table(np.empty(0, self._type), self._classes, shape, pixel_size, unit).schema
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         made = [self._folder / f"table{suffix}" for suffix in SUFFIXES]

@@ -1,4 +1,6 @@
-"""What the step instances does with one block in each of its passes; what is found is kept in files of a scratch folder.
+"""What the step instances does with one block in each of its passes.
+
+What is found is kept in files of a scratch folder.
 
 Each pass can be called again at any time: a file that is missing or damaged is made again.
 """
@@ -83,7 +85,7 @@ class Work(NamedTuple):
 
 
 def describe(index: int, work: Work, kind: str) -> np.ndarray:
-    """Components of a block, as rows of COMPONENT: of the foreground (kind "objects"), or of what is around it ("holes")."""
+    """Components of a block as rows of COMPONENT, of the foreground ("objects") or of what is around it ("holes")."""
     grid = Result(work.source).grid
     names = [*Measures._fields, *(["owner"] if kind == "holes" else [])]
     arrays = _load(index, work, kind, *names)
@@ -161,7 +163,10 @@ def _in_planes(cfg: Instances, grid: Grid) -> bool:
 
 
 def _owners(holes: Forest, index: int, work: Work, grid: Grid) -> np.ndarray:
-    """Number of the object that each label of a block's surroundings is a hole in, from 0; -1 for no hole, and for label 0."""
+    """Number, from 0, of the object in which each label of a block's surroundings is a hole.
+
+    It is -1 where the label is no hole, and for label 0.
+    """
     rows = holes.components[holes.roots[holes.of_block(index)]]
     axes = slice(1 if _in_planes(work.cfg, grid) else 0, 3)
     closed = ((rows["low"] > 0) & (rows["high"] < np.array(grid.shape)))[:, axes].all(axis=1)

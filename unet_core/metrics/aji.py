@@ -8,7 +8,10 @@ from unet_core.metrics.contingency import Contingency
 
 
 def aggregated_jaccard_index(table: Contingency) -> float:
-    """Shared voxels of all true objects and their best partners, over the voxels of their unions and of what was found beside.
+    """Aggregated Jaccard index (AJI) of the objects of an image.
+
+    Its numerator is the shared voxels of all true objects and their best partners.
+    Its denominator is the voxels of their unions, and of the found objects that no true object took.
 
     Each true object takes the found object with which its IoU is highest::
 

@@ -13,7 +13,10 @@ SPLIT, FALSE_NEGATIVE, FALSE_POSITIVE = 5, 10, 1
 
 
 class Detection(NamedTuple):
-    """Operations that turn the result into the truth, and the number of true objects; those of several images may be added up."""
+    """Counts of the operations that turn the result into the truth, and of the true objects.
+
+    The counts of several images may be added up.
+    """
 
     splits: int
     false_negatives: int
@@ -70,7 +73,7 @@ def detection_score(counts: Detection) -> float | None:
 
     References
     ----------
-    ---------- Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS
+    Matula et al.: Cell tracking accuracy measurement based on comparison of acyclic oriented graphs, PLoS
     ONE 2015 (AOGM). Maska et al.: The Cell Tracking Challenge: 10 years of objective benchmarking, Nature Methods 2023
     (DET).
     """

@@ -30,7 +30,7 @@ def v_rand(table: Contingency) -> float:
 
     Notes
     -----
-    ----- Not done: the challenge thins the borders of the result first (watershed), so that their thickness costs
+    Not done: the challenge thins the borders of the result first (watershed), so that their thickness costs
     nothing, and takes the best score over all thresholds of the boundary map. Here objects are taken as they were
     found.
 
@@ -79,7 +79,10 @@ def v_info(table: Contingency) -> float:
 
 
 class _Shares(NamedTuple):
-    """Shares of the voxels that are counted: of each pair of objects, each object, background of the result, and one voxel."""
+    """Shares of the voxels that are counted.
+
+    There is a share for each pair of objects, each object, the background of the result, and one voxel.
+    """
 
     joint: np.ndarray
     truth: np.ndarray

@@ -1,4 +1,7 @@
-"""One-to-one matching of objects by IoU: average precision, precision, recall, F1, panoptic quality and its two factors."""
+"""One-to-one matching of objects by IoU, and the scores that follow from it.
+
+These are average precision, precision, recall, F1, panoptic quality and its two factors.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ def matchings(table: Contingency, thresholds: Sequence[float]) -> list[Matching]
         Of one image.
     thresholds : sequence of float
         Each at least 0.5: then an object can only match one other, and no assignment problem is to be solved. (At
-        exactly
-        0.5 two pairs could share an object only if one of them were split into equal halves; the first is taken.)
+        exactly 0.5 two pairs could share an object only if one of them were split into equal halves; the first is
+        taken.)
 
     Returns
     -------
@@ -87,18 +90,27 @@ def matched_pairs(table: Contingency, threshold: float) -> tuple[np.ndarray, np.
 
 
 def average_precision(m: Matching) -> float:
-    """Return tp / (tp + fp + fn), which the Data Science Bowl and StarDist call average precision; 1 where there are no objects."""
+    """Return tp / (tp + fp + fn); 1 where there are no objects.
+
+    The Data Science Bowl and StarDist call this average precision.
+    """
     total = m.tp + m.fp + m.fn
     return m.tp / total if total else 1.0
 
 
 def precision(m: Matching) -> float:
-    """Return tp / (tp + fp), the share of found objects that match; where nothing was found 1 if nothing was there, else 0."""
+    """Return tp / (tp + fp), the share of found objects that match.
+
+    Where nothing was found it is 1 if nothing was there, else 0.
+    """
     return m.tp / (m.tp + m.fp) if m.tp + m.fp else float(m.fn == 0)
 
 
 def recall(m: Matching) -> float:
-    """Return tp / (tp + fn), the share of true objects that match; where none are there 1 if nothing was found, else 0."""
+    """Return tp / (tp + fn), the share of true objects that match.
+
+    Where no true objects are it is 1 if nothing was found, else 0.
+    """
     return m.tp / (m.tp + m.fn) if m.tp + m.fn else float(m.fp == 0)
 
 
@@ -120,7 +132,10 @@ def panoptic_quality(m: Matching) -> float:
 
 
 def segmentation_quality(m: Matching) -> float:
-    """Mean IoU of the matches (SQ): with RQ a factor of the panoptic quality; 0 without a match, 1 where there are no objects."""
+    """Mean IoU of the matches (SQ): together with RQ a factor of the panoptic quality.
+
+    It is 0 without a match, and 1 where there are no objects.
+    """
     return m.iou_sum / m.tp if m.tp else float(m.fp + m.fn == 0)
 
 

@@ -12,7 +12,9 @@ BINS = 10
 
 
 class Reliability(NamedTuple):
-    """Voxels of each level of foreground probability (k / 255), all and those that are foreground in the truth; may be added up.
+    """Counts of voxels at each level of foreground probability (k / 255), of all and of the true foreground.
+
+    Several may be added up.
 
     Attributes
     ----------
@@ -42,7 +44,9 @@ def count_probabilities(foreground: np.ndarray, truth: np.ndarray, ignore: np.nd
 
 
 def reliability_curve(counts: Reliability) -> list[tuple[float, float, int]]:
-    """Mean probability, share of foreground, and voxels, of ten ranges of probability of equal width; empty ones are left out.
+    """Mean probability, share of foreground, and number of voxels in ten ranges of probability of equal width.
+
+    Empty ranges are left out.
 
     Examples
     --------
@@ -62,11 +66,13 @@ def reliability_curve(counts: Reliability) -> list[tuple[float, float, int]]:
 
 
 def expected_calibration_error(counts: Reliability) -> float:
-    """Mean over voxels of the distance between probability and share of foreground, by ten ranges of equal width; NaN without voxels.
+    """Mean distance between probability and share of foreground, by ten ranges of equal width.
+
+    The mean is over voxels; without voxels it is NaN.
 
     References
     ----------
-    ---------- Guo et al.: On Calibration of Modern Neural Networks. ICML 2017, equation 3 (there of the most probable
+    Guo et al.: On Calibration of Modern Neural Networks. ICML 2017, equation 3 (there of the most probable
     class, here of the foreground).
     """
     curve = reliability_curve(counts)

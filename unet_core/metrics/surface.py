@@ -16,7 +16,9 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Surface:
-    """How far boundary voxels are from the nearest boundary voxel of the other side; those of several blocks may be added up.
+    """Distances from boundary voxels to the nearest boundary voxel of the other side.
+
+    The distances of several blocks may be added up.
 
     Attributes
     ----------
@@ -34,7 +36,10 @@ class Surface:
 
 
 class Near(NamedTuple):
-    """Boundary voxels within the tolerance of the other boundary, and all of them; those of several images may be added up."""
+    """Numbers of boundary voxels within the tolerance of the other boundary, and of all boundary voxels.
+
+    The numbers of several images may be added up.
+    """
 
     truth_near: int
     truth: int
@@ -112,7 +117,9 @@ def count_near(surface: Surface, tolerance: float) -> Near:
 
 
 def boundary_f1(counts: Near) -> float:
-    """Harmonic mean of the shares of true and of found boundary voxels that lie within the tolerance of the other boundary.
+    """Harmonic mean of the shares of true and of found boundary voxels that lie near the other boundary.
+
+    Near means within the tolerance.
 
     Parameters
     ----------
@@ -135,7 +142,9 @@ def boundary_f1(counts: Near) -> float:
 
 
 def hausdorff_distance(surface: Surface) -> float | None:
-    """95 % Hausdorff distance: within it lie 95 % of the true boundary from the found one, and 95 % of the found from the true.
+    """95 % Hausdorff distance between the boundaries of truth and result.
+
+    Within it lie 95 % of the true boundary from the found one, and 95 % of the found from the true.
 
     Parameters
     ----------

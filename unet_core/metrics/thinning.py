@@ -1,4 +1,7 @@
-"""Border thinning of ISBI 2012: objects grow into the background between them, so that the thickness of borders costs nothing."""
+"""Border thinning of ISBI 2012: objects grow into the background between them.
+
+So the thickness of borders costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def thin_borders(labels: np.ndarray, ignore: np.ndarray | None = None, reach: in
 
     Notes
     -----
-    ----- The challenge floods all of the background (watershed). In membranes, which are thinner than the reach, that
+    The challenge floods all of the background (watershed). In membranes, which are thinner than the reach, that
     is the same but for the line of one pixel that it may leave; between cells that lie apart it would turn those that
     were missed into merged ones.
 

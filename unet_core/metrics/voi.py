@@ -37,7 +37,7 @@ def variation_of_information(table: Contingency) -> VariationOfInformation:
 
     References
     ----------
-    ---------- Meila: Comparing clusterings - an information based distance, Journal of Multivariate Analysis 2007.
+    Meila: Comparing clusterings - an information based distance, Journal of Multivariate Analysis 2007.
     Split and merge: Nunez-Iglesias et al.: Machine learning of hierarchical clustering to segment 2D and 3D images,
     PLoS ONE 2013.
     """

@@ -1,4 +1,7 @@
-"""Warping error of ISBI 2012: what is left of the pixel error when borders may move but nothing may be split, joined, lost or made."""
+"""Warping error of ISBI 2012: the pixel error that is left when borders may move.
+
+While borders move nothing may be split, joined, lost or made.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def warp(truth: np.ndarray, found: np.ndarray, ignore: np.ndarray | None = None)
 
     Notes
     -----
-    ----- Objects are connected over edges (4 neighbours), background over corners too; beyond the plane is background.
+    Objects are connected over edges (4 neighbours), background over corners too; beyond the plane is background.
     The least error over all sequences of flips is not searched for: like the challenge's own program this takes one of
     them, and the value is an upper bound. Movement is not limited.
 
@@ -99,7 +102,10 @@ def _warp(source, target):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _is_simple(image, p, width):  # type: ignore[no-untyped-def]
-    """Whether flipping a pixel changes no topology: its neighbourhood has one object over edges beside it (Yokoi's number is 1)."""
+    """Whether flipping a pixel changes no topology, which is so where Yokoi's number is 1.
+
+    Then its neighbourhood has one object over the edges beside the pixel.
+    """
     e, ne, n, nw = image[p + 1], image[p + 1 - width], image[p - width], image[p - 1 - width]
     w, sw, s, se = image[p - 1], image[p - 1 + width], image[p + width], image[p + 1 + width]
     return (e and not (ne and n)) + (n and not (nw and w)) + (w and not (sw and s)) + (s and not (se and e)) == 1

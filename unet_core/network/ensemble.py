@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def members_of(model: Path) -> dict[str, dict[str, str]]:
-    """Networks whose mean a model is: name -> folder (`model`) and digest (`weights`); from the stamp of the step train."""
+    """Networks whose mean a model is, from the stamp of the step train.
+
+    A dict: name -> folder (`model`) and digest (`weights`).
+    """
     stamp = read_json(model)
     return dict(stamp["members"]) if "members" in stamp else {model.stem: stamp}
 
@@ -39,7 +42,8 @@ def gather(members: Sequence[Path], stamp: Path) -> None:
         if len({str(description[key]) for description in described.values()}) > 1:
             listed = "; ".join(f"{name} has {description[key]}" for name, description in described.items())
             raise UserError(
-                f"the models of the ensemble {stamp.stem} must have the same {key}, but {listed}; leave out those that differ"
+                f"the models of the ensemble {stamp.stem} must have the same {key}, but {listed}; "
+                "leave out those that differ"
             )
     weights = digest([entry["weights"] for entry in found.values()])
     logger.info("train: %s is the mean of %s", stamp.stem, ", ".join(found))

@@ -237,7 +237,9 @@ def _own_stream(where: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """On a CPU: let the C library keep what was freed for the next tile; it would give it back, and each page would be zeroed again.
+    """On a CPU, let the C library keep what one tile freed for the next tile.
+
+    It would give the memory back to the system, and each page would be zeroed again.
 
     At tiles of 1,500 px this is up to a third of the time (``python -m benchmarks predict``); a step of training frees
     and takes as many.

@@ -65,7 +65,8 @@ def share_model(
     description = read_json(model / "model.json")
     if Network.model_validate(description["network"]).dimensions == 3:
         raise UserError(
-            f"the network in {model} is 3D; packages are made of 2D ones alone: give the folder itself (docs/training.md)"
+            f"the network in {model} is 3D; packages are made of 2D ones alone: "
+            "give the folder itself (docs/training.md)"
         )
     try:
         from bioimageio.core import test_model
@@ -103,7 +104,10 @@ def _tile(model: Path, description: dict[str, Any], sample: Path | None) -> np.n
 
 
 def normalised(tile_CYX: np.ndarray, normalisation: dict[str, Any]) -> np.ndarray:
-    """A tile as the package normalises it: by its own statistics, where the pipeline takes those of the whole sample."""
+    """A tile as the package normalises it, by the tile's own statistics.
+
+    The pipeline takes the statistics of the whole sample instead.
+    """
     if normalisation["normalisation"] == "mean_std":
         low, extent = tile_CYX.mean(axis=(1, 2)), tile_CYX.std(axis=(1, 2))
     else:
@@ -125,8 +129,10 @@ def _write_files(folder: Path, model: Path, description: dict[str, Any], tile_CY
     _draw_cover(tile_CYX[0], 1 - scores.softmax(dim=1)[0, 0].numpy(), folder / "cover.png")
     best = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in description.get("best", {}).items())
     (folder / "README.md").write_text(
-        f"# {name}\n\nA U-Net that gives the probability of background, {', '.join(description['classes'])} for each pixel.\n\n"
-        f"## Validation\n\nChosen by its validation: {best or 'not known'}. Compare the objects that you find in annotated images of "
+        f"# {name}\n\nA U-Net that gives the probability of background, {', '.join(description['classes'])} for each "
+        "pixel.\n\n"
+        f"## Validation\n\nChosen by its validation: {best or 'not known'}. "
+        "Compare the objects that you find in annotated images of "
         "your own, by SEG or by average precision at IoU 0.5.\n",
         encoding="utf-8",
     )

@@ -1,4 +1,6 @@
-"""The U-Net of Ronneberger, Fischer and Brox (2015), of any depth and width, for planes or, as of Cicek et al. (2016), for volumes.
+"""The U-Net of Ronneberger, Fischer and Brox (2015), of any depth and width, for planes or for volumes.
+
+For volumes it is that of Cicek et al. (2016).
 
 Along each axis by itself a U-Net is described by its number of poolings and by what its kernels need beside (`Axis`).
 That of volumes may begin with flat levels, whose kernels and poolings act in planes alone: along z it is a U-Net of
@@ -219,7 +221,7 @@ class UNet(nn.Module):
 
     References
     ----------
-    ---------- Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, figure 1 and section 3. Cicek, Abdulkadir, Lienkamp,
+    Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, figure 1 and section 3. Cicek, Abdulkadir, Lienkamp,
     Brox, Ronneberger: 3D U-Net, MICCAI 2016. Flat levels: Isensee et al.: nnU-Net, Nature Methods 18 (2021).
     """
 
@@ -289,7 +291,9 @@ class UNet(nn.Module):
 
 
 class SameSizeUNet(UNet):
-    """U-Net whose output is as large as its input, which it mirrors beyond its edges: for tools that know only such networks.
+    """U-Net whose output is as large as its input, for tools that know only such networks.
+
+    It mirrors the input beyond its edges.
 
     In tiles that start at multiples of ``2**depth`` and overlap by `halo` or more on each side it gives the values of
     the whole image.

@@ -1,4 +1,7 @@
-"""Step plan: what the data and the machine decide, written as one readable file per model, each decision with its reason."""
+"""Step plan: what the data and the machine decide, each decision with its reason.
+
+There is one readable file per model.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,9 @@ def decided_network(network: Network, ratios: list[float], planes: int) -> tuple
 
 
 def grown(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
-    """Extent of a tile for a 3D network, as a square in planes: the best share of output in it, within a number of voxels.
+    """Extent of a tile for a 3D network that gives the best share of output within a number of voxels.
+
+    In planes the tile is a square.
 
     Parameters
     ----------
@@ -172,7 +177,8 @@ def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int |
         tile = grown(shape, (planes, longest_side, longest_side), TILE_VOXELS)
         return (
             tile,
-            f"the most output within about {TILE_VOXELS / 1e6:.2g} million voxels, or what covers the largest training volume",
+            f"the most output within about {TILE_VOXELS / 1e6:.2g} million voxels, "
+            "or what covers the largest training volume",
         )
     whole = unet.input_size(longest_side, *shape.y)
     paper = unet.input_size(max(1, PAPER_TILE - 2 * unet.halo(*shape.y)), *shape.y)
@@ -190,7 +196,10 @@ def outputs_of(tile: int | Sequence[int], shape: unet.Shape) -> ZYX:
 
 
 def training_steps(cfg: Train, pixels: int, outputs: ZYX) -> tuple[int, str]:
-    """Number of training steps, for a number of annotated training pixels and the extent of the network's output, and the reason for it."""
+    """Number of training steps, and the reason for it.
+
+    It follows from the number of annotated training pixels and the extent of the network's output.
+    """
     if cfg.steps != "auto":
         return cfg.steps, "set in the configuration"
     steps = math.ceil(PASSES * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
@@ -253,7 +262,8 @@ def prediction_tile(
     if network.dimensions == 3:
         return (
             tile,
-            f"covers the largest volume or {MOST_PLANES} planes of it, or is the largest within {memory / 2**30:.3g} GiB",
+            f"covers the largest volume or {MOST_PLANES} planes of it, or is the largest within {memory / 2**30:.3g} "
+            "GiB",
         )
     reason = (
         f"covers the largest image or {LARGEST_OUTPUT} px"
@@ -309,12 +319,14 @@ def make_plan(
         for dataset, truth in truths.items():
             if truth["classes"] != classes and any(entry["labels"] for entry in truth["samples"].values()):
                 raise UserError(
-                    f"the model in {bought} knows the classes {', '.join(classes)}, but data set {dataset} is annotated with "
+                    f"the model in {bought} knows the classes {', '.join(classes)}, "
+                    f"but data set {dataset} is annotated with "
                     f"{', '.join(truth['classes'])}; set `classes` of the data set"
                 )
         if model["channels"] != channels:
             raise UserError(
-                f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; see `channels` of the data sets"
+                f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; "
+                "see `channels` of the data sets"
             )
     why_flat = "as the model was trained"
     if bought is None:
@@ -400,13 +412,17 @@ def _channels(truths: dict[str, Any]) -> int:
     if len(found) != 1:
         listed = ", ".join(f"{channels} in {sample}" for channels, sample in found.items())
         raise UserError(
-            f"all images of a model must have the same number of channels; there are {listed}; see `channels` of the data sets"
+            f"all images of a model must have the same number of channels; there are {listed}; "
+            "see `channels` of the data sets"
         )
     return next(iter(found))
 
 
 def _planes(truths: dict[str, Any], maps: dict[str, Any], results: Path) -> tuple[list[float], int]:
-    """Distance of planes over that of pixels, of each data set that is trained on, and planes of the thickest sample of them."""
+    """Distance of planes over distance of pixels, for each data set that is trained on.
+
+    Returned with it is the number of planes of the thickest training sample.
+    """
     ratios, planes = [], 1
     for dataset, stamp in maps.items():
         names = [name for name, entry in stamp["samples"].items() if entry["split"] == "train"]
@@ -421,13 +437,17 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
     attributes = read_attributes(results / "groundtruth" / f"{dataset}.zarr" / sample)
     if not attributes.get("done"):
         raise UserError(
-            f"{results}/groundtruth/{dataset}.zarr/{sample} is missing; 'snakemake --forcerun groundtruth' makes it again"
+            f"{results}/groundtruth/{dataset}.zarr/{sample} is missing; 'snakemake --forcerun groundtruth' makes it "
+            "again"
         )
     return attributes["details"]
 
 
 def prediction_block(tile: int | ZYX, network: Network) -> list[int]:
-    """Shard of the probabilities: whole chunks around the output of one tile, and as many planes as make a fair amount of work."""
+    """Shard of the probabilities: whole chunks around the output of one tile.
+
+    It has as many planes as make a fair amount of work.
+    """
     shape = unet.shape_of(network)
     useful = (
         output // axis.step * axis.step for output, axis in zip(outputs_of(tile, shape)[1:], shape[1:], strict=True)

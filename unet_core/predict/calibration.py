@@ -21,7 +21,10 @@ ENOUGH, NOT_BETTER = 0.05, 3
 
 
 class Tiles(NamedTuple):
-    """What the network is given at once: tiles of at most `largest` pixels a side (in 3D: along z, y, x), and how many."""
+    """What the network is given at once: a number of tiles of at most `largest` pixels a side.
+
+    In 3D `largest` is the extent along z, y, x.
+    """
 
     largest: int | ZYX
     batch: int
@@ -107,7 +110,9 @@ def fastest(
 
 
 def halved(tiles: Tiles, shape: unet.Shape) -> Tiles:
-    """Tiles of about half of the output or less: in planes, in 3D along the axis with the most to give; the same if none is smaller.
+    """Tiles of about half of the output or less; the same tiles if no smaller ones are possible.
+
+    They are halved in planes, or in 3D along the axis with the most to give.
 
     Examples
     --------
@@ -128,7 +133,10 @@ def _half(side: int, axis: unet.Axis) -> int:
 
 
 def _seconds(network: TileFunction, image: np.ndarray, lanes: int) -> float:
-    """Time for one call of several at a time; small tiles are worked on several times, since a millisecond says little."""
+    """Time per call where `lanes` threads call the network at a time.
+
+    Small tiles are worked on several times, since a millisecond says little.
+    """
 
     def calls_per_second(_: int) -> float:
         count, start = 0, time.perf_counter()

@@ -38,7 +38,9 @@ def is_foreground(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def to_mask(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
-    """What is stored instead of probabilities (uint8) where only the objects are wanted: 255 for the most probable class of the foreground.
+    """A mask (uint8), which is stored instead of probabilities where only the objects are wanted.
+
+    It is 255 for the most probable class of the foreground, else 0.
 
     Its foreground, at any threshold, is that of the probabilities at `threshold`.
 
@@ -58,7 +60,10 @@ def to_mask(stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def distance_from_mask(mask_KZYX: np.ndarray, stored_KZYX: np.ndarray, threshold: float) -> np.ndarray:
-    """How far probabilities are on the other side of the threshold than a mask says; 0 where they agree. Without the first axis."""
+    """How far probabilities are beyond the threshold on the side that contradicts a mask; 0 where they agree.
+
+    The result lacks the first axis.
+    """
     agree = mask_KZYX.any(axis=0) == is_foreground(stored_KZYX, threshold)
     return np.where(agree, 0, np.abs(foreground(stored_KZYX) - np.float32(threshold)))
 

@@ -1,4 +1,7 @@
-"""Seam audit: are results across block borders as those inside? Looked at where blocks meet, with tiles that lie otherwise."""
+"""Seam audit, which asks whether results across block borders are those inside of blocks.
+
+Places where blocks meet are computed again, with tiles that lie otherwise.
+"""
 
 from __future__ import annotations
 

@@ -294,7 +294,10 @@ def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
 
 
 def _measured(job: Job, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine) -> tuple[Group, ...]:
-    """Groups with the fastest tiles where there is much to do; what was measured before on the same device stays, for identical results."""
+    """Groups with the fastest tiles, which are measured where there is much to do.
+
+    What was measured before on the same device stays, so that results are identical.
+    """
     groups = list(job.groups)
     for number, group in enumerate(job.groups):
         kept = stamp.with_suffix(f".tile{number or ''}.json")
@@ -348,7 +351,7 @@ def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any
 
 
 def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
-    """Compute places at block borders again, with tiles that lie otherwise, and keep how far they are from what is stored.
+    """Compute places at block borders again, with tiles that lie otherwise, and keep the differences to what is stored.
 
     Samples are done only then, so that a run that was interrupted here goes on here.
     """

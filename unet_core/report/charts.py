@@ -1,4 +1,7 @@
-"""Charts of the report as SVG inside of the page, in the colours of its text, so that they are read in the dark and on paper too."""
+"""Charts of the report as SVG inside of the page.
+
+They have the colours of the page's text, so that they can be read in the dark and on paper too.
+"""
 
 from __future__ import annotations
 

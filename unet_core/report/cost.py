@@ -29,7 +29,7 @@ def job_cost(path: Path) -> dict[str, float]:
 
     Notes
     -----
-    ----- Only extended benchmarks hold the resources of the job. They are those that it was given, on whatever machine
+    Only extended benchmarks hold the resources of the job. They are those that it was given, on whatever machine
     it ran.
     """
     try:

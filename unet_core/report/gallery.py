@@ -1,4 +1,7 @@
-"""Pictures on the page: samples with truth, result and errors as layers; the worst objects; weight maps; tiles; what to annotate next."""
+"""Pictures on the page.
+
+Samples with truth, result and errors as layers; the worst objects; weight maps; tiles; what to annotate next.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +224,8 @@ def tile_view(path: Path) -> View | None:
     except (OSError, ValueError, RuntimeError):  # the page can do without
         return None
     note = (
-        "varied at random, with the outlines of the classes to learn (blue) and the frame of what is learnt (yellow); below, the "
+        "varied at random, with the outlines of the classes to learn (blue) and the frame of what is learnt (yellow); "
+        "below, the "
         "weight of each pixel from 0 (blue) to the highest (red), gray where nothing is annotated"
     )
     return View("the first training tiles", note, picture.shape[:2], {"tiles": pictures.data_uri(picture, exact=True)})

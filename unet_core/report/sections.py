@@ -55,7 +55,10 @@ def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
     best = description.get("best", {})
     curves = pd.read_csv(model / "curves.csv").to_dict("list") if (model / "curves.csv").is_file() else None
     classes = f"{plan['channels']} in, {len(plan['classes']) + 1} classes"
-    summary = f"{network.get('dimensions', 2)}D, depth {network['depth']}, {network['width']} channels at the first level, {classes}"
+    summary = (
+        f"{network.get('dimensions', 2)}D, depth {network['depth']}, "
+        f"{network['width']} channels at the first level, {classes}"
+    )
     if "validation_iou" in best:
         scores = f"loss {best['validation_loss']:.4f}, foreground IoU {best['validation_iou']:.3f}"
         summary += f"; best validation at step {best['step']:,}: {scores}"

@@ -1,4 +1,7 @@
-"""Step report: all scores in one table (CSV, Parquet, Markdown, LaTeX) and one self-contained HTML page with pictures."""
+"""Step report: one table of all scores, and one self-contained HTML page with pictures.
+
+The table is written as CSV, Parquet, Markdown and LaTeX.
+"""
 
 from __future__ import annotations
 
@@ -40,22 +43,28 @@ FIRST = [
     "rand_error",
 ]
 MEANINGS = {
-    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: of it alone)",
-    "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than half of each, else 0",
+    "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: "
+    "of it alone)",
+    "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than "
+    "half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
-    "precisionNN, recallNN, f1_NN": "share of found objects that match, share of annotated ones that do, and F1, at the same matching",
-    "pqNN, sqNN, rqNN": "panoptic quality and its factors: mean IoU of the matches, and recognition quality (which equals F1)",
+    "precisionNN, recallNN, f1_NN": "share of found objects that match, share of annotated ones that do, and F1, "
+    "at the same matching",
+    "pqNN, sqNN, rqNN": "panoptic quality and its factors: mean IoU of the matches, "
+    "and recognition quality (which equals F1)",
     "ap": "mean of AP over the IoU thresholds 0.50, 0.55 ... 0.95",
     "pixel_error": "share of pixels whose foreground is wrong (ISBI 2012)",
     "rand_error": "adapted Rand error over annotated objects, mean of images",
-    "voi_split, voi_merge": "variation of information over annotated objects, in bits (0 is best): splits and merges, mean of images",
+    "voi_split, voi_merge": "variation of information over annotated objects, in bits (0 is best): splits and merges, "
+    "mean of images",
     "aji": "aggregated Jaccard index, mean of images",
     "v_rand, v_info": "F scores of ISBI 2012 over annotated objects, mean of images, borders as they are",
     "v_rand_thin, v_info_thin": "the same after borders of the result were thinned, as in ISBI 2012",
     "warping_error": "share of pixels that moving borders cannot mend: objects split, merged, lost or made (ISBI 2012)",
     "boundary_f1": "F1 of boundary voxels within evaluate.boundary_tolerance of the other boundary",
     "hausdorff": "95 % Hausdorff distance of boundaries in micrometres (0 is best), mean of images",
-    "det": "Cell Tracking Challenge: 1 - cost of mending the result / cost of drawing it all, with annotated masks as markers",
+    "det": "Cell Tracking Challenge: 1 - cost of mending the result / cost of drawing it all, "
+    "with annotated masks as markers",
 }
 
 
@@ -164,7 +173,10 @@ def write_tables(table: pd.DataFrame, shown: pd.DataFrame, folder: Path) -> None
 
 
 def _render(**content: Any) -> str:
-    """The page. Its script is let run by its hash, and nothing else is: neither other scripts nor anything from a network."""
+    """The page, which runs its own script, known by its hash, and nothing else.
+
+    Neither other scripts nor anything from a network may run.
+    """
     here = Path(__file__).parent
     script = (here / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -1,4 +1,7 @@
-"""The one table that matters: main scores of each model, data set and split, with intervals and the change since the last evaluation."""
+"""The one table that matters: main scores of each model, data set and split.
+
+The scores have intervals and their change since the last evaluation.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,9 @@ def doubt_of(result: Result) -> tuple[Doubt, int]:
 
 
 def annotate_next(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
-    """The samples without annotation, for each model and data set the least certain first; none where no probabilities are stored.
+    """The samples without annotation of each model and data set, the least certain first.
+
+    There are none where no probabilities are stored.
 
     Parameters
     ----------

@@ -79,7 +79,10 @@ def read_array(folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _array(folder: str, *_: int) -> dict[str, Any]:
-    """Description of an array, kept as long as its file stays: each block needs it, and opening takes long on network file systems."""
+    """Description of an array, kept in memory as long as its file stays the same.
+
+    Each block needs it, and opening takes long on network file systems.
+    """
     return _get(folder)
 
 

@@ -1,4 +1,6 @@
-"""Results in Zarr v3, as OME-NGFF 0.5: one multiscale image per result, grown block by block, with its digest beside it.
+"""Results in Zarr v3 as OME-NGFF 0.5: one multiscale image per result, with its digest beside it.
+
+An image grows block by block.
 
 A result is a folder ``<store>.zarr/<sample>[/labels/<name>]``. It is *never run* (no folder), *unfinished* (its digest
 stands in the attributes, ``done`` is false), or *done*. Blocks write whole shards, and a shard appears whole or not at
@@ -114,7 +116,8 @@ class Result:
                 ) from None
             except (ValueError, OSError) as error:
                 raise UserError(
-                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, then {_repair(self.path)}"
+                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {self._shard(index)}, "
+                    f"then {_repair(self.path)}"
                 ) from None
         return out
 
@@ -123,7 +126,10 @@ class Result:
         return self.read(Box((0, 0, 0), self.shape))
 
     def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
-        """One z plane at the finest resolution whose sides are within `limit`; of the coarsest there is every n-th pixel."""
+        """One z plane at the finest resolution whose sides are within `limit`.
+
+        Where no resolution is that small, every n-th pixel of the coarsest is taken.
+        """
         levels = [zarr.open_array(self.path / str(level), mode="r") for level in range(self._n_levels)]
         level = next((a for a in levels if max(a.shape[-2:]) <= limit), levels[-1])
         step = -(-max(level.shape[-2:]) // limit)
@@ -273,7 +279,9 @@ def _is_like(path: Path, spec: Spec) -> bool:
 def refer(
     path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]
 ) -> None:
-    """Note, as a result that is done, where an image lies instead of copying it; what else stands there goes, labels excepted.
+    """Note where an image lies instead of copying it, as a result that is done.
+
+    What else stands in the result's folder is deleted, labels excepted.
 
     Parameters
     ----------
@@ -302,7 +310,10 @@ def open_image_of(store: Path, sample: str) -> Result | InPlace:
 
 
 def finish(path: Path, digest: str, details: dict[str, Any], channels: list[dict[str, Any]] | None = None) -> None:
-    """Mark a result as done and keep what the step counted in it, and how viewers should show its channels (OME-NGFF, ``omero``)."""
+    """Mark a result as done, and keep what the step counted in it.
+
+    `channels` says how viewers should show its channels (OME-NGFF, ``omero``).
+    """
     try:
         attributes = read_group(path)
         unet = attributes["unet"]

@@ -45,7 +45,10 @@ class State(NamedTuple):
 
 
 def results_in(folder: Path) -> list[Path]:
-    """Folders of all results below a folder of results, of a step, or below a store; images that stay in place have none."""
+    """Folders of all results below a folder of results, below that of a step, or below a store.
+
+    Images that stay in place have none.
+    """
     stores = [folder] if folder.suffix == ".zarr" else sorted(folder.rglob("*.zarr"))
     found = [path for store in stores for path in _results_of(store)]
     if not found:
@@ -178,7 +181,8 @@ def main(arguments: list[str]) -> None:
         print(f"verify: {damage.file}: {damage.what}")
     done = sum(state.done for state in states)
     print(
-        f"verify: {len(states)} results, {done} done, {len(states) - done} unfinished, {len(damages)} files damaged or missing"
+        f"verify: {len(states)} results, {done} done, {len(states) - done} unfinished, "
+        f"{len(damages)} files damaged or missing"
     )
     if asked.mend:
         for path in leftovers(asked.folder):
@@ -187,7 +191,8 @@ def main(arguments: list[str]) -> None:
         return
     if not asked.mend:
         sys.exit(
-            "verify: 'python -m unet_core verify --mend' with the same folder deletes what is damaged, for snakemake to make it again"
+            "verify: 'python -m unet_core verify --mend' with the same folder deletes what is damaged, "
+            "for snakemake to make it again"
         )
     for stamp in sorted(mend(damages)):
         print(f"verify: {stamp} deleted: its step runs again, for what is missing alone")

@@ -71,7 +71,10 @@ def random_positions(
 
 
 def _field(coarse: np.ndarray, along_y: float, along_x: float, shift: float) -> np.ndarray:
-    """Coefficients of displacements at the nodes of a grid, plus an affine function of y and x, in the basis of `_basis`."""
+    """Coefficients, in the basis of `_basis`, of displacements plus an affine function of y and x.
+
+    The displacements are given at the nodes of a grid.
+    """
     nodes = len(coarse)
     field = np.zeros((nodes + 2, nodes + 2))
     field[:nodes, :nodes] = coarse
@@ -81,7 +84,10 @@ def _field(coarse: np.ndarray, along_y: float, along_x: float, shift: float) -> 
 
 @functools.lru_cache(maxsize=16)
 def _basis(size: int, nodes: int, where: torch.device) -> Tensor:
-    """Functions of one coordinate, shape (size, nodes + 2): the weight of each node in bicubic interpolation, the coordinate, and 1."""
+    """Functions of one coordinate, of shape (size, nodes + 2).
+
+    They are the weight of each node in bicubic interpolation, the coordinate, and 1.
+    """
     unit = torch.eye(nodes, dtype=torch.float64)[None, :, :, None]
     # Along one axis alone; the first and last node lie on the first and last pixel.
     weights = functional.interpolate(unit, size=(size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T
@@ -152,7 +158,9 @@ def vary_gray(image_CYX: Tensor, rng: np.random.Generator, cfg: Augment) -> Tens
 
 
 def blur(image_CYX: Tensor, sigma: float) -> Tensor:
-    """Convolution with a Gaussian that is cut at 4 sigma; beyond its edges the image has the value of the nearest edge pixel.
+    """Convolution with a Gaussian that is cut at 4 sigma.
+
+    Beyond its edges the image has the value of the nearest edge pixel.
 
     Parameters
     ----------

@@ -101,7 +101,10 @@ class State:
 
 
 def best_step(history: History, by: str = "loss") -> float:
-    """Step of the lowest validation loss, or of the highest other score; of equal ones, and without validation, the last."""
+    """Step of the lowest validation loss, or of the highest other score.
+
+    Of equal scores, and without validation, it is the last step.
+    """
     sign = 1 if by == "loss" else -1
     return min(history, key=lambda entry: (sign * entry.get(f"validation_{by}", 0.0), -entry["step"]))["step"]
 

@@ -89,7 +89,8 @@ def train_network(
     """
     if cfg.batch < processes.size:
         raise UserError(
-            f"train.batch is {cfg.batch}, but {processes.size} processes need a tile each: raise it, or ask for fewer GPUs"
+            f"train.batch is {cfg.batch}, but {processes.size} processes need a tile each: raise it, "
+            "or ask for fewer GPUs"
         )
     state = _begin(cfg, plan, start, processes)
     if state.resume(folder, wanted):
@@ -282,5 +283,6 @@ def _stop_if_warned(warned: Warned, state: State, folder: Path, wanted: str, ste
         state.save(folder, wanted)
     by = warned.by.name if warned.by else "a signal to another process"
     raise UserError(
-        f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on from there"
+        f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on "
+        "from there"
     )

@@ -34,7 +34,7 @@ REACH, REACH_3D = 512, 128
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One annotated sample: where its arrays are read, how its gray values are normalised, how many pixels of it are annotated.
+    """One annotated sample: its arrays, the normalisation of its gray values, and its number of annotated pixels.
 
     Its true instances are for validation alone.
     """
@@ -59,7 +59,9 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws batches; batch number n depends on the seed and n alone, so that training can go on anywhere, in any number of processes.
+    """Draws batches, of which batch number n depends on the seed and n alone.
+
+    So training can go on anywhere, in any number of processes.
 
     Parameters
     ----------
@@ -185,7 +187,10 @@ class Sampler:
         mode: str,
         norm: TrainingSample | None = None,
     ) -> torch.Tensor:
-        """Values at positions that count from `origin`, from the smallest part of planes that holds them, mirrored beyond the edges."""
+        """Values at positions that count from `origin`, mirrored beyond the edges.
+
+        Read is the smallest part of the planes that holds the positions.
+        """
         # Bicubic interpolation looks two pixels farther.
         low = positions_YX2.amin(0).amin(0).floor() - 2
         x0, y0 = map(int, low.tolist())

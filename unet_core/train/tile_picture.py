@@ -1,4 +1,7 @@
-"""A picture of the first training tiles as the network sees them, which shows how they are varied and whether targets are in place."""
+"""A picture of the first training tiles as the network sees them.
+
+It shows how tiles are varied and whether targets are in place.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,10 @@ def validate(
 
 
 def count_pixels(probability_KZYX: np.ndarray, target: np.ndarray, border: np.ndarray, w_c: np.ndarray) -> np.ndarray:
-    """Sums over the annotated pixels of a block: weighted loss, their number, intersection and union of the foreground."""
+    """Sums over the annotated pixels of a block.
+
+    The weighted loss, the number of pixels, and intersection and union of the foreground.
+    """
     valid = target != IGNORE
     truth = np.where(valid, target, 0)
     chosen = np.take_along_axis(probability_KZYX, truth[None].astype(np.int64), axis=0)[0]
@@ -96,7 +99,10 @@ def count_pixels(probability_KZYX: np.ndarray, target: np.ndarray, border: np.nd
 
 
 def count_objects(probability_KZYX: np.ndarray, instances: np.ndarray, ignore: np.ndarray) -> np.ndarray:
-    """Counts of the objects of a block: sum of SEG, true objects, matches at IoU 0.5, true and found objects without match."""
+    """Counts of the objects of a block.
+
+    The sum of SEG, true objects, matches at IoU 0.5, and true and found objects without match.
+    """
     found, _ = ndimage.label(probability_KZYX[0] < 0.5)
     table = contingency(instances, found.astype(np.uint32), ignore)
     seg, pairs = seg_scores(table), match(table, 0.5)

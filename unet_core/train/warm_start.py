@@ -1,4 +1,7 @@
-"""Which weights a training starts from, and why: new ones, those of an earlier model, or those before annotations were added."""
+"""Which weights a training starts from, and why.
+
+New ones, those of an earlier model, or those that the model had before annotations were added.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +121,8 @@ def _from_model(path: Path, folder: Path, settings: dict[str, Any]) -> Start:
     for key in ("network", "channels"):
         if _complete(model).get(key) != settings[key]:
             raise UserError(
-                f"train.start: the model in {path} has {key} {model.get(key)}, this one {settings[key]}; make them the same"
+                f"train.start: the model in {path} has {key} {model.get(key)}, this one {settings[key]}; "
+                "make them the same"
             )
     tensors, _ = load_checkpoint(path / "best.safetensors")
     why = "set in the configuration"

@@ -65,7 +65,10 @@ def halo(cfg: Weights, spacing: Spacing) -> ZYX:
 
 
 def border_term(labels: np.ndarray, spacing: Spacing, cfg: Weights) -> np.ndarray:
-    """What is added to w_c: w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), and in the background near * exp(-d1^2 / (2 near_sigma^2)).
+    """Border term, which is added to w_c.
+
+    It is w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), and in the background there is near * exp(-d1^2 / (2 near_sigma^2))
+    more.
 
     d1 and d2 are the distances to the nearest and the second nearest object of any class: from the voxel to the nearest
     voxel of the object, which is what one Euclidean distance transform per object gives. In the background this is also
@@ -89,7 +92,7 @@ def border_term(labels: np.ndarray, spacing: Spacing, cfg: Weights) -> np.ndarra
 
     References
     ----------
-    ---------- Border term: Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, equation 2. Its text leaves open whether it
+    Border term: Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, equation 2. Its text leaves open whether it
     applies inside objects; figure 3d shows it in the background. Near term: Falk et al.: U-Net, Nature Methods 16
     (2019), and the source of the authors' Fiji plugin, whose defaults are w0 = 50, sigma = 6, near = 0.9, near_sigma =
     10, and w_c = 0.1 in the background, 1 in objects: there the weight falls from 1 at an object to 0.1.
@@ -269,7 +272,10 @@ def _records_of(store: Path, name: str) -> Path:
 
 
 def _records(path: Path, blocks: int) -> np.ndarray:
-    """Records of the blocks of a sample, kept in a file; a sample of one block needs none, since it is made as a whole."""
+    """Records of the blocks of a sample, kept in a file.
+
+    A sample of one block needs none, since it is made as a whole.
+    """
     if blocks == 1:
         return np.zeros(1, RECORD)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,7 +294,10 @@ def _make_block(
     truth_store: Path,
     store: Path,
 ) -> tuple[Record, np.ndarray]:
-    """Make a block unless its record says that it was made of what stands there now; its record, and pixels per class."""
+    """Make a block unless its record says that it was made of what stands there now.
+
+    Returned are its record and its pixels per class.
+    """
     index, before = item
     instances, classes, ignore = open_labels(truth_store, name)
     target, border = open_weights(store, name)

@@ -17,7 +17,9 @@ from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first)
 
 
 def weight_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> bytes:
-    """Images, annotated objects on them, training targets, and weight maps with colour bars, as in figure 3 of the U-Net paper.
+    """Images, annotated objects on them, training targets, and weight maps with colour bars.
+
+    The layout is that of figure 3 of the U-Net paper.
 
     Parameters
     ----------

@@ -192,7 +192,10 @@ def _parts(canvas: Canvas) -> list[Finding]:
 
 
 class _Each(NamedTuple):
-    """Objects with their numbers, the flat positions of their first voxels in a sample of some shape, and how they are called."""
+    """Objects with their numbers and what they are called.
+
+    `where` holds the flat position of the first voxel of each, in a sample of the shape `shape`.
+    """
 
     numbers: np.ndarray
     where: np.ndarray
@@ -279,13 +282,19 @@ def _misplaced(labels: np.ndarray, gray: np.ndarray) -> list[Finding]:
     # length.
     chance = math.sqrt(1 / 12 / pixels) * 4
     if best > 0.65 and best - own > max(0.1, 5 * chance):
-        text = f"outlines lie on edges of the image where the annotation is {how} ({best:.2f}, as it is {own:.2f}; 0.5 is chance)"
+        text = (
+            f"outlines lie on edges of the image where the annotation is {how} "
+            f"({best:.2f}, as it is {own:.2f}; 0.5 is chance)"
+        )
         return [Finding("warning", "misplaced", None, text)]
     return []
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Share of values that are smaller, of values >= 0 in steps of a hundredth; ranks, so that a few bright spots do not decide."""
+    """Share of values that are smaller than each value; values are >= 0 and count in steps of a hundredth.
+
+    Ranks keep a few bright spots from deciding.
+    """
     # The upper half of a positive float is in the order of its value, with 7 binary digits.
     steps = np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16
     counts = np.bincount(steps.ravel())

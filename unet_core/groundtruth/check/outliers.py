@@ -45,7 +45,10 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
     middle = float(np.median(list(areas.values())))
     for name, area in areas.items():
         if not middle / FACTOR <= area <= middle * FACTOR:
-            text = f"objects have {area:g} voxels at the median, those of the other samples {middle:g}; was it annotated at another scale?"
+            text = (
+                f"objects have {area:g} voxels at the median, those of the other samples {middle:g}; "
+                "was it annotated at another scale?"
+            )
             found.append((name, Finding("warning", "scale", None, text)))
     return found
 

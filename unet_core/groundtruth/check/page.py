@@ -53,13 +53,17 @@ MEANINGS = {
     "twin": "an image that is there twice",
     "drift": "a batch of annotations whose objects differ from the others",
     "axes": "images whose header tells other axes than the configuration, or than the first image where that is silent",
-    "pixel_size": "images whose header tells another size of pixels than the configuration or than other images, or not all of it",
+    "pixel_size": "images whose header tells another size of pixels than the configuration or than other images, "
+    "or not all of it",
     "unannotated": "images without annotation",
 }
 
 
 class Checked(NamedTuple):
-    """A sample with what identifies its image and labels (None if these could not be made), and what was found and counted in it."""
+    """A sample with what was found and counted in it, and with what identifies its image and labels.
+
+    The latter is None if they could not be made.
+    """
 
     sample: Sample
     content: str
@@ -152,7 +156,7 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
 
 
 def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
-    """Images that say other axes or sizes of pixels than those that count, one finding for each kind of contradiction."""
+    """One finding for each kind of contradiction between the headers of images and the axes or sizes that count."""
     told = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
     kinds = {
         "axes": _axes(cfg, told),
@@ -193,7 +197,8 @@ def _contradicting(cfg: Dataset, told: Told) -> dict[str, list[str]]:
         if any(size and _differ(size, said) for size, said in own.values()):
             found.append((sample.name, _size({axis: said for axis, (_, said) in own.items()})))
     text = (
-        f"say that pixel_size is {found[0][1]} (micrometres), which is not that of the configuration; the configuration counts"
+        f"say that pixel_size is {found[0][1]} (micrometres), which is not that of the configuration; "
+        "the configuration counts"
         if found
         else ""
     )
@@ -201,7 +206,10 @@ def _contradicting(cfg: Dataset, told: Told) -> dict[str, list[str]]:
 
 
 def _incomplete(cfg: Dataset, told: Told) -> dict[str, list[str]]:
-    """Images whose header says a size along some axes and not along others, where the configuration does not say it either."""
+    """Images whose header says the pixel size along some axes and not along others.
+
+    Only axes count whose size the configuration does not say either.
+    """
     found = []
     for sample, image in told:
         sizes = {axis: size for axis, size in image["header"]["pixel_size"].items() if axis in sample.axes}
@@ -227,7 +235,10 @@ def _uneven(told: Told) -> dict[str, list[str]]:
     if not found:
         return {}
     sizes = [_size(dict(zip("zyx", size, strict=True))) for size in (found[0][1], first)]
-    text = f"have pixels of {sizes[0]} micrometres, but those of {told[0][0].name} have {sizes[1]}; each counts as its file says"
+    text = (
+        f"have pixels of {sizes[0]} micrometres, but those of {told[0][0].name} have {sizes[1]}; "
+        "each counts as its file says"
+    )
     return {f"{text}: if all have one size, say it in pixel_size": [name for name, _ in found]}
 
 

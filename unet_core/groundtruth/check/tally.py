@@ -95,7 +95,10 @@ class Tally:
 
 
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Different labels in ascending order, where the first of each stands, and each label's position among them, as from `numpy.unique`."""
+    """Different labels in ascending order, the position of the first of each, and each voxel's index among the labels.
+
+    This is what `numpy.unique` gives.
+    """
     low, high = int(labels.min()), int(labels.max())
     if high - low > 4 * labels.size:
         return np.unique(labels, return_index=True, return_inverse=True)
