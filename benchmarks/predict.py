@@ -39,7 +39,7 @@ from unet_core.config.options import Network, Predict
 from unet_core.engine import local_engine
 from unet_core.network import unet
 from unet_core.network.model import build, load_network, save_checkpoint, weights_digest
-from unet_core.plan.step import prediction_block
+from unet_core.plan.tiles import prediction_block
 from unet_core.predict.calibration import candidates
 from unet_core.predict.step import predict_samples
 from unet_core.runtime import write_stamp

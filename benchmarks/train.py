@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks._memory import peak_mb
-from unet_core.config.options import Train, merge
+from unet_core.config.options import Train
 from unet_core.config.presets import PRESETS
+from unet_core.config.section import merge
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import device

@@ -245,3 +245,22 @@ def report_options(wildcards):
     """What decides the report, beside scores and stores."""
     options = {"report": plain(cfg.report), "pairs": PAIRS, "jobs": jobs_of_report()}
     return options | {"code": method("report")}
+
+
+# Snakemake compares no param whose function asks for threads, input or output. So these say to a job what changes no
+# result, and start none.
+
+
+def dask_options(wildcards, threads):
+    """Where and how blocks are worked on."""
+    return plain(cfg.dask)
+
+
+def gate_options(wildcards, threads):
+    """What the gate allows, beside how scores are computed."""
+    return plain(cfg.evaluate)
+
+
+def whole_config(wildcards, threads):
+    """The configuration, to be kept beside the report."""
+    return dict(config)

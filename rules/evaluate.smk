@@ -20,14 +20,14 @@ rule evaluate:
         runtime=240,
     params:
         cfg=evaluate_options,
+        dask=dask_options,
     message:
         "evaluate: {wildcards.model} on {wildcards.dataset}, scores"
     script:
         "../scripts/evaluate.py"
 
 
-# A retrained model that is worse goes no further than the data sets on which that is known. What the gate allows is not
-# among the params, since it changes no result and must not start a job.
+# A retrained model that is worse goes no further than the data sets on which that is known.
 rule gate:
     input:
         model="<results>/train/{model}.json",
@@ -39,6 +39,8 @@ rule gate:
     localrule: True
     conda:
         "../envs/unet.yaml"
+    params:
+        evaluate=gate_options,
     message:
         "gate: {wildcards.model}, compared with the model that it replaces"
     script:

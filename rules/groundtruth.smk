@@ -16,6 +16,7 @@ rule groundtruth:
         runtime=240,
     params:
         cfg=groundtruth_options,
+        dask=dask_options,
     message:
         "groundtruth: {wildcards.dataset}, images and annotations to Zarr"
     script:

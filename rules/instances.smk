@@ -18,6 +18,7 @@ rule instances:
         runtime=480,
     params:
         cfg=instances_options,
+        dask=dask_options,
     message:
         "instances: {wildcards.model} on {wildcards.dataset}, probabilities to objects"
     script:

@@ -22,6 +22,7 @@ rule predict:
         runtime=1440,
     params:
         cfg=predict_options,
+        dask=dask_options,
     message:
         "predict: {wildcards.model} on {wildcards.dataset}, overlap-tile inference"
     script:

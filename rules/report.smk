@@ -39,6 +39,7 @@ rule report:
         runtime=60,
     params:
         cfg=report_options,
+        config=whole_config,
     message:
         "report: tables and page"
     script:

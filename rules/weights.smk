@@ -18,6 +18,7 @@ rule weights:
         runtime=240,
     params:
         cfg=weights_options,
+        dask=dask_options,
     message:
         "weights: {wildcards.dataset}, labels to weight maps"
     script:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unet_core.config.parse import parse_config
+from unet_core.config.options import Evaluate
 from unet_core.evaluate.gate import check_gate
 from unet_core.runtime import job_log
 
@@ -10,7 +10,7 @@ stamp = Path(snakemake.output.stamp)
 
 with job_log(Path(snakemake.log[0])):
     check_gate(
-        parse_config(snakemake.config).evaluate,
+        Evaluate.model_validate(snakemake.params.evaluate),
         model=Path(snakemake.input.model),
         evaluations={Path(path).stem: Path(path) for path in snakemake.input.evaluate},
         history=stamp.parent,

@@ -2,22 +2,15 @@
 
 from pathlib import Path
 
-from unet_core.config.options import Dask, Instances
-from unet_core.engine import open_engine
+from unet_core.config.options import Instances
+from unet_core.engine import open_job
 from unet_core.instances.step import make_instances
-from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
-log = Path(snakemake.log[0])
-# Not a param: how blocks are worked on changes no result, and must not start a job.
-dask = Dask.model_validate(snakemake.config.get("dask", {}))
 predict = Path(snakemake.input.predict)
 
-with (
-    job_log(log, snakemake.threads),
-    open_engine(dask, "instances", snakemake.threads, log.with_suffix(".workers")) as engine,
-):
+with open_job("instances", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine:
     make_instances(
         Instances.model_validate(options["instances"]),
         predict=predict,

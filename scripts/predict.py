@@ -2,22 +2,15 @@
 
 from pathlib import Path
 
-from unet_core.config.options import Dask, Predict
-from unet_core.engine import open_engine
+from unet_core.config.options import Predict
+from unet_core.engine import open_job
 from unet_core.predict.step import predict_samples
-from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
-log = Path(snakemake.log[0])
-# Not a param: how blocks are worked on changes no result, and must not start a job.
-dask = Dask.model_validate(snakemake.config.get("dask", {}))
 groundtruth = Path(snakemake.input.groundtruth)
 
-with (
-    job_log(log, snakemake.threads),
-    open_engine(dask, "predict", snakemake.threads, log.with_suffix(".workers")) as engine,
-):
+with open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine:
     predict_samples(
         Predict.model_validate(options["predict"]),
         model=Path(snakemake.input.model),

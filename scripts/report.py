@@ -14,8 +14,7 @@ with job_log(Path(snakemake.log[0]), snakemake.threads):
         Report.model_validate(options["report"]),
         evaluations={(path.parent.name, path.stem): path for path in stamps if path.parent.parent.name == "evaluate"},
         jobs=options["jobs"],
-        # Not a param: keys that change no result start no job.
-        config=dict(snakemake.config),
+        config=snakemake.params.config,
         predictions=[(path.parent.name, path.stem) for path in stamps],
         results=Path(snakemake.output.page).parent.parent,
         folder=Path(snakemake.output.page).parent,

@@ -28,8 +28,9 @@ from safetensors.numpy import load_file
 from tests.annotations import scene
 from tests.browser.synthetic import write_results
 from unet_core import method
-from unet_core.config.datasets import Dataset, Section, Weights
+from unet_core.config.datasets import Dataset, Weights
 from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Train
+from unet_core.config.section import Section
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.samples import find_samples
@@ -85,7 +86,7 @@ def exact(array: np.ndarray) -> str:
 
 
 def outline(array: np.ndarray, patterns: int = 8) -> list[float]:
-    """Shape, largest absolute value, mean, and means of all values times some patterns, which a change of values moves."""
+    """Shape, largest absolute value, mean, and means of the values times some patterns: a change of values moves them."""
     values = array.astype(np.float64).ravel()
     places = np.arange(values.size)
     products = [

@@ -14,7 +14,7 @@ from distributed import LocalCluster
 from distributed.security import Security
 from pydantic import ValidationError
 
-from unet_core.config.options import Dask, Tls
+from unet_core.config.cluster import Dask, Tls
 from unet_core.engine import Engine, local_engine, open_engine
 from unet_core.runtime import UserError
 

@@ -21,7 +21,8 @@ FLOORS = [
     {"blocks", "compiled", "method", "pictures", "runtime", "slurm"},
     {"digest"},
     {"config"},
-    {"engine", "images", "demo"},
+    {"workers", "images", "demo"},
+    {"engine"},
     {"annotations", "metrics", "store"},
     {"network"},
     *({step} for step in STEPS),
@@ -32,10 +33,10 @@ FLOORS = [
 # Third-party packages that only these modules, or those of these wings, may import.
 OWNERS = {
     "torch": {"network", "train"},
-    "dask": {"engine"},
-    "distributed": {"engine"},
+    "dask": {"engine", "workers"},
+    "distributed": {"engine", "workers"},
     "zarr": {"store/store", "images/readers"},
-    "dask_jobqueue": {"engine"},
+    "dask_jobqueue": {"workers"},
     "pyarrow": {"instances/objects"},
     "snakemake": set(),
 }

@@ -36,6 +36,7 @@ from unet_core.network import unet
 from unet_core.network.model import TooLarge, build, load_network, network_function, save_checkpoint, weights_digest
 from unet_core.network.share import share_model
 from unet_core.plan import step as plan
+from unet_core.plan import tiles as plan_tiles
 from unet_core.predict.calibration import Tiles, candidates, fastest
 from unet_core.predict.seams import audit_window, windows
 from unet_core.predict.step import block_of
@@ -49,7 +50,7 @@ from unet_core.train.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch", dimensions=3, flat_levels=1)
 SHAPE = unet.shape_of(NETWORK)
-TILE = plan.grown(SHAPE, (4, 12, 12), 10**9)
+TILE = plan_tiles.grown(SHAPE, (4, 12, 12), 10**9)
 CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
 
 
@@ -79,7 +80,7 @@ def sampler(samples: list[TrainingSample], augment: Any = STILL, batch: int = 2)
 )
 def test_image_target_and_weights_of_a_volume_are_moved_by_the_same_field(augment: Any) -> None:
     batch = sampler([volume(channels=2)], augment, batch=6).draw(0)
-    outputs = plan.outputs_of(TILE, SHAPE)
+    outputs = plan_tiles.outputs_of(TILE, SHAPE)
     assert batch.image_NCYX.shape == (6, 2, *TILE) and batch.target_NYX.shape == batch.border_NYX.shape == (6, *outputs)
     centre = (
         batch.image_NCYX[(slice(None), 0, *(slice(h, n - h) for h, n in zip(SHAPE.halo, TILE, strict=True)))] / 0.5 + 1
@@ -162,7 +163,7 @@ def test_validation_of_volumes_by_blocks_equals_the_whole(monkeypatch: pytest.Mo
     given = volume()
     torch.manual_seed(0)
     net = build(NETWORK, 1, 2)
-    whole = validate(net, [given], torch.tensor([0.5, 2.0]), plan.grown(SHAPE, (100, 100, 100), 10**9), "float32")
+    whole = validate(net, [given], torch.tensor([0.5, 2.0]), plan_tiles.grown(SHAPE, (100, 100, 100), 10**9), "float32")
     monkeypatch.setattr(validation, "VALIDATION_BLOCK", {3: (4, 16, 32)})
     assert validate(net, [given], torch.tensor([0.5, 2.0]), TILE, "float32") == pytest.approx(whole, rel=1e-5)
 
@@ -198,7 +199,7 @@ def test_several_data_sets_count_by_the_mean_of_their_ratios() -> None:
 )
 def test_tiles_for_volumes_keep_their_limits(flat: int, planes: int, side: int, voxels: int) -> None:
     shape = unet.shape(3, dimensions=3, flat_levels=flat)
-    tile = plan.grown(shape, (planes, side, side), voxels)
+    tile = plan_tiles.grown(shape, (planes, side, side), voxels)
     smallest = [unet.input_size(axis.step, *axis) for axis in shape]
     whole = [unet.input_size(max(n, axis.step), *axis) for n, axis in zip((planes, side, side), shape, strict=True)]
     assert np.prod(tile) <= max(voxels, np.prod(smallest)) and all(a <= b for a, b in zip(tile, whole, strict=True))
@@ -217,13 +218,13 @@ def test_tiles_that_are_set_must_fit_network_and_axes() -> None:
     with pytest.raises(ValueError, match="flat_levels is 3, but must be 2"):
         Network(depth=2, flat_levels=3)
     with pytest.raises(UserError, match="^train.tile: a U-Net of depth 1 cannot take a tile of 23 px"):
-        plan.training_tile(CFG.model_copy(update={"tile": (23, 92, 92)}), 100, 30)
+        plan_tiles.training_tile(CFG.model_copy(update={"tile": (23, 92, 92)}), 100, 30)
     with pytest.raises(UserError, match="^predict.tile is 572, but a 3D network takes"):
-        plan.prediction_tile(Predict(tile=572), NETWORK, 1, 2**40, 100, 30)
+        plan_tiles.prediction_tile(Predict(tile=572), NETWORK, 1, 2**40, 100, 30)
     with pytest.raises(
         UserError, match=r"^plan.memory_gb: the smallest tile of this network \(\(18, 44, 44\) px\) needs"
     ):
-        plan.prediction_tile(Predict(), NETWORK, 1, 2**20, 1000, 100)
+        plan_tiles.prediction_tile(Predict(), NETWORK, 1, 2**20, 1000, 100)
 
 
 def test_presets_count_in_3d_but_for_their_tile() -> None:
@@ -237,7 +238,11 @@ def test_blocks_hold_whole_groups_of_pooled_planes() -> None:
     assert (block_of((8, 2048, 2048), 1), block_of((8, 512, 512), 6, 4)) == ((8, 2048, 2048), (12, 512, 512))
     assert block_of((8, 512, 512), 127, 8) == (8, 512, 512)
     network = Network(dimensions=3, depth=3, flat_levels=0)
-    assert plan.prediction_block(plan.grown(unet.shape_of(network), (64, 300, 300), 10**9), network) == [64, 512, 512]
+    assert plan_tiles.prediction_block(plan_tiles.grown(unet.shape_of(network), (64, 300, 300), 10**9), network) == [
+        64,
+        512,
+        512,
+    ]
 
 
 def test_tiles_of_a_block_are_measured_in_3d_too() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from unet_core.config.datasets import ConfigError
-from unet_core.config.options import Train, merge
+from unet_core.config.options import Train
 from unet_core.config.parse import parse_config
 from unet_core.config.presets import PRESETS
+from unet_core.config.section import merge
 from unet_core.network import unet
 from unet_core.network.model import build
 

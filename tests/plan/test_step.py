@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.groundtruth.intensities import Intensities
 from unet_core.network import unet
-from unet_core.plan.step import class_weights, make_plan, normalisation, prediction_tile, tile_memory, training_tile
+from unet_core.plan.step import class_weights, make_plan, normalisation
+from unet_core.plan.tiles import prediction_tile, tile_memory, training_tile
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.store import Spec, begin, finish
 

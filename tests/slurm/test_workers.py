@@ -19,16 +19,17 @@ from distributed.security import Security
 
 from tests.slurm.conftest import ROOT, ClusterProject, command, records, wait_for, workers
 from tests.test_workflow import CONFIG
-from unet_core.config.options import Dask, Slurm
-from unet_core.engine import DEATH_TIMEOUT, _environment, open_engine
+from unet_core.config.cluster import Dask, Slurm
+from unet_core.engine import open_engine
 from unet_core.runtime import UserError
+from unet_core.workers import DEATH_TIMEOUT, _environment
 
 SMALL = {"partition": "cpu", "cores": 2, "memory_gb": 2, "maximum": 2}
 # A step that lasts; its worker jobs must not outlive it.
 DRIVER = """
 import logging, sys, time
 from pathlib import Path
-from unet_core.config.options import Dask
+from unet_core.config.cluster import Dask
 from unet_core.engine import open_engine
 from unet_core.runtime import job_log
 slurm = {"partition": "cpu", "cores": 2, "memory_gb": 2, "minimum": 2, "maximum": 2}
@@ -126,7 +127,7 @@ def test_slurm_refusing_worker_jobs_is_an_error_and_not_a_hang(tmp_path: Path) -
 def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unet_core.engine._environment", lambda _: ["exit 1"])
+    monkeypatch.setattr("unet_core.workers._environment", lambda _: ["exit 1"])
     with (
         open_engine(dask(), "weights", 1, tmp_path) as engine,
         pytest.raises(UserError, match="worker jobs ended without reaching this job"),
@@ -136,7 +137,7 @@ def test_worker_jobs_that_end_at_once_are_an_error_and_not_a_hang(
 
 def test_a_worker_job_that_ends_at_once_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = f"mkdir {shlex.quote(str(tmp_path / 'first'))} && exit 1"  # as on a node that is not well
-    monkeypatch.setattr("unet_core.engine._environment", lambda cores: [once, *_environment(cores)])
+    monkeypatch.setattr("unet_core.workers._environment", lambda cores: [once, *_environment(cores)])
     with open_engine(dask(maximum=1), "weights", 1, tmp_path / "logs") as engine:
         assert dict(engine.run(abs, [-1, -2], 2, "test")) == {-1: 1, -2: 2}
     assert len(list((tmp_path / "logs").glob("*.out"))) == 2

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
+
+from unet_core.config.section import Section
 
 NAME = r"^[\w-]+$"
 Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
@@ -28,27 +22,6 @@ IGNORE = 255
 
 class ConfigError(ValueError):
     """The configuration or the files that it names are wrong; the message lists all that was found."""
-
-
-class Section(BaseModel):
-    """Frozen, and a misspelt key is an error.
-
-    An option that came after release 0.1.0 says so (``json_schema_extra={"since": "0.2.0"}``). Where it has its default,
-    it is left out of what a section is written as, and so of digests and params: what was made before there was such
-    an option stays valid.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_serializer(mode="wrap")
-    def _without_new_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = write(self)
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
-                values.pop(name, None)
-                values.pop(field.alias or name, None)
-        return values
 
 
 class PixelSize(Section):

@@ -11,8 +11,9 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from unet_core.config.datasets import NAME, ConfigError
-from unet_core.config.options import Config, override
+from unet_core.config.options import Config
 from unet_core.config.presets import with_preset
+from unet_core.config.section import override
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:

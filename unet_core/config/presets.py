@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unet_core.config.options import Train, merge
+from unet_core.config.options import Train
+from unet_core.config.section import merge
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ronneberger, Fischer, Brox 2015, and nothing else. The paper names no flips, no schedule, and neither gamma nor

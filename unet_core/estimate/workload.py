@@ -27,6 +27,7 @@ from unet_core.images.readers import image_shape, split_internal
 from unet_core.instances.step import wanted_digest as objects_digest
 from unet_core.network import unet
 from unet_core.plan import step as plan
+from unet_core.plan import tiles as plan_tiles
 from unet_core.predict.step import wanted_digest as probabilities_digest
 from unet_core.runtime import UserError, read_json
 from unet_core.store.store import BLOCK, Spec, details_if_done
@@ -218,8 +219,8 @@ class Workload:
         """Side (in 3D extent) of the tile that the plan would choose for prediction."""
         items = [item for name in self.cfg.datasets_of(model) for item in self.sized[name]]
         longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
-        memory = plan.allowed_memory(self.cfg.plan_of(model))
-        return plan.prediction_tile(
+        memory = plan_tiles.allowed_memory(self.cfg.plan_of(model))
+        return plan_tiles.prediction_tile(
             self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest, planes
         )[0]
 
@@ -227,7 +228,7 @@ class Workload:
         """Side (in 3D extent) of the tile that the plan would choose for training."""
         items = [item for item in self.training(model) if item.sample.split == "train"]
         longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
-        return plan.training_tile(self._train(model), longest, planes)[0]
+        return plan_tiles.training_tile(self._train(model), longest, planes)[0]
 
     def _train(self, model: str) -> Train:
         return self.cfg.train_of(model).model_copy(update={"network": self.network(model)})
@@ -236,11 +237,13 @@ class Workload:
         """Steps of training; without the areas to ignore, which are not known before the conversion."""
         cfg = self._train(model)
         pixels = sum(item.voxels for item in self.training(model) if item.sample.split == "train")
-        return plan.training_steps(cfg, pixels, plan.outputs_of(self.train_tile(model), unet.shape_of(cfg.network)))[0]
+        return plan.training_steps(
+            cfg, pixels, plan_tiles.outputs_of(self.train_tile(model), unet.shape_of(cfg.network))
+        )[0]
 
     def block(self, model: str) -> ZYX:
         """Block of the probabilities."""
-        z, y, x = plan.prediction_block(self.predict_tile(model), self.network(model))
+        z, y, x = plan_tiles.prediction_block(self.predict_tile(model), self.network(model))
         return z, y, x
 
     def is_kept(self, model: str) -> bool:

@@ -146,11 +146,8 @@ def _draw_cover(gray: np.ndarray, foreground: np.ndarray, path: Path) -> None:
     path.write_bytes(imagecodecs.png_encode(np.rint(255 * np.concatenate([left, foreground], axis=1)).astype(np.uint8)))
 
 
-def _describe(folder: Path, description: dict[str, Any], name: str, authors: list[str], licence: str) -> Any:
-    """The description that stands in the package's ``rdf.yaml``."""
-    from bioimageio.spec.model import v0_5 as bmz
-
-    network = Network.model_validate(description["network"])
+def _axes(network: Network, description: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Axes of what the network takes and of what it gives."""
     halo, smallest = margins(network)
     size = {"min": smallest, "step": 2**network.depth}
     channels = [f"channel{number}" for number in range(description["channels"])]
@@ -160,6 +157,15 @@ def _describe(folder: Path, description: dict[str, Any], name: str, authors: lis
     for axis in "yx":
         axes_in.append({"type": "space", "id": axis, "size": size})
         axes_out.append({"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}, "halo": halo})
+    return axes_in, axes_out
+
+
+def _describe(folder: Path, description: dict[str, Any], name: str, authors: list[str], licence: str) -> Any:
+    """The description that stands in the package's ``rdf.yaml``."""
+    from bioimageio.spec.model import v0_5 as bmz
+
+    network = Network.model_validate(description["network"])
+    axes_in, axes_out = _axes(network, description)
     image: dict[str, Any] = {
         "id": "image",
         "axes": axes_in,
@@ -167,7 +173,7 @@ def _describe(folder: Path, description: dict[str, Any], name: str, authors: lis
         "data": {"type": "float32"},
     }
     image["pad"] = {"mode": "reflect"}  # beyond the edges, as here
-    kwargs = network.model_dump() | {"channels": description["channels"], "classes": len(classes)}
+    kwargs = network.model_dump() | {"channels": description["channels"], "classes": len(description["classes"]) + 1}
     return bmz.ModelDescr.model_validate(
         {
             "type": "model",
