@@ -35,6 +35,7 @@ OWNERS = {
     "zarr": {"store/store", "images/readers"},
     "dask_jobqueue": {"engine"},
     "pyarrow": {"instances/objects"},
+    "numba": {"compiled"},
     "snakemake": set(),
 }
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from unet_core.blocks import ZYX, Grid
+from unet_core.compiled import compiled
 from unet_core.instances.runs import Measures, Runs
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
@@ -303,7 +303,7 @@ def number(
     return labels, piece_labels, count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _faces(rows, start, stop, label, depth, height, width):  # type: ignore[no-untyped-def]
     """Labels on the six faces of a block, one face after the other."""
     z1, y0 = height * width, 2 * height * width
@@ -330,7 +330,7 @@ def _faces(rows, start, stop, label, depth, height, width):  # type: ignore[no-u
     return faces
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _meeting(a, b, slack_y, slack_x):  # type: ignore[no-untyped-def]
     """Pairs of labels on two sides that lie against each other, also when shifted by slack; as 2**32 times one plus the other."""
     height, width = a.shape
@@ -351,7 +351,7 @@ def _meeting(a, b, slack_y, slack_x):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _root(roots, n):  # type: ignore[no-untyped-def]
     while roots[n] != n:
         roots[n] = roots[roots[n]]
@@ -359,14 +359,14 @@ def _root(roots, n):  # type: ignore[no-untyped-def]
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _unite(roots, left, right):  # type: ignore[no-untyped-def]
     for k in range(left.size):
         a, b = _root(roots, left[k]), _root(roots, right[k])
         roots[max(a, b)] = min(a, b)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _settle(roots, voxels, low, high):  # type: ignore[no-untyped-def]
     for n in range(roots.size):
         # What a component points to comes before it, and points to its root already.
@@ -379,7 +379,7 @@ def _settle(roots, voxels, low, high):  # type: ignore[no-untyped-def]
                 high[root, axis] = max(high[root, axis], high[n, axis])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _number(roots, first, voxels, least, split, pieces, labels):  # type: ignore[no-untyped-def]
     """Count objects and pieces in the order of their first voxels."""
     piece_labels = np.zeros(pieces.size, np.int64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from unet_core.compiled import compiled
 
 
 class Warping(NamedTuple):
@@ -76,7 +77,7 @@ def _foreground(labels: np.ndarray) -> np.ndarray:
     return apart
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _warp(source, target):  # type: ignore[no-untyped-def]
     """Flip simple points of `source` where `target` differs; the number of pixels that differ at the end."""
     width = source.shape[1]
@@ -97,7 +98,7 @@ def _warp(source, target):  # type: ignore[no-untyped-def]
     return left.size
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_simple(image, p, width):  # type: ignore[no-untyped-def]
     """Whether flipping a pixel changes no topology: its neighbourhood has one object over edges beside it (Yokoi's number is 1)."""
     e, ne, n, nw = image[p + 1], image[p + 1 - width], image[p - width], image[p - 1 - width]
