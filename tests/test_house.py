@@ -16,8 +16,8 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 
 # The floors of the house, from the ground up. A wing may import wings of lower floors, and on its own floor itself alone.
 FLOORS = [
-    {"blocks", "compiled", "method", "pictures", "runtime", "slurm"},
-    {"digest"},
+    {"blocks", "compiled", "files", "method", "pictures", "slurm"},
+    {"digest", "runtime"},
     {"config"},
     {"engine", "images", "demo"},
     {"annotations", "metrics", "store"},

@@ -7,7 +7,6 @@ them what fits, so that a volume of any size needs no more memory than a few of 
 from __future__ import annotations
 
 import itertools
-import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Grid
 from unet_core.compiled import compiled
+from unet_core.files import open_atomic
 from unet_core.instances.runs import Measures, Runs
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
@@ -49,16 +49,10 @@ def save_part(path: Path, runs: Runs, shape: ZYX, more: dict[str, np.ndarray]) -
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays into a file that appears whole or not at all, as far as the process may be killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write arrays into a file that appears whole or not at all, whatever ends the process."""
+    # Not durable: a file that a power failure damages counts as missing, for `load_arrays`.
+    with open_atomic(path, durable=False) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
