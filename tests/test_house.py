@@ -18,8 +18,8 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 
 # The floors of the house, from the ground up. A wing may import wings of lower floors, and none of its own floor.
 FLOORS = [
-    {"blocks", "compiled", "method", "pictures", "runtime", "slurm"},
-    {"digest"},
+    {"blocks", "compiled", "files", "method", "pictures", "slurm"},
+    {"digest", "runtime"},
     {"config"},
     {"workers", "images", "demo"},
     {"engine"},
@@ -38,6 +38,7 @@ OWNERS = {
     "zarr": {"store/store", "images/readers"},
     "dask_jobqueue": {"workers"},
     "pyarrow": {"instances/objects"},
+    "numba": {"compiled"},
     "snakemake": set(),
 }
 

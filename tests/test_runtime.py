@@ -1,4 +1,4 @@
-"""Small files appear whole or not at all, and a job ends with a message for its reader."""
+"""Stamps are readable, and a job ends with a message for its reader."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
+from unet_core.runtime import UserError, job_log, read_json, versions, write_stamp
 
 
 @pytest.fixture
@@ -27,27 +26,6 @@ def root_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a" / "b" / "file", b"new")
-    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new" and files_in(tmp_path / "a" / "b") == ["file"]
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interruption"])
-def test_a_failed_write_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def fail(*args: object) -> NoReturn:
-        raise error
-
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    for function in ("pathlib.Path.replace", "os.fsync"):
-        with monkeypatch.context() as patch, pytest.raises(type(error)):
-            patch.setattr(function, fail)
-            write_atomic(path, b"new")
-        assert path.read_bytes() == b"old" and files_in(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(

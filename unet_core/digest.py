@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unet_core.runtime import write_atomic
+from unet_core.files import write_atomic
 
 
 def digest(*parts: Any) -> str:

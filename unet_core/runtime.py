@@ -1,4 +1,4 @@
-"""What every job needs: its log, its threads, small files that appear whole or not at all."""
+"""What every job needs: its log, its threads, its stamp."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from unet_core.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -80,21 +81,6 @@ def return_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # not every C library has it
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all, whatever kills the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_stamp(path: Path, stamp: dict[str, Any]) -> None:

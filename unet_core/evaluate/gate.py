@@ -11,7 +11,8 @@ import pandas as pd
 from unet_core.config.folds import HELD_OUT
 from unet_core.config.options import Evaluate
 from unet_core.evaluate.history import compare, read_history, read_images
-from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.files import write_atomic
+from unet_core.runtime import UserError, read_json, write_stamp
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from unet_core.evaluate.bootstrap import Sums, differences, score
-from unet_core.runtime import write_atomic
+from unet_core.files import write_atomic
 
 # The main measures, with the score where the images add up to nothing.
 MEASURES = {

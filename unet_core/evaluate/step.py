@@ -20,6 +20,7 @@ from unet_core.engine import Engine
 from unet_core.evaluate.bootstrap import intervals
 from unet_core.evaluate.history import MEASURES, keep_evaluation, sums_of
 from unet_core.evaluate.spatial import score_space, summarise_space
+from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.metrics import matching as m
 from unet_core.metrics.aji import aggregated_jaccard_index
@@ -34,7 +35,7 @@ from unet_core.metrics.seg import seg_scores
 from unet_core.metrics.strata import size_strata
 from unet_core.metrics.thinning import REACH, thin_borders
 from unet_core.metrics.voi import variation_of_information
-from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.store import Result, open_labels, remove_other_files
 
 logger = logging.getLogger(__name__)

@@ -9,16 +9,16 @@ them what fits, so that a volume of any size needs no more memory than a few of 
 from __future__ import annotations
 
 import itertools
-import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from unet_core.blocks import ZYX, Grid
+from unet_core.compiled import compiled
+from unet_core.files import open_atomic
 from unet_core.instances.runs import Measures, Runs
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
@@ -54,16 +54,10 @@ def save_part(path: Path, runs: Runs, shape: ZYX, more: dict[str, np.ndarray]) -
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays into a file that appears whole or not at all, as far as the process may be killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write arrays into a file that appears whole or not at all, whatever ends the process."""
+    # Not durable: a file that a power failure damages counts as missing, for `load_arrays`.
+    with open_atomic(path, durable=False) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
@@ -313,7 +307,7 @@ def number(
     return labels, piece_labels, count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _faces(rows, start, stop, label, depth, height, width):  # type: ignore[no-untyped-def]
     """Labels on the six faces of a block, one face after the other."""
     z1, y0 = height * width, 2 * height * width
@@ -340,7 +334,7 @@ def _faces(rows, start, stop, label, depth, height, width):  # type: ignore[no-u
     return faces
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _meeting(a, b, slack_y, slack_x):  # type: ignore[no-untyped-def]
     """Pairs of labels on two sides that lie against each other, also when shifted by slack.
 
@@ -364,7 +358,7 @@ def _meeting(a, b, slack_y, slack_x):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _root(roots, n):  # type: ignore[no-untyped-def]
     while roots[n] != n:
         roots[n] = roots[roots[n]]
@@ -372,14 +366,14 @@ def _root(roots, n):  # type: ignore[no-untyped-def]
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _unite(roots, left, right):  # type: ignore[no-untyped-def]
     for k in range(left.size):
         a, b = _root(roots, left[k]), _root(roots, right[k])
         roots[max(a, b)] = min(a, b)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _settle(roots, voxels, low, high):  # type: ignore[no-untyped-def]
     for n in range(roots.size):
         # What a component points to comes before it, and points to its root already.
@@ -392,7 +386,7 @@ def _settle(roots, voxels, low, high):  # type: ignore[no-untyped-def]
                 high[root, axis] = max(high[root, axis], high[n, axis])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _number(roots, first, voxels, least, split, pieces, labels):  # type: ignore[no-untyped-def]
     """Count objects and pieces in the order of their first voxels."""
     piece_labels = np.zeros(pieces.size, np.int64)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import tifffile
 
 from unet_core.blocks import Box
+from unet_core.files import open_atomic
 from unet_core.runtime import UserError, read_json
 from unet_core.store.store import Result, read_attributes
 
@@ -98,16 +98,12 @@ def _write(path: Path, target: Path, kind: str) -> Path:
     dtype = np.dtype(np.uint16 if count <= LARGEST_16 else np.uint32)
     depth, height, width = result.shape
     shape = (height, width) if depth == 1 else result.shape
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with open_atomic(target) as file:
         tifffile.imwrite(
-            temporary, _planes(result, dtype), shape=shape, dtype=dtype, compression="zlib", photometric="minisblack",
+            file, _planes(result, dtype), shape=shape, dtype=dtype, compression="zlib", photometric="minisblack",
             bigtiff=depth * height * width * dtype.itemsize > 2**32 - 2**25, ome=kind == "tiff",
             metadata=_physical(path, depth) if kind == "tiff" else None,
         )  # fmt: skip
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

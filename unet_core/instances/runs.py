@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
+from unet_core.compiled import compiled
 
 
 class Runs(NamedTuple):
@@ -155,7 +155,7 @@ def measure(runs: Runs, count: int, shape: ZYX, channels: np.ndarray) -> Measure
     return Measures(*_measure(*runs, count, shape[1], flat))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _find(mask):  # type: ignore[no-untyped-def]
     """Rows, starts and stops of the runs of ones."""
     count, width = mask.shape
@@ -186,7 +186,7 @@ def _find(mask):  # type: ignore[no-untyped-def]
     return rows, start, stop
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _find_labels(labels):  # type: ignore[no-untyped-def]
     """Rows, starts, stops and labels of the runs of equal labels above 0."""
     count, width = labels.shape
@@ -211,7 +211,7 @@ def _find_labels(labels):  # type: ignore[no-untyped-def]
     return rows, start, stop, label
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _root(parent, n):  # type: ignore[no-untyped-def]
     while parent[n] != n:
         parent[n] = parent[parent[n]]
@@ -219,7 +219,7 @@ def _root(parent, n):  # type: ignore[no-untyped-def]
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _link(parent, start, stop, i, end_i, j, end_j, slack):  # type: ignore[no-untyped-def]
     """Join the runs i..end_i of a row with the runs j..end_j of a neighbouring one where they meet."""
     while i < end_i and j < end_j:
@@ -232,7 +232,7 @@ def _link(parent, start, stop, i, end_i, j, end_j, slack):  # type: ignore[no-un
             j += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _label(rows, start, stop, height, full, planes):  # type: ignore[no-untyped-def]
     """Label of each run, and the number of labels: the smallest run of a component is its root."""
     parent = np.arange(start.size)
@@ -259,7 +259,7 @@ def _label(rows, start, stop, height, full, planes):  # type: ignore[no-untyped-
     return label, count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _paint(rows, start, stop, label, values, out):  # type: ignore[no-untyped-def]
     for r in range(rows.size - 1):
         for n in range(rows[r], rows[r + 1]):
@@ -268,7 +268,7 @@ def _paint(rows, start, stop, label, values, out):  # type: ignore[no-untyped-de
                 out[r, start[n] : stop[n]] = value
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _paint_stretches(z, y, start, stop, label, values, corner, out):  # type: ignore[no-untyped-def]
     depth, height, width = out.shape
     for n in range(z.size):
@@ -277,7 +277,7 @@ def _paint_stretches(z, y, start, stop, label, values, corner, out):  # type: ig
             out[a, b, max(0, start[n] - corner[2]) : max(0, min(width, stop[n] - corner[2]))] = value
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _measure(rows, start, stop, label, count, height, channels):  # type: ignore[no-untyped-def]
     first = np.full((count, 3), -1, np.int64)
     voxels, sums = np.zeros(count, np.int64), np.zeros((count, 3), np.int64)

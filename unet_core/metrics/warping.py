@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from unet_core.compiled import compiled
 
 
 class Warping(NamedTuple):
@@ -79,7 +80,7 @@ def _foreground(labels: np.ndarray) -> np.ndarray:
     return apart
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _warp(source, target):  # type: ignore[no-untyped-def]
     """Flip simple points of `source` where `target` differs; the number of pixels that differ at the end."""
     width = source.shape[1]
@@ -100,7 +101,7 @@ def _warp(source, target):  # type: ignore[no-untyped-def]
     return left.size
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_simple(image, p, width):  # type: ignore[no-untyped-def]
     """Whether flipping a pixel changes no topology, which is so where Yokoi's number is 1.
 

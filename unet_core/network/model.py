@@ -21,9 +21,10 @@ import safetensors.torch
 import torch
 
 from unet_core.config.options import Network
+from unet_core.files import write_atomic
 from unet_core.network.tiles import LANES
 from unet_core.network.unet import STILL, UNet
-from unet_core.runtime import UserError, read_json, write_atomic
+from unet_core.runtime import UserError, read_json
 
 # By the dimensions of a network.
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}

@@ -18,6 +18,7 @@ from unet_core.config.folds import may_predict, predicted_as
 from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
+from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
@@ -37,7 +38,7 @@ from unet_core.predict.members import (
 )
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
-from unet_core.runtime import UserError, read_json, write_atomic, write_stamp
+from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.store import (
     CHUNK,
     Result,

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from unet_core.config.options import Report
 from unet_core.evaluate.history import MEASURES
+from unet_core.files import write_atomic
 from unet_core.pictures import KINDS
 from unet_core.report import provenance
 from unet_core.report.cost import HOURS, clock, cost_table
@@ -24,7 +25,7 @@ from unet_core.report.gallery import Places, short
 from unet_core.report.sections import ROWS, TEXTS, annotation_views, describe_model, describe_pair, weight_maps
 from unet_core.report.summary import MATRIX, matrix_of, matrix_tables, summary_rows
 from unet_core.report.uncertainty import annotate_next
-from unet_core.runtime import read_json, write_atomic
+from unet_core.runtime import read_json
 
 logger = logging.getLogger(__name__)
 

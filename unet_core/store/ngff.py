@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unet_core.files import write_atomic
 from unet_core.store.shards import LEVEL
 
 NAME = "zarr.json"
@@ -135,11 +135,5 @@ def _get(folder: Path | str) -> Any:
 
 
 def _put(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # Not durable: a description that a power failure damages is no JSON, and its result is made again.
+    write_atomic(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), durable=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from unet_core.compiled import compiled
 
 
 def halve_image(data: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ def halve_labels(data: np.ndarray) -> np.ndarray:
     return _modes(planes).reshape(*lead, -(-height // 2), -(-width // 2))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _modes(planes):  # type: ignore[no-untyped-def]
     depth, height, width = planes.shape
     out = np.empty((depth, (height + 1) // 2, (width + 1) // 2), planes.dtype)

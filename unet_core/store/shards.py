@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import threading
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,8 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 import zstandard
+
+from unet_core.files import open_atomic
 
 LEVEL = 3
 # Offset and length of a chunk that is not there.
@@ -50,7 +51,7 @@ def _decompress(data: bytes, size: int) -> bytes:
 
 
 def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int]) -> None:
-    """Write a shard whole or not at all.
+    """Write a shard whole or not at all, whatever ends the process.
 
     Parameters
     ----------
@@ -75,15 +76,9 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
         index.append((offset, len(parts[-1])))
         offset += len(parts[-1])
     footer = np.array(index, "<u8").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.writelines([*parts, footer, google_crc32c.value(footer).to_bytes(4, "little")])
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # Not durable: there are many small shards, and checksums tell which of them a power failure damages.
+    with open_atomic(path, durable=False) as file:
+        file.writelines([*parts, footer, google_crc32c.value(footer).to_bytes(4, "little")])
 
 
 class CutShort(ValueError):

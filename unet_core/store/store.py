@@ -25,6 +25,7 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
+from unet_core.files import PARTIAL, aside
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
 from unet_core.store.ngff import chunk_shape, multiscale, read_array, read_group, write_array, write_group
@@ -240,14 +241,14 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
         shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    for level in range(spec.levels):
-        _create_level(aside, spec, level)
-    write_group(aside, {"ome": _ome(path, spec), "unet": unet})
+    temporary = aside(path)
     try:
-        aside.rename(path)
+        for level in range(spec.levels):
+            _create_level(temporary, spec, level)
+        write_group(temporary, {"ome": _ome(path, spec), "unet": unet})
+        temporary.rename(path)
     except OSError as error:
-        shutil.rmtree(aside)
+        shutil.rmtree(temporary, ignore_errors=True)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return None  # another run was faster
@@ -391,7 +392,7 @@ def remove_others(store: Path, keep: set[str]) -> list[str]:
 def _in_the_making(path: Path) -> bool:
     """Whether another run may just be beginning this result; an old one is a leftover of a killed run."""
     try:
-        return path.suffix == ".partial" and path.stat().st_mtime > time.time() - 3600
+        return path.suffix == PARTIAL and path.stat().st_mtime > time.time() - 3600
     except FileNotFoundError:  # renamed meanwhile
         return True
 

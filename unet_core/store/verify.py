@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
 from unet_core.store.shards import check_shard
 from unet_core.store.store import Result, read_attributes, remove
@@ -154,7 +155,7 @@ def mend(damages: list[Damage]) -> set[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Files that killed runs had begun; younger ones than an hour may be those of a run at work."""
-    found = (path for result in results_in(folder) for path in result.glob("[0-9]/c/**/.*.partial"))
+    found = (path for result in results_in(folder) for path in result.glob(f"[0-9]/c/**/.*{PARTIAL}"))
     return [path for path in found if path.is_file() and path.stat().st_mtime < time.time() - 3600]
 
 

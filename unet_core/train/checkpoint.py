@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from unet_core.files import write_atomic
 from unet_core.network.model import load_checkpoint, save_checkpoint
 from unet_core.network.unet import UNet
-from unet_core.runtime import UserError, write_atomic
+from unet_core.runtime import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ import numpy as np
 from unet_core.config.folds import seen_as
 from unet_core.config.options import Network, Train
 from unet_core.digest import digest
+from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import load_checkpoint, weights_digest
-from unet_core.runtime import UserError, job_log, read_json, versions, write_atomic, write_stamp
+from unet_core.runtime import UserError, job_log, read_json, versions, write_stamp
 from unet_core.store.store import open_image_of, open_labels, open_weights
 from unet_core.train.checkpoint import best_step, is_of
 from unet_core.train.loop import train_network

@@ -16,8 +16,9 @@ from unet_core.compiled import compiled
 from unet_core.config.datasets import IGNORE, Dataset, Weights
 from unet_core.digest import digest
 from unet_core.engine import Engine
+from unet_core.files import write_atomic
 from unet_core.method import method
-from unet_core.runtime import read_json, write_atomic, write_stamp
+from unet_core.runtime import read_json, write_stamp
 from unet_core.store.store import (
     BLOCK,
     Spec,

@@ -20,12 +20,13 @@ from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.parse import parse_config
 from unet_core.digest import digest
+from unet_core.files import write_atomic
 from unet_core.groundtruth.canvas import paint
 from unet_core.groundtruth.check.lint import Finding
 from unet_core.groundtruth.check.outliers import drift, outliers, twins
 from unet_core.groundtruth.label_volumes import WHOLE
 from unet_core.groundtruth.samples import Sample, expand
-from unet_core.runtime import UserError, write_atomic
+from unet_core.runtime import UserError
 from unet_core.store.store import Result, open_image_of
 
 logger = logging.getLogger(__name__)
