@@ -83,7 +83,7 @@ def test_without_a_home_it_is_compiled_all_the_same(tmp_path: Path, monkeypatch:
 
 
 def test_a_function_is_never_given_the_machine_code_for_other_types(tmp_path: Path) -> None:
-    """Two processes compile for different types at once, and one is killed between the index of Numba's cache and its data."""
+    """Two processes compile for different types at once; one is killed between the index of Numba's cache and its data."""
     (tmp_path / "some.py").write_text(TEXT.format(factor=2))
     assert run(tmp_path, 3) == [6, 0]
     killed = """
@@ -117,7 +117,7 @@ File._save_data = full
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which nobody, not even root, can keep machine code: a file stands in the place of each folder for it."""
+    """A checkout in which nobody, not even root, can keep machine code: files stand in the place of its folders."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "unet_core", folder / "unet_core", ignore=shutil.ignore_patterns("__pycache__"))
     for package in {file.parent for file in folder.rglob("*.py")}:
