@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,18 @@ def voxel_memory(network: Network, channels: int) -> int:
     return LANES * 4 * (channels + 5 * network.width)
 
 
+def extent_of(shapes: Iterable[Sequence[int]]) -> tuple[int, int]:
+    """Longest side in the plane, and most planes, of images (z, y, x)."""
+    planes, heights, widths = zip(*shapes, strict=True)
+    return max(*heights, *widths), max(planes)
+
+
+def anisotropy(pixel_size: tuple[float, float, float]) -> float:
+    """Distance of planes over that of pixels."""
+    z, y, x = pixel_size
+    return z / math.sqrt(y * x)
+
+
 def allowed_memory(cfg: Plan) -> int:
     """Bytes that prediction may take."""
     return psutil.virtual_memory().total // 2 if cfg.memory_gb == "auto" else int(cfg.memory_gb * 2**30)
@@ -347,10 +359,8 @@ def make_plan(
 def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:
     """Tile, block and memory of prediction."""
     memory = allowed_memory(cfg)
-    shapes = [entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values()]
-    tile, why = prediction_tile(
-        predict, network, channels, memory, max(max(y, x) for _, y, x in shapes), max(z for z, _, _ in shapes)
-    )
+    extent = extent_of(entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values())
+    tile, why = prediction_tile(predict, network, channels, memory, *extent)
     return {
         "predict_tile": {"value": tile, "why": why},
         "predict_block": {
@@ -378,8 +388,7 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
             "annotate more, or lower the shares of these in split"
         )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
-    planes = max(truth["shape"][1] for truth, _ in entries)
-    tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries), planes)
+    tile, why = training_tile(train, *extent_of(truth["shape"][1:] for truth, _ in entries))
     outputs = outputs_of(tile, unet.shape_of(train.network))
     output = str(outputs[2]) if isinstance(tile, int) else " x ".join(map(str, outputs))
     steps, reason = training_steps(train, sum(pixels), outputs)
@@ -411,8 +420,7 @@ def _planes(truths: dict[str, Any], maps: dict[str, Any], results: Path) -> tupl
     for dataset, stamp in maps.items():
         names = [name for name, entry in stamp["samples"].items() if entry["split"] == "train"]
         for name in names[:1]:
-            z, y, x = open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[0].pixel_size
-            ratios.append(z / math.sqrt(y * x))
+            ratios.append(anisotropy(open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[0].pixel_size))
         planes = max([planes, *(truths[dataset]["samples"][name]["shape"][1] for name in names)])
     return ratios, planes
 
