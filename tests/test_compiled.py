@@ -83,7 +83,7 @@ def test_without_a_home_it_is_compiled_all_the_same(tmp_path: Path, monkeypatch:
 
 
 def test_a_function_is_never_given_the_machine_code_for_other_types(tmp_path: Path) -> None:
-    """Two processes compile for different types at once; one is killed between the index of Numba's cache and its data."""
+    """Two processes compile for different types; one is killed between the index of Numba's cache and its data."""
     (tmp_path / "some.py").write_text(TEXT.format(factor=2))
     assert run(tmp_path, 3) == [6, 0]
     killed = """

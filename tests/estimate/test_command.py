@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from unet_core.config.parse import parse_config
 from unet_core.engine import Engine
 from unet_core.estimate import command as estimate
 from unet_core.estimate import stand_in
-from unet_core.estimate.command import THREADS, Row, inodes_of, inodes_of_job, table, warnings
+from unet_core.estimate.command import Row, inodes_of, inodes_of_job, table, warnings
 from unet_core.estimate.stand_in import Sized, choose, piece_of, pretend
-from unet_core.estimate.workload import Job, Workload, sizes
+from unet_core.estimate.workload import STEPS, PendingJob, Workload, sizes, threads_of
 from unet_core.groundtruth.samples import Sample, check_data
 from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.instances.step import make_instances
+from unet_core.plan.step import make_plan
+from unet_core.predict.step import predict_samples
 from unet_core.runtime import UserError
 from unet_core.store.store import Result, Spec, begin, finish
+from unet_core.train.step import train_model
 from unet_core.weights.step import make_weights
 
-ROOT = Path(__file__).parents[2]
 Started = dict[tuple[str, str], str]
 
 
@@ -58,7 +62,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         {
             "datasets": {
                 "cells": {"images": "images/*.tif", "annotations": [source], "split": {"test": ["d"], "validation": 0}}
-            }
+            },
+            "train": {"network": {"depth": 1, "width": 2}, "steps": 1, "batch": 1},
         }
     )
 
@@ -76,6 +81,60 @@ def convert(cfg: Config, engine: Engine) -> None:
         stamp=weights,
         engine=engine,
     )
+
+
+def segment(cfg: Config, engine: Engine) -> None:
+    """The chain from the plan to the objects, after `convert`."""
+    truth, weights, plan, model, predict, instances = (
+        Path("results", step, *["cells"][: step in ("predict", "instances")], "cells.json")
+        for step in ("groundtruth", "weights", "plan", "train", "predict", "instances")
+    )
+    groundtruth, results = {"cells": truth}, Path("results")
+    make_plan(
+        cfg.plan,
+        cfg.train_of("cells"),
+        cfg.predict,
+        groundtruth=groundtruth,
+        weights={"cells": weights},
+        bought=None,
+        results=results,
+        stamp=plan,
+    )
+    train_model(
+        cfg.train_of("cells"),
+        plan=plan,
+        weights={"cells": weights},
+        groundtruth=groundtruth,
+        results=results,
+        folder=model.with_suffix(""),
+        stamp=model,
+    )
+    predict_samples(
+        cfg.predict_of("cells"),
+        model=model,
+        plans=[plan],
+        groundtruth=truth,
+        images=truth.with_suffix(".zarr"),
+        store=predict.with_suffix(".zarr"),
+        stamp=predict,
+        engine=engine,
+    )
+    make_instances(
+        cfg.instances_of("cells"),
+        predict=predict,
+        probabilities=predict.with_suffix(".zarr"),
+        store=instances.with_suffix(".zarr"),
+        tables=instances.with_suffix(""),
+        stamp=instances,
+        engine=engine,
+    )
+
+
+def erase_a_pixel(name: str) -> None:
+    """Change one annotation."""
+    labels = tifffile.imread(f"labels/{name}.tif")
+    labels[5, 5] = 0
+    tifffile.imwrite(f"labels/{name}.tif", labels, photometric="minisblack")
 
 
 def workload(cfg: Config, *steps: str) -> Workload:
@@ -108,10 +167,9 @@ def test_inodes_of_jobs_are_those_of_the_stores(project: Config, engine: Engine)
         )
 
 
-def test_threads_are_those_of_the_rules() -> None:
-    for step, threads in THREADS.items():
-        rule = (ROOT / "rules" / f"{step}.smk").read_text()
-        assert re.findall(r"threads: (\d+)", rule)[0] == str(threads)
+def test_each_rule_says_its_threads() -> None:
+    assert [threads_of(step) for step in ("plan", "weights", "train")] == [1, 4, 16]
+    assert all(threads_of(step) > 0 for step in STEPS)
 
 
 def test_before_the_first_run_all_samples_are_left(project: Config) -> None:
@@ -131,12 +189,56 @@ def test_before_the_first_run_all_samples_are_left(project: Config) -> None:
 def test_only_what_changed_is_left(project: Config, engine: Engine) -> None:
     convert(project, engine)
     assert left(workload(project, "groundtruth", "weights")) == {"groundtruth": "", "weights": ""}
-    labels = tifffile.imread("labels/b.tif")
-    labels[5, 5] = 0
-    tifffile.imwrite("labels/b.tif", labels, photometric="minisblack")
+    erase_a_pixel("b")
     assert left(workload(project, "groundtruth", "weights")) == {"groundtruth": "b", "weights": "b"}
     other = parse_config(project.model_dump(by_alias=True) | {"weights": {"sigma": 3}})
     assert left(workload(other, "weights")) == {"weights": "abcd"}
+
+
+def test_what_the_steps_have_done_is_not_left(project: Config, engine: Engine) -> None:
+    steps = ("groundtruth", "weights", "train", "predict", "instances")
+    convert(project, engine)
+    segment(project, engine)
+    nothing = dict.fromkeys(steps, "")
+    assert left(workload(project, *steps)) == nothing
+    # A table or a block that is gone is made again; a new annotation of a test sample touches no model.
+    Path("results/instances/cells/cells/a.csv").unlink()
+    shutil.rmtree("results/predict/cells/cells.zarr/c")
+    erase_a_pixel("d")
+    assert left(workload(project, *steps)) == nothing | {
+        "groundtruth": "d",
+        "weights": "d",
+        "predict": "c",
+        "instances": "a",
+    }
+    convert(project, engine)
+    segment(project, engine)
+    assert left(workload(project, *steps)) == nothing
+    erase_a_pixel("b")
+    assert left(workload(project, *steps)) == {
+        "groundtruth": "b",
+        "weights": "b",
+        "train": "abc",
+        "predict": "abcd",
+        "instances": "abcd",
+    }
+
+
+def test_an_option_leaves_what_depends_on_it(project: Config, engine: Engine) -> None:
+    convert(project, engine)
+    segment(project, engine)
+
+    def with_option(section: str, **options: Any) -> Config:
+        raw = project.model_dump(by_alias=True)
+        return parse_config(raw | {section: raw[section] | options})
+
+    everything = {"train": "abc", "predict": "abcd", "instances": "abcd"}
+    for other, done in (
+        (with_option("train", learning_rate=0.5), ()),
+        (with_option("predict", dtype="float16"), ("train",)),
+        (with_option("instances", threshold=0.7), ("train", "predict")),
+    ):
+        assert left(workload(other, *everything)) == everything | dict.fromkeys(done, "")
 
 
 def test_all_unreadable_images_are_told(project: Config) -> None:
@@ -223,9 +325,9 @@ def test_what_does_not_fit_is_warned_of(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_large_annotations_count_in_the_memory(project: Config) -> None:
     large = [sized("x", (1, 100, 2000, 2000)), sized("y", (1, 100, 2000, 2000)), sized("z", (1, 1, 20, 20))]
-    assert estimate._painting(Job("groundtruth", "cells", large), 4) == 2 * 24 * 400_000_000
-    assert estimate._painting(Job("groundtruth", "cells", large), 1) == 24 * 400_000_000
-    assert estimate._painting(Job("predict", "cells", large), 4) == 0
+    assert estimate._painting(PendingJob("groundtruth", "cells", large), 4) == 2 * 24 * 400_000_000
+    assert estimate._painting(PendingJob("groundtruth", "cells", large), 1) == 24 * 400_000_000
+    assert estimate._painting(PendingJob("predict", "cells", large), 4) == 0
 
 
 def test_the_table_has_a_sum() -> None:

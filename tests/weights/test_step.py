@@ -144,10 +144,11 @@ def test_float16_must_be_able_to_hold_the_term() -> None:
 
 
 def test_an_option_that_changes_nothing_leaves_the_digest_as_it_is() -> None:
-    digests = {weights.wanted_digest("x", Weights(near_sigma=sigma)) for sigma in (1, 2)}
+    digests = {weights.weight_map_digest("x", Weights(near_sigma=sigma)) for sigma in (1, 2)}
     assert len(digests) == 1
     digests |= {
-        weights.wanted_digest("x", cfg) for cfg in (Weights(near=1), Weights(inside="object"), Weights(dtype="float16"))
+        weights.weight_map_digest("x", cfg)
+        for cfg in (Weights(near=1), Weights(inside="object"), Weights(dtype="float16"))
     }
     assert len(digests) == 4
 

@@ -27,25 +27,14 @@ from unet_core.config.datasets import ConfigError
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
 from unet_core.estimate.rehearsal import Cost, Rehearsal, Stage, first_folds, process_start
-from unet_core.estimate.stand_in import LARGEST
-from unet_core.estimate.workload import Job, Workload, pending, sizes
+from unet_core.estimate.stand_in import LARGEST, Sized
+from unet_core.estimate.workload import STEPS, PendingJob, Workload, pending, sizes, threads_of
 from unet_core.groundtruth.samples import check_data, expand
+from unet_core.instances.objects import SUFFIXES
 from unet_core.network.model import device
 from unet_core.runtime import UserError
-from unet_core.store.store import Spec
-from unet_core.weights.step import block_of
+from unet_core.store.store import LABELS, Spec
 
-# Threads that each rule asks for; the tests compare them with the rules.
-THREADS = {
-    "groundtruth": 4,
-    "weights": 4,
-    "plan": 1,
-    "train": 16,
-    "predict": 16,
-    "instances": 4,
-    "evaluate": 4,
-    "report": 1,
-}
 # Steps that belong to a model.
 MODELLED = ("plan", "train", "predict", "instances", "evaluate")
 # Bytes per voxel while annotations are painted: labels of several types, and positions of the objects' voxels.
@@ -83,23 +72,26 @@ def inodes_of(spec: Spec) -> int:
     return count
 
 
-def inodes_of_job(job: Job) -> int:
+def inodes_of_job(job: PendingJob) -> int:
     """Files and folders that a job adds: its results, the folder of labels with its metadata, tables."""
-    return sum(_inodes(job, item.shape, item.sample.split != "unannotated") for item in job.items)
+    return sum(_inodes(job, item) for item in job.items)
 
 
-def _inodes(job: Job, shape_CZYX: tuple[int, int, int, int], annotated: bool) -> int:
-    shape = shape_CZYX[1:]
-    labels = inodes_of(Spec(shape, "", "labels"))
-    if job.step == "groundtruth":
-        return inodes_of(Spec(shape, "", "image", shape_CZYX[0])) + annotated * (2 + 3 * labels)
-    if job.step == "predict":
-        return inodes_of(Spec(shape, "", "image", 2, block=job.block))
-    maps = Spec(shape, "", "labels", block=block_of(shape))
-    # Results of several blocks have a file of records beside them.
-    weights = 2 * inodes_of(maps) + 2 + (len(maps.grid) > 1)
-    beside = {"weights": weights, "instances": inodes_of(Spec(shape, "", "labels", block=job.block)) + 2, "evaluate": 1}
-    return beside.get(job.step, 0)
+def _inodes(job: PendingJob, item: Sized) -> int:
+    array = job.array_of(item)
+    alone, in_channels = inodes_of(array), inodes_of(array._replace(channels=item.shape[0]))
+    match job.step:
+        case "groundtruth":
+            return in_channels + (2 + len(LABELS) * alone) * (item.sample.split != "unannotated")
+        case "weights":  # results of several blocks have a file of records beside them
+            return 2 * alone + 2 + (len(array.grid) > 1)
+        case "predict":
+            return in_channels
+        case "instances":
+            return alone + len(SUFFIXES)
+        case "evaluate":
+            return 1
+    return 0
 
 
 def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
@@ -114,25 +106,17 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     volumes = {
         name for network in networks if work.network(network).dimensions == 3 for name in cfg.datasets_of(network)
     }
-    stage = Stage(cfg, folder, {name: work.sized[name] for name in names}, volumes)
-    workers = {
-        step: min(threads, cores) if cfg.dask.workers == "auto" else cfg.dask.workers
-        for step, threads in THREADS.items()
-    }
+    workers = {step: workers_of(step, cfg, cores) for step in STEPS}
+    stage = Stage(cfg, folder, {name: work.sized[name] for name in names}, volumes, workers)
     for name in names:
-        stage.groundtruth(name, workers["groundtruth"])
+        stage.groundtruth(name)
         if ("weights", name) in work.jobs or any(name in cfg.model_of(network).train_on for network in networks):
-            stage.weights(name, workers["weights"])
+            stage.weights(name)
     for network in networks:
         path = cfg.model_of(network).path
         bought = Path(expand(path)) if path else None
-        stage.plan(
-            network,
-            work.network(network),
-            None if bought else work.train_tile(network),
-            work.predict_tile(network),
-            bought,
-        )
+        train_tile = None if bought else work.train_tile(network)
+        stage.plan(network, work.network(network), train_tile, work.predict_tile(network), bought)
         alike = [] if bought else cfg.networks_of(network.partition(".")[0])
         if any(work.jobs[key].items for key in (("train", other) for other in alike) if key in work.jobs):
             stage.train(network, alike)
@@ -141,13 +125,18 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     for model in models:
         stage.gather(model)
         for name in cfg.models[model].predict_on:
-            stage.predict(model, name, workers["predict"])
-            stage.instances(model, name, workers["instances"])
+            stage.predict(model, name)
+            stage.instances(model, name)
             if cfg.datasets[name].annotations:
-                stage.evaluate(model, name, workers["evaluate"])
+                stage.evaluate(model, name)
     if models:
         stage.report([pair for pair in work.pairs if pair[0] in models])
     return stage.found
+
+
+def workers_of(step: str, cfg: Config, cores: int) -> int:
+    """Blocks that a job of a step has in work at once."""
+    return min(threads_of(step), cores) if cfg.dask.workers == "auto" else cfg.dask.workers
 
 
 def estimate(work: Workload, costs: Rehearsal, starts: dict[str, float], cores: int) -> list[Row]:
@@ -165,14 +154,14 @@ def estimate(work: Workload, costs: Rehearsal, starts: dict[str, float], cores: 
         Cores of the machine: so many threads of jobs run at once.
     """
     rows = []
-    for step, threads in THREADS.items():
+    for step in STEPS:
         jobs = [job for job in work.jobs.values() if job.step == step]
         if not jobs:
             continue
-        row, at_once = Row(step, len(jobs)), min(len(jobs), cores // min(threads, cores))
-        workers = min(threads, cores) if work.cfg.dask.workers == "auto" else int(work.cfg.dask.workers)
+        row, at_once = Row(step, len(jobs)), min(len(jobs), cores // min(threads_of(step), cores))
+        workers = workers_of(step, work.cfg, cores)
         for job in jobs:
-            cost = costs.costs.get((step, job.key if step != "report" else ""), Cost())
+            cost = costs.costs.get((step, job.key), Cost())
             voxels = sum(item.voxels for item in job.items)
             row.samples += len(job.items)
             row.blocks += 0 if step == "train" else job.blocks
@@ -184,7 +173,7 @@ def estimate(work: Workload, costs: Rehearsal, starts: dict[str, float], cores: 
     return rows
 
 
-def _seconds(job: Job, work: Workload, cost: Cost) -> float:
+def _seconds(job: PendingJob, work: Workload, cost: Cost) -> float:
     """Time of a job after its start."""
     voxels = sum(item.voxels for item in job.items)
     if job.step == "predict":
@@ -202,7 +191,7 @@ def _seconds(job: Job, work: Workload, cost: Cost) -> float:
     )
 
 
-def _painting(job: Job, workers: int) -> int:
+def _painting(job: PendingJob, workers: int) -> int:
     """Bytes for the annotations of large samples, which the rehearsal has not met: they are painted in memory."""
     if job.step != "groundtruth":
         return 0
@@ -286,7 +275,7 @@ def run(configfile: Path) -> list[Row]:
     cores = len(os.sched_getaffinity(0))
     print(f"estimate: measuring a few samples of each data set on {cores} cores", flush=True)
     starts = {
-        step: process_start(step, min(THREADS[step], cores))
+        step: process_start(step, min(threads_of(step), cores))
         for step in dict.fromkeys(job.step for job in work.jobs.values())
     }
     # Progress lines of the steps say nothing here.

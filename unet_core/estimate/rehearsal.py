@@ -22,13 +22,11 @@ import numpy as np
 import psutil
 
 from unet_core.blocks import ZYX
-from unet_core.config.datasets import Annotation, PixelSize
-from unet_core.config.folds import DIVIDED, seen_as
+from unet_core.config.folds import DIVIDED, HELD_OUT, seen_as
 from unet_core.config.options import Config, Network
 from unet_core.engine import Engine, local_engine
-from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, choose, piece_of, pretend
+from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, as_pieces, choose, pretend
 from unet_core.evaluate.step import evaluate_samples
-from unet_core.groundtruth.images import size_of
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
 from unet_core.network.ensemble import gather
@@ -136,59 +134,52 @@ class Stage:
         Data set -> its samples.
     volumes : set of str
         Data sets for which there is a 3D network.
+    workers : dict
+        Step -> blocks in work at once.
     """
 
-    def __init__(self, cfg: Config, folder: Path, sized: dict[str, list[Sized]], volumes: set[str]) -> None:
-        self.cfg, self.folder, self.found = cfg, folder, Rehearsal()
+    def __init__(
+        self, cfg: Config, folder: Path, sized: dict[str, list[Sized]], volumes: set[str], workers: dict[str, int]
+    ) -> None:
+        self.cfg, self.folder, self.workers, self.found = cfg, folder, workers, Rehearsal()
         self.datasets = dict(cfg.datasets)
         self.picks = {name: choose(items) for name, items in sized.items()}
         for name, picks in self.picks.items():
             if max(item.voxels for item in picks) > LARGEST:
-                pieces = folder / "pieces" / name
                 dimensions = 3 if name in volumes else 2
-                self.picks[name] = [
-                    piece_of(item, cfg.datasets[name], pieces, seed, dimensions) for seed, item in enumerate(picks)
-                ]
-                source = (
-                    [Annotation(format="labels", path=f"{pieces}/labels/{{stem}}.tif")]
-                    if cfg.datasets[name].annotations
-                    else []
+                self.datasets[name], self.picks[name] = as_pieces(
+                    cfg.datasets[name], picks, folder / "pieces" / name, dimensions
                 )
-                size = PixelSize(**dict(zip("zyx", size_of(picks[0].sample, cfg.datasets[name]), strict=True)))
-                update = {"axes": "czyx", "channels": None, "pixel_size": size, "annotations": source}
-                self.datasets[name] = cfg.datasets[name].model_copy(update=update)
                 extent = " x ".join(map(str, PIECE[dimensions]))
                 self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
 
-    def voxels(self, dataset: str, names: set[str] | None = None) -> int:
-        """Voxels of the chosen samples of a data set, or of some of them."""
-        return sum(item.voxels for item in self.picks[dataset] if names is None or item.sample.name in names)
+    def voxels(self, dataset: str, names: list[str]) -> int:
+        """Voxels of some of the chosen samples of a data set."""
+        return sum(item.voxels for item in self.picks[dataset] if item.sample.name in names)
 
-    def groundtruth(self, dataset: str, workers: int) -> None:
+    def stamp(self, step: str, *place: str) -> Path:
+        """Stamp of a step for a data set, a network, or a model and a data set."""
+        return self.folder / step / f"{'/'.join(place)}.json"
+
+    def groundtruth(self, dataset: str) -> None:
         """Convert the chosen samples."""
-        samples = [item.sample for item in self.picks[dataset]]
-        stamp = self.folder / "groundtruth" / f"{dataset}.json"
+        stamp, samples = self.stamp("groundtruth", dataset), [item.sample for item in self.picks[dataset]]
 
         def convert(names: list[str], engine: Engine) -> None:
-            chosen = [sample for sample in samples if sample.name in names]
-            policy = self.cfg.groundtruth
             convert_groundtruth(
-                self.datasets[dataset], policy, chosen, store=stamp.with_suffix(".zarr"), stamp=stamp, engine=engine
+                self.datasets[dataset],
+                self.cfg.groundtruth,
+                [sample for sample in samples if sample.name in names],
+                store=stamp.with_suffix(".zarr"),
+                stamp=stamp,
+                engine=engine,
             )
 
-        self._rehearse(
-            "groundtruth",
-            dataset,
-            dataset,
-            [sample.name for sample in samples],
-            convert,
-            workers,
-            stamp.with_suffix(".zarr"),
-        )
+        self._rehearse("groundtruth", dataset, [sample.name for sample in samples], convert)
 
-    def weights(self, dataset: str, workers: int) -> None:
+    def weights(self, dataset: str) -> None:
         """Weight maps of the chosen samples."""
-        truth, stamp = self.folder / "groundtruth" / f"{dataset}.json", self.folder / "weights" / f"{dataset}.json"
+        truth, stamp = self.stamp("groundtruth", dataset), self.stamp("weights", dataset)
 
         def make(names: list[str], engine: Engine) -> None:
             make_weights(
@@ -202,7 +193,7 @@ class Stage:
             )
 
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split != "unannotated"]
-        self._rehearse("weights", dataset, dataset, names, make, workers, stamp.with_suffix(".zarr"))
+        self._rehearse("weights", dataset, names, make)
 
     def plan(
         self, model: str, network: Network, train_tile: int | ZYX | None, predict_tile: int | ZYX, bought: Path | None
@@ -214,11 +205,11 @@ class Stage:
             self.cfg.plan_of(model),
             train.model_copy(update={"tile": train_tile, "steps": 1}) if train_tile else train,
             predict,
-            groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in self.cfg.datasets_of(model)},
-            weights={name: self.folder / "weights" / f"{name}.json" for name in self.cfg.model_of(model).train_on},
+            groundtruth={name: self.stamp("groundtruth", name) for name in self.cfg.datasets_of(model)},
+            weights={name: self.stamp("weights", name) for name in self.cfg.model_of(model).train_on},
             bought=bought,
             results=self.folder,
-            stamp=self.folder / "plan" / f"{model}.json",
+            stamp=self.stamp("plan", model),
         )
 
     def train(self, model: str, alike: list[str]) -> None:
@@ -226,7 +217,7 @@ class Stage:
 
         The time of a step comes from short trainings without validation, that of a validation from one with it.
         """
-        cfg, cost, path = self.cfg.train_of(model), Cost(), self.folder / "plan" / f"{model}.json"
+        cfg, cost, path = self.cfg.train_of(model), Cost(), self.stamp("plan", model)
         plan = read_json(path)
         write_stamp(path, plan | self._two_folds(model))
         first = self._train(model, 1, True, cost)
@@ -263,13 +254,13 @@ class Stage:
 
     def _train(self, model: str, steps: int, validate: bool, cost: Cost) -> float:
         """Seconds of a training that has not been done with as many steps and samples."""
-        plan_path, stamp = self.folder / "plan" / f"{model}.json", self.folder / "train" / f"{model}.json"
+        plan_path, stamp = self.stamp("plan", model), self.stamp("train", model)
         plan = read_json(plan_path)
         plan["steps"]["value"] = steps
         write_stamp(plan_path, plan)
         splits, weights = {"train", "validation"} if validate else {"train"}, {}
         for name in self.cfg.model_of(model).train_on:
-            whole = self.folder / "weights" / f"{name}.json"
+            whole = self.stamp("weights", name)
             samples = read_json(whole)["samples"].items()
             weights[name] = self._only(
                 whole, [key for key, entry in samples if seen_as(plan, f"{name}/{key}", entry["split"]) in splits]
@@ -279,7 +270,7 @@ class Stage:
                 self.cfg.train_of(model).model_copy(update={"validate_every": 10**9, "seed": steps}),
                 plan=plan_path,
                 weights=weights,
-                groundtruth={name: self.folder / "groundtruth" / f"{name}.json" for name in weights},
+                groundtruth={name: self.stamp("groundtruth", name) for name in weights},
                 results=self.folder,
                 folder=stamp.with_suffix(""),
                 stamp=stamp,
@@ -295,55 +286,48 @@ class Stage:
         names = self.cfg.model_of(model).train_on
         description["trained_on"] = [f"{names[0]}/{self.picks[names[0]][0].sample.name}"] if names else []
         (copy / "model.json").write_text(json.dumps(description), encoding="utf-8")
-        adopt_model(copy, self.folder / "train" / f"{model}.json")
+        adopt_model(copy, self.stamp("train", model))
 
     def gather(self, model: str) -> None:
         """A model of several networks, of those that were trained or taken."""
         networks = first_folds(self.cfg, model)
         if networks != [model]:
-            gather(
-                [self.folder / "train" / f"{network}.json" for network in networks],
-                self.folder / "train" / f"{model}.json",
-            )
+            gather([self.stamp("train", network) for network in networks], self.stamp("train", model))
 
-    def predict(self, model: str, dataset: str, workers: int) -> None:
+    def predict(self, model: str, dataset: str) -> None:
         """Predict the chosen samples (one, where it takes long); then put in what a trained network might say."""
-        truth, stamp = (
-            self.folder / "groundtruth" / f"{dataset}.json",
-            self.folder / "predict" / model / f"{dataset}.json",
+        truth, stamp = self.stamp("groundtruth", dataset), self.stamp("predict", model, dataset)
+        images, store, mask_threshold = (
+            truth.with_suffix(".zarr"),
+            stamp.with_suffix(".zarr"),
+            self.cfg.mask_threshold(model),
         )
         cfg, networks = self.cfg.predict_of(model), first_folds(self.cfg, model)
 
         def predict(names: list[str], engine: Engine) -> None:
             predict_samples(
                 cfg,
-                model=self.folder / "train" / f"{model}.json",
-                plans=[self.folder / "plan" / f"{network}.json" for network in networks],
+                model=self.stamp("train", model),
+                plans=[self.stamp("plan", network) for network in networks],
                 groundtruth=self._only(truth, names),
-                images=truth.with_suffix(".zarr"),
-                store=stamp.with_suffix(".zarr"),
+                images=images,
+                store=store,
                 stamp=stamp,
                 engine=engine,
-                mask_threshold=self.cfg.mask_threshold(model),
+                mask_threshold=mask_threshold,
             )
 
         names = [item.sample.name for item in self.picks[dataset] if item.sample.split in cfg.splits]
-        self._rehearse(
-            "predict", (model, dataset), dataset, names, predict, workers, stamp.with_suffix(".zarr"), PREDICTION_S
-        )
-        self.found.costs["predict", (model, dataset)].per_voxel /= len(networks)
+        cost = self._rehearse("predict", (model, dataset), names, predict, PREDICTION_S)
         predicted = list(read_json(stamp)["samples"])
         for seed, name in enumerate(predicted):
-            pretend(
-                stamp.with_suffix(".zarr") / name, truth.with_suffix(".zarr"), cfg, self.cfg.mask_threshold(model), seed
-            )
-        self.found.costs["predict", (model, dataset)].bytes_per_voxel = self._density(
-            dataset, predicted, stamp.with_suffix(".zarr")
-        )
+            pretend(store / name, images, cfg, mask_threshold, seed)
+        cost.per_voxel /= len(networks)
+        cost.bytes_per_voxel = allocated(store) / max(self.voxels(dataset, predicted), 1)
 
-    def instances(self, model: str, dataset: str, workers: int) -> None:
+    def instances(self, model: str, dataset: str) -> None:
         """Objects of the samples that were predicted."""
-        predict, stamp = (self.folder / step / model / f"{dataset}.json" for step in ("predict", "instances"))
+        predict, stamp = self.stamp("predict", model, dataset), self.stamp("instances", model, dataset)
 
         def make(names: list[str], engine: Engine) -> None:
             make_instances(
@@ -356,31 +340,18 @@ class Stage:
                 engine=engine,
             )
 
-        names = list(read_json(predict)["samples"])
-        self._rehearse(
-            "instances",
-            (model, dataset),
-            dataset,
-            names,
-            make,
-            workers,
-            stamp.with_suffix(".zarr"),
-            also=stamp.with_suffix(""),
-        )
+        self._rehearse("instances", (model, dataset), list(read_json(predict)["samples"]), make)
 
-    def evaluate(self, model: str, dataset: str, workers: int) -> None:
+    def evaluate(self, model: str, dataset: str) -> None:
         """Scores of the samples of which there are objects, whatever their split."""
-        truth, instances = (
-            self.folder / "groundtruth" / f"{dataset}.json",
-            self.folder / "instances" / model / f"{dataset}.json",
-        )
-        stamp = self.folder / "evaluate" / model / f"{dataset}.json"
-        cfg = self.cfg.evaluate.model_copy(update={"splits": ["train", "validation", "test", "cross-validation"]})
+        truth, instances = self.stamp("groundtruth", dataset), self.stamp("instances", model, dataset)
+        stamp = self.stamp("evaluate", model, dataset)
+        cfg = self.cfg.evaluate.model_copy(update={"splits": [*DIVIDED, "test", HELD_OUT]})
 
         def score(names: list[str], engine: Engine) -> None:
             evaluate_samples(
                 cfg,
-                model=self.folder / "train" / f"{model}.json",
+                model=self.stamp("train", model),
                 groundtruth=truth,
                 truth_store=truth.with_suffix(".zarr"),
                 instances=self._only(instances, names),
@@ -394,61 +365,54 @@ class Stage:
 
         annotated = {name for name, entry in read_json(truth)["samples"].items() if entry["labels"]}
         names = [name for name in read_json(instances)["samples"] if name in annotated]
-        self._rehearse("evaluate", (model, dataset), dataset, names, score, workers, stamp.with_suffix(""))
+        self._rehearse("evaluate", (model, dataset), names, score)
 
     def report(self, pairs: list[tuple[str, str]]) -> None:
         """Tables and page of the chosen samples."""
-        stamps = {(m, d): self.folder / "evaluate" / m / f"{d}.json" for m, d in pairs}
-        evaluations = {pair: path for pair, path in stamps.items() if path.is_file()}
-        cost = self.found.costs["report", ""] = Cost()
+        stamps = {pair: self.stamp("evaluate", *pair) for pair in pairs}
+        cost, folder = self.found.costs.setdefault(("report", ""), Cost()), self.folder / "report"
         with _clock(cost) as seconds:
-            folder = self.folder / "report"
             make_report(
                 self.cfg.report,
-                evaluations=evaluations,
+                evaluations={pair: path for pair, path in stamps.items() if path.is_file()},
                 predictions=pairs,
                 jobs={},
                 config={},
                 results=self.folder,
                 folder=folder,
             )
-        cost.start, cost.bytes_per_voxel = seconds[0], allocated(self.folder / "report")
+        cost.start, cost.bytes_per_voxel = seconds[0], allocated(folder)
 
     def _rehearse(
         self,
         step: str,
-        key: Any,
-        dataset: str,
+        key: str | tuple[str, str],
         names: list[str],
         run: Callable[[list[str], Engine], None],
-        workers: int,
-        store: Path,
         limit: float = np.inf,
-        also: Path | None = None,
-    ) -> None:
+    ) -> Cost:
         """Time the first sample and then the others, unless the first took longer than `limit`."""
+        place = key if isinstance(key, tuple) else (key,)
+        stamp, dataset = self.stamp(step, *place), place[-1]
         cost = self.found.costs[step, key] = Cost()
         if not names:
-            return
-        with local_engine(workers) as engine:
+            return cost
+        with local_engine(self.workers[step]) as engine:
             with _clock(cost) as seconds:
                 run(names[:1], engine)
-            first, voxels, done = seconds[0], self.voxels(dataset, set(names[:1])), names[:1]
+            first, voxels, done = seconds[0], self.voxels(dataset, names[:1]), names[:1]
             cost.per_voxel = first / voxels
             if len(names) > 1 and first < limit:
                 with _clock(cost) as seconds:
                     run(names, engine)
                 done = names
-                cost.per_voxel = seconds[0] / self.voxels(dataset, set(names[1:]))
+                cost.per_voxel = seconds[0] / self.voxels(dataset, names[1:])
                 cost.start = max(first - cost.per_voxel * voxels, 0.0)
-        cost.bytes_per_voxel = self._density(dataset, done, *[path for path in (store, also) if path])
-        what = f"{step} {'/'.join(key) if isinstance(key, tuple) else key}"
-        self.found.measured.append(
-            f"{what}: {len(done)} samples, {self.voxels(dataset, set(done)) / 1e6:.3g} million voxels"
-        )
-
-    def _density(self, dataset: str, names: list[str], *paths: Path) -> float:
-        return allocated(*paths) / max(self.voxels(dataset, set(names)), 1)
+        voxels = self.voxels(dataset, done)
+        # The store, and a folder of tables or of other files beside it.
+        cost.bytes_per_voxel = allocated(stamp.with_suffix(".zarr"), stamp.with_suffix("")) / voxels
+        self.found.measured.append(f"{step} {'/'.join(place)}: {len(done)} samples, {voxels / 1e6:.3g} million voxels")
+        return cost
 
     def _only(self, stamp: Path, names: list[str]) -> Path:
         """A copy of a stamp with some of its samples."""

@@ -12,9 +12,10 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from unet_core.config.datasets import Dataset
+from unet_core.config.datasets import Annotation, Dataset, PixelSize
 from unet_core.config.options import Predict
 from unet_core.demo import touching_objects
+from unet_core.groundtruth.images import size_of
 from unet_core.groundtruth.samples import Sample
 from unet_core.images.readers import open_image, to_czyx
 from unet_core.predict.probabilities import to_mask, to_stored
@@ -50,6 +51,15 @@ def choose(sized: list[Sized]) -> list[Sized]:
     ]
     turns = [group[turn] for turn in range(len(sized)) for group in by_split if turn < len(group)]
     return turns[:count]
+
+
+def as_pieces(cfg: Dataset, picks: list[Sized], folder: Path, dimensions: int) -> tuple[Dataset, list[Sized]]:
+    """A data set of pieces of large images, and its samples, for networks of so many dimensions."""
+    samples = [piece_of(item, cfg, folder, seed, dimensions) for seed, item in enumerate(picks)]
+    source = Annotation(format="labels", path=f"{folder}/labels/{{stem}}.tif")
+    size = PixelSize(**dict(zip("zyx", size_of(picks[0].sample, cfg), strict=True)))
+    update = {"axes": "czyx", "channels": None, "pixel_size": size, "annotations": [source] if cfg.annotations else []}
+    return cfg.model_copy(update=update), samples
 
 
 def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: int = 2) -> Sized:

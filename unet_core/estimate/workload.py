@@ -6,8 +6,9 @@ The answers come from digests and headers, without doing any of the work.
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
-import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,27 +19,29 @@ from typing import Any
 from unet_core.blocks import ZYX
 from unet_core.config.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
 from unet_core.config.options import Config, Network, Train
-from unet_core.digest import FileHashes, digest
+from unet_core.digest import FileHashes
 from unet_core.estimate.stand_in import Sized
 from unet_core.groundtruth.images import size_of
 from unet_core.groundtruth.samples import Sample, expand
-from unet_core.groundtruth.step import entry_if_done, image_digest_of
-from unet_core.images.readers import image_shape, split_internal
-from unet_core.instances.step import wanted_digest as objects_digest
+from unet_core.groundtruth.step import entry_if_done, image_digest_of, with_contents
+from unet_core.images.readers import image_shape
+from unet_core.instances.step import objects_digest, objects_if_done
 from unet_core.network import unet
 from unet_core.plan import step as plan
 from unet_core.plan import tiles as plan_tiles
-from unet_core.predict.step import wanted_digest as probabilities_digest
+from unet_core.predict.members import Member, read_members
+from unet_core.predict.step import probabilities_digest
 from unet_core.runtime import UserError, read_json
 from unet_core.store.store import BLOCK, Spec, details_if_done
-from unet_core.weights.step import block_of
-from unet_core.weights.step import wanted_digest as weights_digest
+from unet_core.train.step import is_trained, sample_digest, training_digest
+from unet_core.weights.step import block_of, class_pixels_if_done, weight_map_digest
 
 ROOT = Path(__file__).parents[2]
+STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
 
 
 @dataclass
-class Job:
+class PendingJob:
     """A job that Snakemake would start.
 
     Attributes
@@ -61,11 +64,24 @@ class Job:
     @property
     def blocks(self) -> int:
         """Blocks to be written."""
-        shapes = [item.shape[1:] for item in self.items]
-        blocks = [block_of(shape) if self.step == "weights" else self.block for shape in shapes]
-        return sum(
-            len(Spec(shape, "uint8", "labels", block=block).grid) for shape, block in zip(shapes, blocks, strict=True)
-        )
+        return sum(len(self.array_of(item).grid) for item in self.items)
+
+    def array_of(self, item: Sized) -> Spec:
+        """Array of one channel that the job writes, or reads, for a sample."""
+        shape = item.shape[1:]
+        return Spec(shape, "uint8", "labels", block=block_of(shape) if self.step == "weights" else self.block)
+
+
+def threads_of(step: str) -> int:
+    """Threads that the rule of a step asks for.
+
+    Examples
+    --------
+    >>> threads_of("plan")
+    1
+    """
+    rule = (ROOT / "rules" / f"{step}.smk").read_text(encoding="utf-8")
+    return int(re.findall(r"^    threads: (\d+)$", rule, re.MULTILINE)[0])
 
 
 def pending(configfile: Path) -> dict[tuple[str, str], str]:
@@ -76,16 +92,8 @@ def pending(configfile: Path) -> dict[tuple[str, str], str]:
     UserError
         With Snakemake's message if it finds a mistake.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--summary",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--configfile",
-        str(configfile),
-    ]
+    files = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(configfile)]
+    command = [sys.executable, "-m", "snakemake", "--summary", *files]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(done.stderr.strip())
@@ -107,15 +115,12 @@ def sizes(cfg: Config, samples: dict[str, list[Sample]]) -> dict[str, list[Sized
     """
     problems: dict[str, None] = {}
     found: dict[str, list[Sized]] = {}
+    # The time points of an image are samples of one file.
+    shape_of = functools.lru_cache(1)(image_shape)
     for name, dataset in cfg.datasets.items():
-        known: dict[tuple[Path, str], tuple[int, ...]] = {}
         for sample in samples[name]:
             try:
-                shape = known.setdefault((sample.image, sample.internal), ()) or image_shape(
-                    sample.image, sample.internal
-                )
-                known[sample.image, sample.internal] = shape
-                size = dict(zip(sample.axes, shape, strict=True))
+                size = dict(zip(sample.axes, shape_of(sample.image, sample.internal), strict=True))
             except (ValueError, OSError) as error:
                 problems[f"  - {name}: {sample.image}: {error}"] = None
                 continue
@@ -144,21 +149,21 @@ class Workload:
         self.results = Path(expand(cfg.results))
         # Network -> what its plan says of folds.
         self.folds = {network: self._folds(network) for network in cfg.networks}
-        self.jobs: dict[tuple[str, Any], Job] = {}
-        # Of samples that are done: their digests; of images, also where the annotation is not done.
-        self.labels: dict[str, dict[str, str]] = {}
+        self.jobs: dict[tuple[str, Any], PendingJob] = {}
+        # Data set -> sample -> digest of its labels, if it is done; of its image, if its file is known.
+        self.labels: dict[str, dict[str, str | None]] = {}
         self.images: dict[str, dict[str, str]] = {}
         for name in sized:
-            self._add("groundtruth", name, self._images_left(name))
-            self._add("weights", name, self._labels_left(name))
+            self._add("groundtruth", name, self._unconverted(name))
+            self._add("weights", name, self._unweighted(name))
         for name in cfg.networks:
             self._add("plan", name, [])
-            self._add("train", name, [] if cfg.model_of(name).path or self.is_kept(name) else self.training(name))
+            self._add("train", name, [] if self._is_kept(name) else self.training(name))
         for pair in self.pairs:
             model, name = pair
             block = self.block(max(cfg.networks_of(model), key=self._planes_together))
-            self._add("predict", pair, self._left("predict", pair), block)
-            self._add("instances", pair, self._left("instances", pair), block)
+            for step, items in zip(("predict", "instances"), self._unsegmented(pair), strict=True):
+                self._add(step, pair, items, block)
             self._add("evaluate", pair, [item for item in sized[name] if self._is_scored(pair, item)], block)
         self._add("report", "", [])
 
@@ -209,26 +214,22 @@ class Workload:
             return Network.model_validate(read_json(Path(expand(path)) / "model.json")["network"])
         trained = [(name, item) for name, item in self._training(model) if item.sample.split == "train"]
         first = {name: item.sample for name, item in reversed(trained)}
-        sizes = [size_of(sample, self.cfg.datasets[name]) for name, sample in first.items()]
-        ratios = [z / math.sqrt(y * x) for z, y, x in sizes]
-        return plan.decided_network(
-            self.cfg.train_of(model).network, ratios, max(item.shape[1] for _, item in trained)
-        )[0]
+        ratios = [plan_tiles.anisotropy(size_of(sample, self.cfg.datasets[name])) for name, sample in first.items()]
+        _, planes = plan_tiles.extent_of(item.shape[1:] for _, item in trained)
+        return plan.decided_network(self.cfg.train_of(model).network, ratios, planes)[0]
 
     def predict_tile(self, model: str) -> int | ZYX:
         """Side (in 3D extent) of the tile that the plan would choose for prediction."""
-        items = [item for name in self.cfg.datasets_of(model) for item in self.sized[name]]
-        longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
+        shapes = [item.shape for name in self.cfg.datasets_of(model) for item in self.sized[name]]
         memory = plan_tiles.allowed_memory(self.cfg.plan_of(model))
-        return plan_tiles.prediction_tile(
-            self.cfg.predict_of(model), self.network(model), items[0].shape[0], memory, longest, planes
-        )[0]
+        extent = plan_tiles.extent_of(shape[1:] for shape in shapes)
+        cfg, network, channels = self.cfg.predict_of(model), self.network(model), shapes[0][0]
+        return plan_tiles.prediction_tile(cfg, network, channels, memory, *extent)[0]
 
     def train_tile(self, model: str) -> int | ZYX:
         """Side (in 3D extent) of the tile that the plan would choose for training."""
-        items = [item for item in self.training(model) if item.sample.split == "train"]
-        longest, planes = max(max(item.shape[2:]) for item in items), max(item.shape[1] for item in items)
-        return plan_tiles.training_tile(self._train(model), longest, planes)[0]
+        shapes = (item.shape[1:] for item in self.training(model) if item.sample.split == "train")
+        return plan_tiles.training_tile(self._train(model), *plan_tiles.extent_of(shapes))[0]
 
     def _train(self, model: str) -> Train:
         return self.cfg.train_of(model).model_copy(update={"network": self.network(model)})
@@ -246,105 +247,111 @@ class Workload:
         z, y, x = plan_tiles.prediction_block(self.predict_tile(model), self.network(model))
         return z, y, x
 
-    def is_kept(self, model: str) -> bool:
-        """Whether a trained model has the options and the data that it would be trained with again."""
-        try:
-            description = read_json(self.results / "train" / model / "model.json")
-        except UserError:
+    def _is_kept(self, network: str) -> bool:
+        """Whether a network was trained elsewhere, or with the options and data of now, by the plan that there is."""
+        if self.why("train", network) is None or self.cfg.model_of(network).path:
+            return True
+        if self.why("plan", network) in ("params changed", "rule implementation changed"):
             return False
-        names = {f"{name}/{item.sample.name}" for name, item in self._training(model)}
-        left = {
-            f"{job.key}/{item.sample.name}"
-            for job in self.jobs.values()
-            if job.step in ("groundtruth", "weights")
-            for item in job.items
-        }
-        changed = {self.why("train", model), self.why("plan", model)} & {
-            "params changed",
-            "rule implementation changed",
-        }
-        same = description.get("config") == self.cfg.train_of(model).model_dump(mode="json")
-        return same and not changed and description.get("trained_on") == sorted(names) and not names & left
+        used = {}
+        try:
+            decided = read_json(self._stamp("plan", network))
+            for name, item in self._training(network):
+                sample, key = item.sample, f"{name}/{item.sample.name}"
+                image, labels = self.images[name].get(sample.name), self.labels[name].get(sample.name)
+                if image is None or labels is None or key not in decided["samples"]:
+                    return False
+                weights = weight_map_digest(labels, self.cfg.weights_of(name))
+                used[key] = sample_digest(sample.split, image, weights, decided["samples"][key])
+            wanted = training_digest(self.cfg.train_of(network), decided, used)
+            return is_trained(self.results / "train" / network, wanted)
+        except UserError:  # there is no plan, or not the model that training would start from
+            return False
 
     def why(self, step: str, key: Any) -> str | None:
         """Why Snakemake would start a job; None if it would not."""
         place = key if isinstance(key, tuple) else (key,)
-        file = "report/report.html" if step == "report" else f"{step}/{'/'.join(place)}.json"
-        return self.started.get((step, (self.results / file).as_posix()))
+        output = self.results / "report" / "report.html" if step == "report" else self._stamp(step, *place)
+        return self.started.get((step, output.as_posix()))
+
+    def _stamp(self, step: str, *place: str) -> Path:
+        return self.results / step / f"{'/'.join(place)}.json"
 
     def _add(self, step: str, key: Any, items: list[Sized], block: ZYX = BLOCK) -> None:
         if self.why(step, key) is not None:
-            self.jobs[step, key] = Job(step, key, items, block)
+            self.jobs[step, key] = PendingJob(step, key, items, block)
 
-    def _images_left(self, name: str) -> list[Sized]:
-        stamp = self.results / "groundtruth" / f"{name}.json"
+    def _unconverted(self, name: str) -> list[Sized]:
+        """Samples whose image or annotation is not converted; digests of the others are noted."""
+        stamp, store = self._stamp("groundtruth", name), self._stamp("groundtruth", name).with_suffix(".zarr")
         if self.why("groundtruth", name) is None:
             # A data set that no model needs was never converted.
             entries = read_json(stamp)["samples"] if stamp.is_file() else {}
             self.images[name] = {sample: entry["image"] for sample, entry in entries.items()}
             self.labels[name] = {sample: entry["labels"] for sample, entry in entries.items()}
             return []
-        self.images[name], self.labels[name] = {}, {}
-        hashes = FileHashes(stamp.with_suffix(".files.json"))
-        return [
-            item
-            for item in self.sized[name]
-            if not self._is_converted(name, item.sample, hashes, stamp.with_suffix(".zarr"))
-        ]
+        cfg, known = self.cfg.datasets[name], functools.cache(FileHashes(stamp.with_suffix(".files.json")).known)
+        samples = [item.sample for item in self.sized[name]]
+        self.images[name] = {
+            sample.name: image_digest_of(sample, content, cfg) for sample in samples if (content := known(sample.image))
+        }
+        self.labels[name] = {
+            sample.name: entry["labels"]
+            for sample in samples
+            if (item := with_contents(sample, known))
+            and (entry := entry_if_done(item, cfg, self.cfg.groundtruth, store))
+        }
+        return [item for item in self.sized[name] if item.sample.name not in self.labels[name]]
 
-    def _is_converted(self, name: str, sample: Sample, hashes: FileHashes, store: Path) -> bool:
-        cfg, image = self.cfg.datasets[name], hashes.known(sample.image)
-        if image is None:
-            return False
-        self.images[name][sample.name] = image_digest_of(sample, image, cfg)
-        sources = [[hashes.known(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
-        if any(None in contents for contents in sources):
-            return False
-        entry = entry_if_done((sample, image, tuple(map(digest, sources))), cfg, self.cfg.groundtruth, store)
-        if entry is None:
-            return False
-        self.labels[name][sample.name] = entry["labels"]
-        return True
-
-    def _labels_left(self, name: str) -> list[Sized]:
-        cfg, store = self.cfg.weights_of(name), self.results / "weights" / f"{name}.zarr"
+    def _unweighted(self, name: str) -> list[Sized]:
+        """Annotated samples without the weights of what is known of their labels now."""
+        cfg, store = self.cfg.weights_of(name), self._stamp("weights", name).with_suffix(".zarr")
 
         def is_done(sample: Sample) -> bool:
             labels = self.labels[name].get(sample.name)
-            wanted = weights_digest(labels, cfg) if labels else ""
-            return all(
-                details_if_done(path, wanted) is not None
-                for path in (store / sample.name, store / sample.name / "labels" / "target")
-            )
+            wanted = weight_map_digest(labels, cfg) if labels else ""
+            return class_pixels_if_done(store / sample.name, wanted) is not None
 
         return [item for item in self.sized[name] if item.sample.split != "unannotated" and not is_done(item.sample)]
 
-    def _left(self, step: str, pair: tuple[str, str]) -> list[Sized]:
-        """Samples without the probabilities, or the objects, of what is known of image and model now."""
-        model, name = pair
-        cfg, networks = self.cfg.predict_of(model), self.cfg.networks_of(model)
-        items = [item for item in self.sized[name] if item.sample.split in cfg.splits]
-        trainings = [job.items for job in self.jobs.values() if job.step == "train" and job.key in networks]
-        if any(trainings) or any(self.why("plan", network) == "params changed" for network in networks):
-            return items
+    def _members(self, model: str) -> list[Member]:
+        """Networks of a model; none if one of them is to be trained, or planned with other options."""
+        networks = self.cfg.networks_of(model)
+        trained = any(job.items for job in self.jobs.values() if job.step == "train" and job.key in networks)
+        if trained or any(self.why("plan", network) == "params changed" for network in networks):
+            return []
+        stamps = [(self._stamp("train", network), [self._stamp("plan", network)]) for network in networks]
         try:
-            plans, stamps = (
-                [read_json(self.results / part / f"{network}.json") for network in networks]
-                for part in ("plan", "train")
-            )
+            return [member for model, plans in stamps for member in read_members(model, plans)]
         except UserError:
-            return items
+            return []
 
-        def is_done(sample: Sample) -> bool:
-            image, key = self.images[name].get(sample.name), f"{name}/{sample.name}"
-            if image is None or any(key not in plan["samples"] for plan in plans):
-                return False
-            used = [
-                (stamp["weights"], plan) for stamp, plan in zip(stamps, plans, strict=True) if may_predict(plan, key)
-            ]
-            wanted = probabilities_digest(image, key, used, cfg, self.cfg.mask_threshold(model))
-            if step == "instances":
-                wanted = objects_digest(wanted, self.cfg.instances_of(model), plans[0]["classes"])
-            return details_if_done(self.results / step / model / f"{name}.zarr" / sample.name, wanted) is not None
-
-        return [item for item in items if not is_done(item.sample)]
+    def _unsegmented(self, pair: tuple[str, str]) -> tuple[list[Sized], list[Sized]]:
+        """Samples without the probabilities, and those without the objects, of the images and the model of now."""
+        model, dataset = pair
+        cfg, members = self.cfg.predict_of(model), self._members(model)
+        # Of samples whose probabilities can be done.
+        probabilities = {
+            name: probabilities_digest(image, f"{dataset}/{name}", members, cfg, self.cfg.mask_threshold(model))
+            for name, image in self.images[dataset].items()
+            if members and all(f"{dataset}/{name}" in member.plan["samples"] for member in members)
+        }
+        objects = {
+            name: objects_digest(wanted, self.cfg.instances_of(model), members[0].plan["classes"])
+            for name, wanted in probabilities.items()
+        }
+        predict, instances = (self._stamp(step, model, dataset) for step in ("predict", "instances"))
+        stored, store, tables = predict.with_suffix(".zarr"), instances.with_suffix(".zarr"), instances.with_suffix("")
+        items = {item.sample.name: item for item in self.sized[dataset] if item.sample.split in cfg.splits}
+        return (
+            [
+                item
+                for name, item in items.items()
+                if details_if_done(stored / name, probabilities.get(name, "")) is None
+            ],
+            [
+                item
+                for name, item in items.items()
+                if objects_if_done(name, objects.get(name, ""), store, tables) is None
+            ],
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,10 +98,7 @@ def convert_groundtruth(
     """
     redone = remove_others(store, {sample.name for sample in samples})
     hashes = FileHashes(stamp.with_suffix(".files.json"))
-    items = [
-        (sample, hashes.of(sample.image), tuple(_hash_all(hashes, files) for files in sample.annotations))
-        for sample in samples
-    ]
+    items = [item for sample in samples if (item := with_contents(sample, hashes.of))]
     hashes.save()
     outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
     waiting = [item for item in items if item[0].name not in outcomes]
@@ -131,8 +129,13 @@ def convert_groundtruth(
     )
 
 
-def _hash_all(hashes: FileHashes, files: tuple[Path, ...]) -> str:
-    return digest([hashes.of(split_internal(str(file))[0]) for file in files])
+def with_contents(sample: Sample, hash_of: Callable[[Path], str | None]) -> Item | None:
+    """A sample with the hashes of its files; None where the hash of one is None, not known."""
+    image = hash_of(sample.image)
+    sources = [[hash_of(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
+    if image is None or any(None in contents for contents in sources):
+        return None
+    return sample, image, tuple(map(digest, sources))
 
 
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:

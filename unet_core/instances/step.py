@@ -65,8 +65,8 @@ def make_instances(
     predicted = read_json(predict)
     classes, unit = predicted["classes"], UNITS[predicted["dtype"]]
     samples = predicted["samples"]
-    wanted = {name: wanted_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
-    done = {name: _details_if_done(name, wanted[name], store, tables) for name in samples}
+    wanted = {name: objects_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
+    done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
     # What an unfinished run has found out is of use as long as it is about the same objects.
     useful = {(name, wanted[name]) for name, details in done.items() if details is None}
     kept = {path.name for path in store.glob(".*.parts") if tuple(path.name[1:].rsplit(".", 3)[:2]) in useful}
@@ -80,7 +80,7 @@ def make_instances(
             try:
                 details = _make_sample(name, wanted[name], cfg, classes, unit, probabilities, store, tables, engine)
             except FileNotFoundError:  # another run was faster, and has removed what both had found out
-                details = _details_if_done(name, wanted[name], store, tables)
+                details = objects_if_done(name, wanted[name], store, tables)
                 if details is None:
                     raise
             redone += 1
@@ -89,12 +89,13 @@ def make_instances(
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
 
 
-def wanted_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
+def objects_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
     """Digest of the objects of a sample from that of its probabilities."""
     return digest(probabilities, cfg.model_dump(), classes, method("instances"))
 
 
-def _details_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[str, Any] | None:
+def objects_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[str, Any] | None:
+    """What was counted in a sample if its objects and their tables are done with that digest."""
     details = details_if_done(store / name, wanted)
     return details if details and all((tables / f"{name}{suffix}").is_file() for suffix in SUFFIXES) else None
 

@@ -17,6 +17,8 @@ from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.network import unet
 from unet_core.plan.tiles import (
     allowed_memory,
+    anisotropy,
+    extent_of,
     outputs_of,
     prediction_block,
     prediction_tile,
@@ -225,10 +227,8 @@ def make_plan(
 def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:
     """Tile, block and memory of prediction."""
     memory = allowed_memory(cfg)
-    shapes = [entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values()]
-    tile, why = prediction_tile(
-        predict, network, channels, memory, max(max(y, x) for _, y, x in shapes), max(z for z, _, _ in shapes)
-    )
+    extent = extent_of(entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values())
+    tile, why = prediction_tile(predict, network, channels, memory, *extent)
     return {
         "predict_tile": {"value": tile, "why": why},
         "predict_block": {
@@ -256,8 +256,7 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
             "annotate more, or lower the shares of these in split"
         )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
-    planes = max(truth["shape"][1] for truth, _ in entries)
-    tile, why = training_tile(train, max(max(truth["shape"][2:]) for truth, _ in entries), planes)
+    tile, why = training_tile(train, *extent_of(truth["shape"][1:] for truth, _ in entries))
     outputs = outputs_of(tile, unet.shape_of(train.network))
     output = str(outputs[2]) if isinstance(tile, int) else " x ".join(map(str, outputs))
     steps, reason = training_steps(train, sum(pixels), outputs)
@@ -293,8 +292,7 @@ def _planes(truths: dict[str, Any], maps: dict[str, Any], results: Path) -> tupl
     for dataset, stamp in maps.items():
         names = [name for name, entry in stamp["samples"].items() if entry["split"] == "train"]
         for name in names[:1]:
-            z, y, x = open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[0].pixel_size
-            ratios.append(z / math.sqrt(y * x))
+            ratios.append(anisotropy(open_labels(results / "groundtruth" / f"{dataset}.zarr", name)[0].pixel_size))
         planes = max([planes, *(truths[dataset]["samples"][name]["shape"][1] for name in names)])
     return ratios, planes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import psutil
 
@@ -104,6 +104,18 @@ def tile_memory(tile: int | ZYX, network: Network, channels: int) -> int:
 def voxel_memory(network: Network, channels: int) -> int:
     """Bytes per pixel of a tile; see `tile_memory`."""
     return LANES * 4 * (channels + 5 * network.width)
+
+
+def extent_of(shapes: Iterable[Sequence[int]]) -> tuple[int, int]:
+    """Longest side in the plane, and most planes, of images (z, y, x)."""
+    planes, heights, widths = zip(*shapes, strict=True)
+    return max(*heights, *widths), max(planes)
+
+
+def anisotropy(pixel_size: tuple[float, float, float]) -> float:
+    """Distance of planes over that of pixels."""
+    z, y, x = pixel_size
+    return z / math.sqrt(y * x)
 
 
 def allowed_memory(cfg: Plan) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unet_core.blocks import ZYX
+from unet_core.config.folds import may_predict
 from unet_core.config.options import Network
 from unet_core.digest import digest
 from unet_core.network import unet
@@ -48,6 +49,11 @@ def read_members(model: Path, plans: Sequence[Path]) -> list[Member]:
     """Networks of a model from its stamp and the plan of each, in the same order."""
     found = zip(members_of(model).values(), plans, strict=True)
     return [Member(Path(entry["model"]), entry["weights"], read_json(path)) for entry, path in found]
+
+
+def members_for(key: str, members: Sequence[Member]) -> list[Member]:
+    """Networks by which ``<data set>/<sample>`` is predicted: with folds not those that were trained on it."""
+    return [member for member in members if may_predict(member.plan, key)]
 
 
 def kind_of(member: Member) -> str:

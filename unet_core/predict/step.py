@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
-from unet_core.config.folds import may_predict, predicted_as
+from unet_core.config.folds import predicted_as
 from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
@@ -30,6 +30,7 @@ from unet_core.predict.members import (
     Part,
     deepest,
     groups_of,
+    members_for,
     parts_of,
     planes_together,
     read_members,
@@ -63,7 +64,7 @@ WORTH_MEASURING, SHARE = 256, 0.05
 _LOADING = threading.Lock()
 
 
-class Job(NamedTuple):
+class PredictionJob(NamedTuple):
     """What all blocks of a data set have in common."""
 
     cfg: Predict
@@ -129,14 +130,12 @@ def predict_samples(
     todo, entries = [], {}
     for name, entry in samples.items():
         key = f"{images.stem}/{name}"
-        used = [member for member in members if may_predict(member.plan, key)]
-        wanted = wanted_digest(
-            entry["image"], key, [(member.weights, member.plan) for member in used], cfg, mask_threshold
-        )
+        used = members_for(key, members)
+        wanted = probabilities_digest(entry["image"], key, members, cfg, mask_threshold)
         entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
-    job = Job(cfg, mask_threshold, images, store, tuple(groups.values()))
+    job = PredictionJob(cfg, mask_threshold, images, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
@@ -158,8 +157,8 @@ def predict_samples(
     )
 
 
-def wanted_digest(
-    image: str, key: str, used: Sequence[tuple[str, dict[str, Any]]], cfg: Predict, mask_threshold: float | None
+def probabilities_digest(
+    image: str, key: str, members: Sequence[Member], cfg: Predict, mask_threshold: float | None
 ) -> str:
     """Digest of the probabilities of a sample.
 
@@ -169,14 +168,17 @@ def wanted_digest(
         Digest of its image.
     key : str
         ``<data set>/<sample>``.
-    used : sequence of (str, dict)
-        Digest of the weights, and plan, of each network that it is predicted by.
+    members : sequence of Member
+        Networks of the model; those that it is predicted by count.
     cfg : Predict
         Options.
     mask_threshold : float or None
         What probabilities must exceed in the masks that are stored in their place.
     """
-    networks = [[weights, plan["samples"][key], *tile_that_counts(plan)] for weights, plan in used]
+    networks = [
+        [member.weights, member.plan["samples"][key], *tile_that_counts(member.plan)]
+        for member in members_for(key, members)
+    ]
     return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"))
 
 
@@ -198,7 +200,7 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     return z, y, x
 
 
-def _spec(sample: Todo, job: Job, members: Sequence[Member]) -> Spec:
+def _spec(sample: Todo, job: PredictionJob, members: Sequence[Member]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
     image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
     # The block that suits the network that pools the most planes suits the others.
@@ -207,7 +209,7 @@ def _spec(sample: Todo, job: Job, members: Sequence[Member]) -> Spec:
     return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
 
 
-def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Engine) -> None:
+def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
     """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
 
     def items() -> Iterator[tuple[Todo, int]]:
@@ -229,7 +231,7 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: Job, engine: Eng
         pass
 
 
-def _predict_block(item: tuple[Todo, int], job: Job) -> None:
+def _predict_block(item: tuple[Todo, int], job: PredictionJob) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
     computed = _computed(sample, result.grid.box(index), job)
@@ -238,7 +240,7 @@ def _predict_block(item: tuple[Todo, int], job: Job) -> None:
     )
 
 
-def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
+def _computed(sample: Todo, box: Box, job: PredictionJob) -> np.ndarray:
     """Probabilities of a box as they are stored, if they are."""
     image = open_image_of(job.images, sample.name)
     if len(sample.parts) == 1:
@@ -251,7 +253,7 @@ def _computed(sample: Todo, box: Box, job: Job) -> np.ndarray:
     return to_stored(functools.reduce(np.add, weighted), job.dtype)
 
 
-def _of_part(image: Readable, part: Part, box: Box, job: Job, dtype: str) -> np.ndarray:
+def _of_part(image: Readable, part: Part, box: Box, job: PredictionJob, dtype: str) -> np.ndarray:
     """Mean of the probabilities of networks of a kind, with smaller tiles where the memory is full."""
     group = job.groups[part.group]
     network, tiles = _network(job.cfg, part, dtype), _fitting(group.tiles)
@@ -294,7 +296,9 @@ def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
     return smaller
 
 
-def _measured(job: Job, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine) -> tuple[Group, ...]:
+def _measured(
+    job: PredictionJob, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine
+) -> tuple[Group, ...]:
     """Groups with the fastest tiles, which are measured where there is much to do.
 
     What was measured before on the same device stays, so that results are identical.
@@ -321,7 +325,7 @@ def _networks(found: tuple[Part, int]) -> int:
     return len(found[0].networks)
 
 
-def _fastest(job: Job, part: Part, block: ZYX, pixels: int, kept: Path, engine: Engine) -> Tiles:
+def _fastest(job: PredictionJob, part: Part, block: ZYX, pixels: int, kept: Path, engine: Engine) -> Tiles:
     """The fastest tiles for the networks of a part, which apply them to so many pixels in all."""
     tiles = job.groups[part.group].tiles
     ((_, where),) = engine.run(_ask_device, [0], 1, "device")
@@ -344,14 +348,14 @@ def _ask_device(_: int) -> str:
     return device_name()
 
 
-def _calibrate(part: Part, job: Job, block: ZYX, pixels: float) -> dict[str, Any]:
+def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dict[str, Any]:
     network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     tried = candidates(block, tiles.largest, shape, batches)
     return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
 
 
-def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
+def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:
     """Compute places at block borders again, with tiles that lie otherwise, and keep the differences to what is stored.
 
     Samples are done only then, so that a run that was interrupted here goes on here.
@@ -375,7 +379,7 @@ def _audit_all(todo: list[Todo], job: Job, engine: Engine) -> None:
         finish(job.store / sample.name, sample.wanted, details)
 
 
-def _audit(item: Any, job: Job) -> Audit:
+def _audit(item: Any, job: PredictionJob) -> Audit:
     sample, box, border = item
     stored, again = Result(job.store / sample.name).read(box), _computed(sample, box, job)
     if job.mask_threshold is None:

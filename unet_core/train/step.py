@@ -76,20 +76,51 @@ def train_model(
             split = seen_as(decided, f"{dataset}/{name}", entry["split"])
             if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
-                used[f"{dataset}/{name}"] = digest(split, truths[name]["image"], entry["digest"], norm)
+                used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)
                 splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
-    keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
-    settings = {key: _value(decided[key]) for key in keys}
-    source = given_model(cfg.start)
-    given = weights_digest(source) if source else None
-    wanted = digest(used, settings, cfg.model_dump(exclude={"preset"}), given, method("train"))
-    if _description(folder).get("digest") != wanted or not is_of(folder / "best.safetensors", wanted):
+    wanted = training_digest(cfg, decided, used)
+    if is_trained(folder, wanted):
+        logger.info("train: nothing has changed")
+    else:
+        settings = _settings(decided)
         start = choose_start(cfg, folder, wanted, used, settings)
         _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
-    else:
-        logger.info("train: nothing has changed")
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
+
+
+def sample_digest(split: str, image: str, weights: str, norm: dict[str, list[float]]) -> str:
+    """Digest of a sample as training sees it, from those of its image and its weights."""
+    return digest(split, image, weights, norm)
+
+
+def training_digest(cfg: Train, decided: dict[str, Any], used: dict[str, str]) -> str:
+    """Digest of a model.
+
+    Parameters
+    ----------
+    cfg : Train
+        Options.
+    decided : dict
+        The plan.
+    used : dict
+        ``<data set>/<sample>`` -> `sample_digest`, of all samples for training and validation.
+    """
+    source = given_model(cfg.start)
+    given = weights_digest(source) if source else None
+    return digest(used, _settings(decided), cfg.model_dump(exclude={"preset"}), given, method("train"))
+
+
+def is_trained(folder: Path, wanted: str) -> bool:
+    """Whether the model in a folder is whole and has that digest."""
+    described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+    return described.get("digest") == wanted and is_of(folder / "best.safetensors", wanted)
+
+
+def _settings(decided: dict[str, Any]) -> dict[str, Any]:
+    """Decisions of the plan that training depends on."""
+    keys = ("classes", "channels", "network", "normalisation", "class_weights", "train_tile", "steps")
+    return {key: _value(decided[key]) for key in keys}
 
 
 def _train(
@@ -177,10 +208,6 @@ def _open_sample(
 def _value(decision: Any) -> Any:
     """A decision of the plan without its reason."""
     return decision["value"] if isinstance(decision, dict) and "why" in decision else decision
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
 
 
 def main() -> None:

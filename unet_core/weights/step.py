@@ -199,8 +199,8 @@ def make_weights(
     remove_other_files(store.with_suffix(""), ".blocks", set(samples))
     entries = {}
     for name, entry in samples.items():
-        wanted = wanted_digest(entry["labels"], cfg)
-        counts = _counts_if_done(store / name, wanted)
+        wanted = weight_map_digest(entry["labels"], cfg)
+        counts = class_pixels_if_done(store / name, wanted)
         if counts is None:
             counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
             redone += 1
@@ -209,7 +209,7 @@ def make_weights(
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
-def wanted_digest(labels: str, cfg: Weights) -> str:
+def weight_map_digest(labels: str, cfg: Weights) -> str:
     """Digest of the weights of a sample from that of its labels, which the size of its pixels is part of."""
     return digest(labels, _settings(cfg))
 
@@ -225,7 +225,8 @@ def block_of(shape: ZYX) -> ZYX:
     return THICK if shape[0] > BLOCK[0] else BLOCK
 
 
-def _counts_if_done(path: Path, wanted: str) -> list[int] | None:
+def class_pixels_if_done(path: Path, wanted: str) -> list[int] | None:
+    """Pixels of each class of a sample if its border term and its target are done with that digest."""
     border, target = details_if_done(path, wanted), details_if_done(path / "labels" / "target", wanted)
     return target["class_pixels"] if border is not None and target is not None else None
 
