@@ -10,8 +10,8 @@ from pathlib import Path
 # One pool of memory for all threads, also in the jobs. With a pool for each thread, the C library gives the memory of a
 # tile back to the system, and gets it again, zeroed, for the next tile.
 os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-# Threads of a network that wait for one another sleep: where other processes want the cores too, waiting in a loop takes
-# them from those that are waited for, and a training step takes ten times as long.
+# Threads of a network that wait for one another sleep: where other processes want the cores too, waiting in a loop
+# takes them from those that are waited for, and a training step takes ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # SLURM's warning before the time limit is for training; it would kill the Snakemake around it.

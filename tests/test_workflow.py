@@ -22,7 +22,7 @@ import yaml
 
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
-from unet_core.estimate.rehearsal import allocated
+from unet_core.estimate.measure import allocated
 from unet_core.estimate.workload import Workload, pending, sizes
 from unet_core.groundtruth.samples import check_data
 

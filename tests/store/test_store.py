@@ -17,7 +17,8 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from unet_core.blocks import Box
 from unet_core.runtime import UserError
 from unet_core.store.pyramid import halve_labels
-from unet_core.store.store import Spec, begin, details_if_done, finish, read_attributes, remove_others
+from unet_core.store.removal import remove_others
+from unet_core.store.store import Spec, begin, details_if_done, finish, read_attributes
 
 IMAGE = Spec((3, 300, 520), "uint16", "image", channels=2, pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
 LABELS = Spec((3, 300, 520), "uint32", "labels", pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))

@@ -26,7 +26,8 @@ from unet_core.blocks import Grid
 from unet_core.config.datasets import ConfigError
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
-from unet_core.estimate.rehearsal import Cost, Rehearsal, Stage, first_folds, process_start
+from unet_core.estimate.measure import Cost, process_start
+from unet_core.estimate.rehearsal import Rehearsal, Stage, first_folds
 from unet_core.estimate.stand_in import LARGEST, Sized
 from unet_core.estimate.workload import STEPS, PendingJob, Workload, pending, sizes, threads_of
 from unet_core.groundtruth.samples import check_data, expand

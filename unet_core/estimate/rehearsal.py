@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from unet_core.blocks import ZYX
 from unet_core.config.folds import DIVIDED, HELD_OUT, seen_as
 from unet_core.config.options import Config, Network
 from unet_core.engine import Engine, local_engine
+from unet_core.estimate.measure import Cost, allocated, clock
 from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, as_pieces, choose, pretend
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.step import convert_groundtruth
@@ -33,38 +28,12 @@ from unet_core.network.ensemble import gather
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
 from unet_core.report.step import make_report
-from unet_core.runtime import read_json, return_freed_memory, write_stamp
+from unet_core.runtime import read_json, write_stamp
 from unet_core.train.step import adopt_model, train_model
 from unet_core.weights.step import make_weights
 
 # Training steps are timed over that long, or that many; prediction of more than one sample is not timed beyond.
 TRAINING_S, MOST_STEPS, PREDICTION_S = 4.0, 256, 5.0
-WITH_ENGINE = ("groundtruth", "weights", "predict", "instances", "evaluate")
-
-
-@dataclass
-class Cost:
-    """What a job of a step costs.
-
-    Attributes
-    ----------
-    start : float
-        Seconds once per job, beside the start of its process.
-    per_voxel : float
-        Seconds per voxel of the samples (for training: per step; for prediction: of one network).
-    validation : float
-        Seconds of one validation and checkpoint per voxel of the validation samples.
-    bytes_per_voxel : float
-        Allocated on the file system (for training: of the model folder).
-    memory : int
-        Largest resident memory of the process, in bytes.
-    """
-
-    start: float = 0.0
-    per_voxel: float = 0.0
-    validation: float = 0.0
-    bytes_per_voxel: float = 0.0
-    memory: int = 0
 
 
 @dataclass
@@ -78,47 +47,6 @@ class Rehearsal:
 def first_folds(cfg: Config, model: str) -> list[str]:
     """Networks of a model, of those that are folds of one model only the first."""
     return list({network.partition(".")[0]: network for network in reversed(cfg.networks_of(model))}.values())[::-1]
-
-
-def process_start(step: str, workers: int) -> float:
-    """Seconds from the start of a job's process until its step begins, and from its end to that of the process."""
-    engine = (
-        f"from unet_core.engine import local_engine\nwith local_engine({workers}): pass" if step in WITH_ENGINE else ""
-    )
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", f"import unet_core.{step}.step\n{engine}"], cwd=Path(__file__).parents[2], check=True
-    )
-    return time.perf_counter() - start
-
-
-@contextmanager
-def _clock(cost: Cost) -> Iterator[list[float]]:
-    """Wall seconds of what is done inside, as the only item; the peak of memory goes into the cost."""
-    process, ended, seconds = psutil.Process(), threading.Event(), [0.0]
-
-    def watch() -> None:
-        while True:
-            cost.memory = max(cost.memory, process.memory_info().rss)
-            if ended.wait(0.02):
-                return
-
-    return_freed_memory()  # of the steps before
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    try:
-        yield seconds
-    finally:
-        seconds[0] = time.perf_counter() - start
-        ended.set()
-        watcher.join()
-
-
-def allocated(*paths: Path) -> int:
-    """Bytes that files and folders take on their file system."""
-    found = [member for path in paths if path.exists() for member in (path, *path.rglob("*"))]
-    return sum(member.stat().st_blocks * 512 for member in found)
 
 
 class Stage:
@@ -265,7 +193,7 @@ class Stage:
             weights[name] = self._only(
                 whole, [key for key, entry in samples if seen_as(plan, f"{name}/{key}", entry["split"]) in splits]
             )
-        with _clock(cost) as seconds:
+        with clock(cost) as seconds:
             train_model(
                 self.cfg.train_of(model).model_copy(update={"validate_every": 10**9, "seed": steps}),
                 plan=plan_path,
@@ -371,7 +299,7 @@ class Stage:
         """Tables and page of the chosen samples."""
         stamps = {pair: self.stamp("evaluate", *pair) for pair in pairs}
         cost, folder = self.found.costs.setdefault(("report", ""), Cost()), self.folder / "report"
-        with _clock(cost) as seconds:
+        with clock(cost) as seconds:
             make_report(
                 self.cfg.report,
                 evaluations={pair: path for pair, path in stamps.items() if path.is_file()},
@@ -398,12 +326,12 @@ class Stage:
         if not names:
             return cost
         with local_engine(self.workers[step]) as engine:
-            with _clock(cost) as seconds:
+            with clock(cost) as seconds:
                 run(names[:1], engine)
             first, voxels, done = seconds[0], self.voxels(dataset, names[:1]), names[:1]
             cost.per_voxel = first / voxels
             if len(names) > 1 and first < limit:
-                with _clock(cost) as seconds:
+                with clock(cost) as seconds:
                     run(names, engine)
                 done = names
                 cost.per_voxel = seconds[0] / self.voxels(dataset, names[1:])

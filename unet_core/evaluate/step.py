@@ -36,7 +36,8 @@ from unet_core.metrics.strata import size_strata
 from unet_core.metrics.thinning import REACH, thin_borders
 from unet_core.metrics.voi import variation_of_information
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store.store import Result, open_labels, remove_other_files
+from unet_core.store.removal import remove_other_files
+from unet_core.store.store import Result, open_labels
 
 logger = logging.getLogger(__name__)
 

@@ -37,17 +37,8 @@ from unet_core.images.in_place import InPlace
 from unet_core.images.readers import split_internal
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
-from unet_core.store.store import (
-    LABELS,
-    Result,
-    Spec,
-    begin,
-    details_if_done,
-    finish,
-    open_image_of,
-    remove,
-    remove_others,
-)
+from unet_core.store.removal import remove, remove_others
+from unet_core.store.store import LABELS, Result, Spec, begin, details_if_done, finish, open_image_of
 
 logger = logging.getLogger(__name__)
 

@@ -25,16 +25,8 @@ from unet_core.instances.objects import SUFFIXES, Measured
 from unet_core.instances.passes import LARGEST_BOX, Work, describe, join, number_block, split_objects
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
-from unet_core.store.store import (
-    Result,
-    Spec,
-    begin,
-    details_if_done,
-    finish,
-    remove,
-    remove_other_files,
-    remove_others,
-)
+from unet_core.store.removal import remove, remove_other_files, remove_others
+from unet_core.store.store import Result, Spec, begin, details_if_done, finish
 
 logger = logging.getLogger(__name__)
 

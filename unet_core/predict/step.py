@@ -40,17 +40,8 @@ from unet_core.predict.members import (
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store.store import (
-    CHUNK,
-    Result,
-    Spec,
-    begin,
-    details_if_done,
-    finish,
-    open_image_of,
-    read_attributes,
-    remove_others,
-)
+from unet_core.store.removal import remove_others
+from unet_core.store.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes
 
 logger = logging.getLogger(__name__)
 

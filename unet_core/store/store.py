@@ -14,8 +14,6 @@ import contextlib
 import errno
 import math
 import shutil
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,11 +23,12 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
-from unet_core.files import PARTIAL, aside
+from unet_core.files import aside
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
 from unet_core.store.ngff import chunk_shape, multiscale, read_array, read_group, write_array, write_group
 from unet_core.store.pyramid import halve_image, halve_labels
+from unet_core.store.removal import remove, take
 from unet_core.store.shards import CutShort, read_index, read_part, write_shard
 
 CHUNK = 256
@@ -233,7 +232,7 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
     if keep and _is_like(path, spec):
         write_group(path, {"ome": _ome(path, spec), "unet": unet})
         return _begun(path, digest, spec)
-    if trash := _take(path):
+    if trash := take(path):
         if _begun(trash, digest, spec) is not None:  # what another run has just made is given back
             with contextlib.suppress(OSError):
                 trash.rename(path)
@@ -361,47 +360,6 @@ def open_labels(store: Path, sample: str) -> tuple[Result, Result, Result]:
 def open_weights(store: Path, sample: str) -> tuple[Result, Result]:
     """Target and border term of a sample, from the store of the step weights."""
     return Result(store / sample / "labels" / "target"), Result(store / sample)
-
-
-def remove(path: Path) -> None:
-    """Delete a result; it vanishes at once, even where deleting its files takes long."""
-    if trash := _take(path):
-        shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
-
-
-def _take(path: Path) -> Path | None:
-    """Move a result away; None if there is none (any more)."""
-    trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
-    with contextlib.suppress(FileNotFoundError):
-        return path.rename(trash)
-    return None
-
-
-def remove_others(store: Path, keep: set[str]) -> list[str]:
-    """Delete the results of samples that are no longer in the data set, and leftovers of killed runs."""
-    found = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
-    gone = [path for path in found if not _in_the_making(path)]
-    for path in gone:
-        remove(path)
-    for leftover in store.glob("*/labels/.*"):
-        if not _in_the_making(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return [path.name for path in gone]
-
-
-def _in_the_making(path: Path) -> bool:
-    """Whether another run may just be beginning this result; an old one is a leftover of a killed run."""
-    try:
-        return path.suffix == PARTIAL and path.stat().st_mtime > time.time() - 3600
-    except FileNotFoundError:  # renamed meanwhile
-        return True
-
-
-def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> None:
-    """Delete the files of samples that are no longer in the data set."""
-    for path in folder.glob(f"*{suffix}"):
-        if path.name.removesuffix(suffix) not in keep:
-            path.unlink(missing_ok=True)
 
 
 def _store_of(path: Path) -> Path:

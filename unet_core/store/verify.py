@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
+from unet_core.store.removal import remove
 from unet_core.store.shards import check_shard
-from unet_core.store.store import Result, read_attributes, remove
+from unet_core.store.store import Result, read_attributes
 
 # Shards in work per thread: few, so that the memory does not grow with the store.
 WAITING = 4

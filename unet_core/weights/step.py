@@ -19,6 +19,7 @@ from unet_core.engine import Engine
 from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
+from unet_core.store.removal import remove_other_files, remove_others
 from unet_core.store.store import (
     BLOCK,
     Spec,
@@ -28,8 +29,6 @@ from unet_core.store.store import (
     open_labels,
     open_weights,
     read_attributes,
-    remove_other_files,
-    remove_others,
 )
 from unet_core.weights.distance import Spacing, outlines, separate, two_nearest
 

@@ -1,0 +1,52 @@
+"""Results that are no longer wanted, and what killed runs left behind: taken away at once, deleted afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from unet_core.files import PARTIAL
+
+
+def remove(path: Path) -> None:
+    """Delete a result; it vanishes at once, even where deleting its files takes long."""
+    if trash := take(path):
+        shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
+
+
+def take(path: Path) -> Path | None:
+    """Move a result away; None if there is none (any more)."""
+    trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+    with contextlib.suppress(FileNotFoundError):
+        return path.rename(trash)
+    return None
+
+
+def remove_others(store: Path, keep: set[str]) -> list[str]:
+    """Delete the results of samples that are no longer in the data set, and leftovers of killed runs."""
+    found = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
+    gone = [path for path in found if not _in_the_making(path)]
+    for path in gone:
+        remove(path)
+    for leftover in store.glob("*/labels/.*"):
+        if not _in_the_making(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return [path.name for path in gone]
+
+
+def _in_the_making(path: Path) -> bool:
+    """Whether another run may just be beginning this result; an old one is a leftover of a killed run."""
+    try:
+        return path.suffix == PARTIAL and path.stat().st_mtime > time.time() - 3600
+    except FileNotFoundError:  # renamed meanwhile
+        return True
+
+
+def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> None:
+    """Delete the files of samples that are no longer in the data set."""
+    for path in folder.glob(f"*{suffix}"):
+        if path.name.removesuffix(suffix) not in keep:
+            path.unlink(missing_ok=True)
