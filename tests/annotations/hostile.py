@@ -1,4 +1,4 @@
-"""Reads one hostile annotation in a process with 1 GiB beside what it starts with: ``python -m tests.hostile FORMAT FILE``.
+"""Reads one hostile annotation in a process with 1 GiB beside what it starts with: ``python -m tests.annotations.hostile FORMAT FILE``.
 
 Prints the error that the reader gives; any other end is a fault.
 """

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet_core.annotations import boundaries, ctc, labels, masks, rle
+from unet_core.annotations import binary, ctc, labels, masks, rle
 from unet_core.annotations.formats import FORMATS
 from unet_core.annotations.layer import Layer, as_labels, read_plane
 from unet_core.blocks import ZYX
@@ -434,7 +434,7 @@ def test_interiors_of_a_volume_are_connected_across_planes(tmp_path: Path) -> No
 
 def test_boundaries_in_one_file_for_all_pages(tmp_path: Path) -> None:
     path = tif(tmp_path / "a.tif", [np.full((2, 3), 255), [[255, 0, 255], [255, 0, 255]]])
-    assert boundaries.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
+    assert binary.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
     assert_layers(read("boundaries", (path,), image=("film", 1)), TWO)
 
 

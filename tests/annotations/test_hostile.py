@@ -309,7 +309,7 @@ CASES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
 def test_hostile_files_end_in_an_error_that_names_the_file_within_a_gigabyte(tmp_path: Path, case: str) -> None:
     name, file, content, text = CASES[case]
     (tmp_path / file).write_bytes(content())
-    command = [sys.executable, "-m", "tests.hostile", name, str(tmp_path / file)]
+    command = [sys.executable, "-m", "tests.annotations.hostile", name, str(tmp_path / file)]
     # The limit is far above what is needed, for a busy machine; what runs for ever is caught.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,6 @@
-"""Annotation formats, one module each, all with the same two functions.
+"""Annotation formats, a module for each way to read them, all with the same two functions.
+
+`unet_core.config.formats` says which formats there are, and which module reads each.
 
 ``find(path, images)``
     From names alone: which files annotate which image. `images` are (stem, page) pairs; returns the files by position

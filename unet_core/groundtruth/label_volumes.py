@@ -19,6 +19,7 @@ from unet_core.annotations import labels
 from unet_core.annotations.layer import opened_plane
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config.datasets import Annotation, Dataset
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.groundtruth.canvas import Canvas, paint_layers
 from unet_core.groundtruth.check.tally import inner_voxels
 from unet_core.groundtruth.samples import Sample
@@ -29,7 +30,6 @@ from unet_core.store.store import BLOCK
 WHOLE = 2**26
 # Bytes of a source that are read at once, so that chunks of many planes are not decoded for each block of few planes.
 READ = 2**27
-FORMATS = ("labels", "cellpose")
 
 
 class Piece(NamedTuple):
@@ -145,7 +145,9 @@ def open_volume(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iter
     found = [(source, files) for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files]
     objects = [source for source, _ in found if not (source.ignore or source.region)]
     # Several sources of objects may overlap: who wins depends on the whole objects.
-    fit = all(source.format in FORMATS and not source.classes and len(files) == 1 for source, files in found)
+    fit = all(
+        DESCRIPTIONS[source.format].in_pieces and not source.classes and len(files) == 1 for source, files in found
+    )
     if math.prod(shape) <= WHOLE or len(objects) != 1 or not fit:
         yield None
         return

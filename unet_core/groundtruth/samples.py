@@ -19,6 +19,7 @@ from pathlib import Path
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.folds import DIVIDED, divide
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
 from unet_core.images.headers import header_of
@@ -277,7 +278,7 @@ def _unannotated(
     ]
     anywhere = {position for _, _, found in asked for position in found}
     for number, source, own in asked:
-        if source.format == "ctc" or matched[number] is None:
+        if DESCRIPTIONS[source.format].sparse or matched[number] is None:
             continue
         found = anywhere if cfg.sources == "first" else own
         wanted = [i for i, (path, _, page, _) in enumerate(images) if _fits(_name(path, page), source.samples)]

@@ -18,6 +18,7 @@ import yaml
 
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.parse import parse_config
 from unet_core.digest import digest
 from unet_core.groundtruth.canvas import paint
@@ -133,7 +134,7 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
     found += [("", finding) for finding in drift(statistics, {name: batches[name] for name in statistics})]
     without = [name for name, split in splits.items() if split == "unannotated"]
     # In the Cell Tracking Challenge most frames have no mask.
-    if without and any(source.format != "ctc" for source in cfg.annotations):
+    if without and not all(DESCRIPTIONS[source.format].sparse for source in cfg.annotations):
         listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         found.append(
             (
