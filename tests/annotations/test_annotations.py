@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from unet_core.annotations import binary, ctc, labels, masks, rle
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Layer, as_labels, read_plane
+from unet_core.annotations.layer import Layer, as_labels, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.demo import run_lengths
@@ -171,7 +171,7 @@ def test_annotations_of_another_shape_are_errors_that_name_the_file(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_plane(path, None, shape)
+        read_volume(path, None, shape)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_annotations_with_other_pages_than_the_image_are_errors(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_plane(path, 2, (1, 2, 3))
+        read_volume(path, 2, (1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_may_have_happened_to_an_annotation_of_another_shape_is_told(
     tmp_path: Path, size: tuple[int, int], hint: str
 ) -> None:
     with pytest.raises(ValueError) as error:
-        read_plane(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
+        read_volume(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
     assert str(error.value).endswith(f"but its image has (4, 6){hint}")
 
 

@@ -12,7 +12,7 @@ import cc3d
 import numpy as np
 
 from unet_core.annotations.labels import find
-from unet_core.annotations.layer import Layer, as_labels, layer_of, read_plane
+from unet_core.annotations.layer import Layer, as_labels, layer_of, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -22,7 +22,7 @@ __all__ = ["find", "read"]
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
-        values = as_labels(read_plane(file, image[1], shape), file)
+        values = as_labels(read_volume(file, image[1], shape), file)
         ignore = values == source.ignore_label if source.ignore_label is not None else None
         if ignore is not None:
             values[ignore] = 0

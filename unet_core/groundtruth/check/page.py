@@ -129,7 +129,7 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
     found = [(one.sample.name, Finding(*finding)) for one in checked for finding in one.details.get("findings", [])]
     found += outliers(statistics)
     found += twins(
-        {one.sample.name: digest(one.content, one.sample.internal, one.sample.page) for one in checked}, splits
+        {one.sample.name: digest(one.content, one.sample.internal, one.sample.time) for one in checked}, splits
     )
     found += [("", finding) for finding in drift(statistics, {name: batches[name] for name in statistics})]
     without = [name for name, split in splits.items() if split == "unannotated"]
