@@ -69,6 +69,7 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         RuntimeError,
         NotImplementedError,
         EOFError,
+        IndexError,  # from zipfile, where a member has an empty name
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
     ) as error:
