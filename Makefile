@@ -22,7 +22,7 @@ help:
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
-	@echo "make config  write the option sections of config.yaml anew from unet_core/config/options.py"
+	@echo "make config  write config.yaml and the table of docs/annotations.md anew from unet_core/config"
 	@echo "make clean   delete results and demo data, keep the environment"
 
 # The environment is made once; again only when what it is made of has changed.

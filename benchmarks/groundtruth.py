@@ -23,14 +23,18 @@ import tifffile
 from skimage import draw
 
 from unet_core.annotations import geojson
+from unet_core.blocks import Grid
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.demo import run_lengths
 from unet_core.engine import local_engine
 from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.check.lint import findings_of
+from unet_core.groundtruth.check.tally import Tally
+from unet_core.groundtruth.label_volumes import Painted
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.store.store import BLOCK
 
 SIDE, POLYGONS, POINTS = 4096, 10_000, 24
 IMAGES, SMALL, OBJECTS, NAMES = 1000, 256, 20, 10
@@ -86,7 +90,10 @@ def _polygons(folder: Path) -> dict[str, float]:
             canvas.add(layer, 1)
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
-        findings_of(canvas, np.zeros((SIDE, SIDE), np.uint8))
+        tally = Tally(canvas.shape)
+        for piece in Painted(canvas).pieces(Grid(canvas.shape, BLOCK)):
+            tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
+        findings_of(tally.counts(), canvas.shape, canvas.instances[0], np.zeros((SIDE, SIDE), np.uint8), canvas)
         checks.append(time.perf_counter() - start)
         start = time.perf_counter()
         labels = np.zeros((SIDE, SIDE), np.uint32)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unet_core.annotations import boundaries, ctc, labels, masks, rle
+from unet_core.annotations import binary, ctc, labels, masks, rle
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Layer, as_labels, read_plane
+from unet_core.annotations.layer import Layer, as_labels, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.demo import run_lengths
@@ -171,7 +171,7 @@ def test_annotations_of_another_shape_are_errors_that_name_the_file(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_plane(path, None, shape)
+        read_volume(path, None, shape)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_annotations_with_other_pages_than_the_image_are_errors(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_plane(path, 2, (1, 2, 3))
+        read_volume(path, 2, (1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_may_have_happened_to_an_annotation_of_another_shape_is_told(
     tmp_path: Path, size: tuple[int, int], hint: str
 ) -> None:
     with pytest.raises(ValueError) as error:
-        read_plane(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
+        read_volume(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
     assert str(error.value).endswith(f"but its image has (4, 6){hint}")
 
 
@@ -434,7 +434,7 @@ def test_interiors_of_a_volume_are_connected_across_planes(tmp_path: Path) -> No
 
 def test_boundaries_in_one_file_for_all_pages(tmp_path: Path) -> None:
     path = tif(tmp_path / "a.tif", [np.full((2, 3), 255), [[255, 0, 255], [255, 0, 255]]])
-    assert boundaries.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
+    assert binary.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
     assert_layers(read("boundaries", (path,), image=("film", 1)), TWO)
 
 

@@ -14,7 +14,6 @@ import tifffile
 from skimage.measure import label
 
 from tests.annotations.layers import objects_in
-from unet_core.annotations import cellpose
 from unet_core.annotations.formats import FORMATS
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -141,7 +140,7 @@ def test_ilastik_files_that_are_wrong_are_told(
 def test_cellpose_masks_are_label_images(tmp_path: Path) -> None:
     path = tmp_path / "a_cp_masks.png"
     path.write_bytes(imagecodecs.png_encode(MASK.astype(np.uint16)))
-    assert cellpose.find(f"{tmp_path}/{{stem}}_cp_masks.png", [("a", None)]) == ({0: (path,)}, [])
+    assert FORMATS["cellpose"].find(f"{tmp_path}/{{stem}}_cp_masks.png", [("a", None)]) == ({0: (path,)}, [])
     ((_, found),) = objects_in("cellpose", path, SHAPE)
     np.testing.assert_array_equal(found, MASK)
 
@@ -150,7 +149,7 @@ def test_pickles_of_cellpose_are_refused_with_the_way_out(tmp_path: Path) -> Non
     with pytest.raises(
         ValueError, match="_seg.npy is a pickle, which is not read.*Save masks as PNG.*{stem}_cp_masks.png"
     ):
-        cellpose.find(f"{tmp_path}/{{stem}}_seg.npy", [("a", None)])
+        Annotation(format="cellpose", path="masks/{stem}_seg.npy")
 
 
 class Bomb:

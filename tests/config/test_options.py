@@ -6,8 +6,20 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.config_text import MARK, PATH, options_text
-from unet_core.config.datasets import ConfigError, Dataset, Split
+from tests.config_text import (
+    DOCS,
+    IN_CONFIG,
+    IN_DOCS,
+    MARK,
+    PATH,
+    between,
+    formats_comment,
+    formats_table,
+    options_text,
+)
+from unet_core.annotations.formats import FORMATS
+from unet_core.config.datasets import Annotation, ConfigError, Dataset, Split
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config, Train
 from unet_core.config.parse import parse_config
 
@@ -31,6 +43,20 @@ def mistakes(raw: dict[str, Any]) -> list[str]:
 def test_config_yaml_lists_every_option_with_its_default_and_description() -> None:
     below = PATH.read_text(encoding="utf-8").partition(MARK)[2]
     assert below == options_text(), "config.yaml is behind unet_core/config/options.py: run 'make config'"
+
+
+def test_config_yaml_and_the_docs_list_every_annotation_format() -> None:
+    told = "is behind unet_core/config/formats.py: run 'make config'"
+    assert between(PATH.read_text(encoding="utf-8"), IN_CONFIG)[1] == formats_comment(), f"config.yaml {told}"
+    docs = DOCS.read_text(encoding="utf-8")
+    assert between(docs, IN_DOCS)[1] == formats_table(), f"docs/annotations.md {told}"
+    assert [name for name in DESCRIPTIONS if f"\n## {name}\n" not in docs] == []
+
+
+def test_each_annotation_format_is_read_by_a_module_and_each_path_is_allowed() -> None:
+    for name, described in DESCRIPTIONS.items():
+        assert callable(FORMATS[name].find) and callable(FORMATS[name].read)
+        assert Annotation(format=name, path=described.path).format == name
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -213,6 +239,12 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
             {"datasets": {"a": CELLS | {"annotations": [{"format": "rle", "path": "x", "ignore_label": 3}]}}},
             "datasets.a.annotations.0: ignore_label has no meaning for format rle: only for labels, binary, "
             "boundaries and cellpose",
+        ),
+        (
+            {"datasets": {"a": CELLS | {"annotations": [{"format": "cellpose", "path": "{stem}_seg.npy"}]}}},
+            "datasets.a.annotations.0: path '{stem}_seg.npy': _seg.npy is a pickle, which is not read, as it may run "
+            "any code; in Cellpose choose 'Save masks as PNG/tif' (or run it with --save_tif), and set path to "
+            "{stem}_cp_masks.png or .tif",
         ),
         (config(train={"steps": 0}), "train.steps: must be at least 1, or auto (is: 0)"),
         (config(train={"learning_rate": float("inf")}), "train.learning_rate: must be a finite number (is: inf)"),

@@ -165,7 +165,7 @@ def test_the_terminal_lists_findings_of_all_data_sets(
     config = {"results": f"{tmp_path}/results", "datasets": {"cells": source, "new": source}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(SystemExit) as status:
-        main(f"{tmp_path}/config.yaml")
+        main([f"{tmp_path}/config.yaml"])
     assert status.value.code == 0
     assert capsys.readouterr().out.splitlines() == [
         f"cells: 1 things to look at: {tmp_path}/results/groundtruth/cells.check/check.html",

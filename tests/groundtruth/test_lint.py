@@ -12,9 +12,11 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from unet_core.annotations.layer import Layer, layer_of, object_of
+from unet_core.blocks import Grid
 from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.check.lint import LISTED, SLIVER, Finding, findings_of, statistics_of
 from unet_core.groundtruth.check.outliers import drift, outliers, twins
+from unet_core.groundtruth.check.tally import Counts, Tally, inner_voxels
 
 
 def painted(*layers: Any, overlaps: str = "later") -> Canvas:
@@ -27,13 +29,25 @@ def painted(*layers: Any, overlaps: str = "later") -> Canvas:
     return canvas
 
 
+def counted(labels: np.ndarray, ignore: np.ndarray) -> Counts:
+    tally = Tally(labels.shape)  # type: ignore[arg-type]
+    for box in Grid(labels.shape, (1, 16, 32)):  # type: ignore[arg-type]
+        tally.add(box, labels[box.slices], ignore[box.slices], inner_voxels(labels)[box.slices])
+    return tally.counts()
+
+
+def check(canvas: Canvas, gray: np.ndarray | None = None) -> list[Finding]:
+    counts = counted(canvas.instances, canvas.ignore)
+    return findings_of(counts, canvas.shape, canvas.instances[canvas.shape[0] // 2], gray, canvas)
+
+
 def plane(text: str) -> np.ndarray:
     """Labels as drawn, a point for background."""
     return np.array([[[0 if letter == "." else int(letter) for letter in line] for line in text.split()]], np.uint32)
 
 
 def found(*layers: Any, **options: Any) -> list[tuple[str, list[int] | None, str]]:
-    return [(one.kind, one.voxel, one.text) for one in findings_of(painted(*layers, **options))]
+    return [(one.kind, one.voxel, one.text) for one in check(painted(*layers, **options))]
 
 
 def test_nothing_is_found_in_proper_objects() -> None:
@@ -59,7 +73,7 @@ def test_holes_of_one_object_that_are_not_ignored() -> None:
     assert ("hole", [0, 2, 2], "object 1 has a hole of 9 voxels") in found(ring)
     canvas = painted(ring)
     canvas.ignore[0, 2, 3] = 1
-    assert "hole" not in [finding.kind for finding in findings_of(canvas)]
+    assert "hole" not in [finding.kind for finding in check(canvas)]
     # At the border of the image nothing is enclosed.
     assert "hole" not in [kind for kind, _, _ in found(ring[:, 2:])]
 
@@ -87,8 +101,7 @@ def test_overlaps_name_the_objects_as_the_annotation_does() -> None:
     ((kind, voxel, text),) = [one for one in found(first, second) if one[0] == "overlap"]
     assert (kind, voxel, text) == ("overlap", [0, 0, 6], "ROI 0 and ROI 6 share 2 voxels")
     assert (
-        found(first, second)[0][0] == "overlap"
-        and findings_of(painted(first, second, overlaps="error"))[0].level == "error"
+        found(first, second)[0][0] == "overlap" and check(painted(first, second, overlaps="error"))[0].level == "error"
     )
     twice = [one for one in found(first, first) if one[0] == "duplicate"]
     assert twice == [("duplicate", [0, 0, 0], "ROI 0 is ROI 0 drawn again (they share 8 voxels, an IoU of 1.00)")]
@@ -121,7 +134,7 @@ def test_many_findings_are_counted() -> None:
 )
 def test_findings_are_those_of_scipy(labels: np.ndarray) -> None:
     kinds: dict[str, set[str]] = {}
-    for finding in findings_of(painted(labels)):
+    for finding in check(painted(labels)):
         kinds.setdefault(finding.kind, set()).add(" ".join(finding.text.split()[:2]))
     flat = len(labels) == 1
     known: dict[str, set[str]] = {}
@@ -177,9 +190,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("change", CHANGES)
 def test_mirrored_turned_and_scaled_annotations_are_found(scene: tuple[np.ndarray, np.ndarray], change: str) -> None:
     labels, gray = scene
-    texts = [
-        finding.text for finding in findings_of(painted(CHANGES[change](labels)), gray) if finding.kind == "misplaced"
-    ]
+    texts = [finding.text for finding in check(painted(CHANGES[change](labels)), gray) if finding.kind == "misplaced"]
     assert len(texts) == 1 and f"where the annotation is {change} (" in texts[0]
 
 
@@ -187,7 +198,7 @@ def test_annotations_in_their_place_are_not_told(scene: tuple[np.ndarray, np.nda
     labels, gray = scene
     random = np.random.default_rng(1)
     for image in (gray, -gray, random.normal(0, 1, gray.shape), np.zeros_like(gray)):
-        assert "misplaced" not in [finding.kind for finding in findings_of(painted(labels), image)]
+        assert "misplaced" not in [finding.kind for finding in check(painted(labels), image)]
 
 
 def test_real_annotations_are_found_mirrored_and_not_as_they_are(real_data: Path) -> None:
@@ -195,7 +206,7 @@ def test_real_annotations_are_found_mirrored_and_not_as_they_are(real_data: Path
         labels = tifffile.imread(mask).astype(np.uint32)[None]
         gray = tifffile.imread(real_data / "u373" / "01" / f"t{mask.stem[-3:]}.tif")
         for array, wanted in ((labels, False), (labels[:, ::-1], True)):
-            assert ("misplaced" in [finding.kind for finding in findings_of(painted(array), gray)]) == wanted
+            assert ("misplaced" in [finding.kind for finding in check(painted(array), gray)]) == wanted
 
 
 # ---- between samples ----
@@ -205,9 +216,15 @@ def test_statistics_are_of_what_is_annotated() -> None:
     labels, ignore = plane("11..22.. 11..22.. ........"), np.zeros((1, 3, 8), np.uint8)
     labels[0, 2, 0], ignore[0, :, 6:] = 1, 1
     gray = np.where(labels[0] > 0, 30.0, 10.0)
-    values = statistics_of(labels, ignore, gray)
+    values = statistics_of(counted(labels, ignore), 18, labels[0], ignore[0], gray)
     assert values == {"objects": 2, "area": 4.5, "density": 1e6 * 2 / 18, "contrast": pytest.approx(20 / gray.std())}
-    assert statistics_of(labels * 0, ignore, gray) == {"objects": 0, "area": None, "density": 0.0, "contrast": None}
+    none = labels * 0
+    assert statistics_of(counted(none, ignore), 18, none[0], ignore[0], gray) == {
+        "objects": 0,
+        "area": None,
+        "density": 0.0,
+        "contrast": None,
+    }
 
 
 def statistics(areas: list[float]) -> dict[str, dict[str, Any]]:

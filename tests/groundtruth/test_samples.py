@@ -154,7 +154,7 @@ def test_each_page_of_a_time_axis_is_a_sample(tmp_path: Path, compression: str |
     )
     samples, wrong = find_samples(dataset(f"{tmp_path}/film.tif", axes="tyx"))
     assert wrong == []
-    assert [(sample.name, sample.stem, sample.page) for sample in samples] == [
+    assert [(sample.name, sample.stem, sample.time) for sample in samples] == [
         ("film_0000", "film", 0),
         ("film_0001", "film", 1),
         ("film_0002", "film", 2),
@@ -410,11 +410,11 @@ def test_axes_are_those_of_the_first_file_unless_the_configuration_says_them(tmp
     for name, axes in {"a": "TYX", "b": "ZYX"}.items():
         tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((3, 4, 5), np.uint8), imagej=True, metadata={"axes": axes})
     found = find_samples(dataset(f"{tmp_path}/*.tif"))[0]
-    assert [(sample.name, sample.page, sample.axes) for sample in found[2:4]] == [
+    assert [(sample.name, sample.time, sample.axes) for sample in found[2:4]] == [
         ("a_0002", 2, "tyx"),
         ("b_0000", 0, "tyx"),
     ]
     found = find_samples(dataset(f"{tmp_path}/*.tif", axes="zyx"))[0]
-    assert [(sample.name, sample.page, sample.axes) for sample in found] == [("a", None, "zyx"), ("b", None, "zyx")]
+    assert [(sample.name, sample.time, sample.axes) for sample in found] == [("a", None, "zyx"), ("b", None, "zyx")]
     image(tmp_path / "plain.tif", (4, 5))
     assert find_samples(dataset(f"{tmp_path}/plain.tif"))[0][0].axes == "yx"

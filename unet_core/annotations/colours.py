@@ -14,7 +14,7 @@ import cc3d
 import numpy as np
 
 from unet_core.annotations.labels import find
-from unet_core.annotations.layer import Layer, as_labels, layer_of, read_plane
+from unet_core.annotations.layer import Layer, as_labels, layer_of, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.images.readers import open_image, split_internal
@@ -63,18 +63,18 @@ def classes_of(values: np.ndarray, named: set[str], where: str, form: str = "{}"
             yield layer_of(np.asarray(parts, np.uint32))._replace(class_name=name)
 
 
-def _values(file: Path, page: int | None, shape: ZYX) -> tuple[np.ndarray, bool]:
+def _values(file: Path, time: int | None, shape: ZYX) -> tuple[np.ndarray, bool]:
     """Value of each pixel, and whether it is a colour."""
     with open_image(*split_internal(str(file))) as opened:
         is_rgb = (
-            page is None
+            time is None
             and shape[0] == 1
             and len(opened.shape) == 3
             and opened.shape[2] in (3, 4)
             and opened.shape != shape
         )
         if not is_rgb:
-            return as_labels(read_plane(file, page, shape), file), False
+            return as_labels(read_volume(file, time, shape), file), False
         if opened.shape[:2] != shape[1:] or opened.dtype != np.uint8:
             raise ValueError(
                 f"{file}: mask has shape {opened.shape} of {opened.dtype}, but its image has {shape[1:]}; "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
+from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -31,9 +31,9 @@ def find(path: str, images: Images) -> Found:
     tracks = _frames(folder.parent / "TRA") if folder.name == "SEG" and folder.parent.name.endswith("GT") else {}
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[int, str] = {}
-    for position, (stem, page) in enumerate(images):
+    for position, (stem, time) in enumerate(images):
         digits = re.search(r"(\d+)$", stem)
-        frame = page if page is not None else int(digits.group(1)) if digits else None
+        frame = time if time is not None else int(digits.group(1)) if digits else None
         if frame is not None and frame in masks:
             found[position] = (*masks[frame], *tracks.get(frame, ()))
             if owner.setdefault(frame, stem) != stem:
@@ -50,17 +50,17 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
     masks = [file for file in files if file.parent.name == "SEG"]
     slices = {_slice_of(file): file for file in masks}
     if not masks or None in slices:
-        painted = as_labels(read_plane(masks[0] if masks else files[0], None, shape), files[0])
+        painted = as_labels(read_volume(masks[0] if masks else files[0], None, shape), files[0])
         ignore = np.zeros(shape, bool)
     else:
         painted, ignore = np.zeros(shape, np.uint32), np.ones(shape, bool)
         for plane, file in slices.items():
             if plane is None or plane >= shape[0]:
                 raise ValueError(f"{file}: annotates slice {plane}, but the image has {shape[0]}")
-            painted[plane], ignore[plane] = as_labels(read_plane(file, None, (1, *shape[1:])), file)[0], False
+            painted[plane], ignore[plane] = as_labels(read_volume(file, None, (1, *shape[1:])), file)[0], False
     for file in files if masks else ():
         if file.parent.name == "TRA":
-            markers = as_labels(read_plane(file, None, shape), file)
+            markers = as_labels(read_volume(file, None, shape), file)
             markers[ignore] = 0
             if set(np.unique(markers).tolist()) - set(np.unique(markers[painted > 0]).tolist()) - {0}:
                 ignore |= painted == 0

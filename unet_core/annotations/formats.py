@@ -1,39 +1,7 @@
-"""All annotation formats, by the name that a configuration gives them."""
+"""The modules that read the annotation formats, by the names that a configuration gives these."""
 
-from unet_core.annotations import (
-    aperio,
-    binary,
-    boundaries,
-    cellpose,
-    coco,
-    colours,
-    ctc,
-    cvat,
-    geojson,
-    ilastik,
-    imagej,
-    labelme,
-    labels,
-    masks,
-    napari,
-    rle,
-)
+from importlib import import_module
 
-FORMATS = {
-    "labels": labels,
-    "binary": binary,
-    "colours": colours,
-    "ctc": ctc,
-    "rle": rle,
-    "masks": masks,
-    "boundaries": boundaries,
-    "coco": coco,
-    "imagej": imagej,
-    "geojson": geojson,
-    "labelme": labelme,
-    "cvat": cvat,
-    "aperio": aperio,
-    "napari": napari,
-    "ilastik": ilastik,
-    "cellpose": cellpose,
-}
+from unet_core.config.formats import DESCRIPTIONS
+
+FORMATS = {name: import_module(described.module) for name, described in DESCRIPTIONS.items()}

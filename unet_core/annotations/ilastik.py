@@ -36,7 +36,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             yield layer_of(values)
 
 
-def _exported(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
+def _exported(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
     """The exported array as z y x, by the axes that ilastik writes beside it."""
     file, internal = split_internal(str(path))
     try:
@@ -62,9 +62,9 @@ def _exported(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
                 )
             if found != shape:
                 raise ValueError(f"it has {found} voxels (z, y, x), but the image has {shape}")
-            if (page or 0) >= size.get("t", 1) or (page is None and size.get("t", 1) > 1):
+            if (time or 0) >= size.get("t", 1) or (time is None and size.get("t", 1) > 1):
                 raise ValueError(f"it has {size.get('t', 1)} time points, which does not fit the image")
-            array = np.asarray(data[tuple({"t": page or 0, "c": 0}.get(axis, slice(None)) for axis in axes)])
+            array = np.asarray(data[tuple({"t": time or 0, "c": 0}.get(axis, slice(None)) for axis in axes)])
     except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as ilastik export ({error})") from None
     left = [axis for axis in axes if axis in "zyx"]

@@ -39,8 +39,8 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
                 roi = ImagejRoi.frombytes(data)
             except Exception as error:  # of many kinds, where the file is damaged
                 raise ValueError(f"{where}: cannot be read as ImageJ ROI ({error}); is it complete?") from None
-            plane, page = _slice_of(roi, shape, image[1], where)
-            if page == image[1]:
+            plane, time = _slice_of(roi, shape, image[1], where)
+            if time == image[1]:
                 yield object_of(_pixels(roi, shape[1:], where) + plane * shape[1] * shape[2], name=f"ROI {name}")
 
 
@@ -69,6 +69,7 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         RuntimeError,
         NotImplementedError,
         EOFError,
+        IndexError,  # from zipfile, where a member has an empty name
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
     ) as error:
@@ -78,9 +79,9 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         ) from None
 
 
-def _slice_of(roi: ImagejRoi, shape: ZYX, page: int | None, where: str) -> tuple[int, int | None]:
+def _slice_of(roi: ImagejRoi, shape: ZYX, given: int | None, where: str) -> tuple[int, int | None]:
     """Plane and time point of a ROI, from 0. ImageJ counts from 1; 0 means that it has none."""
-    volume, film = shape[0] > 1, page is not None
+    volume, film = shape[0] > 1, given is not None
     if not volume and not film:
         return 0, None
     # Where only one axis has slices, the position counts along it.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_plane
+from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.images.readers import split_internal
@@ -41,7 +41,7 @@ def strangers(path: str, stems: set[str]) -> list[str]:
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
-        yield layer_in(read_plane(file, image[1], shape), file, source)
+        yield layer_in(read_volume(file, image[1], shape), file, source)
 
 
 def layer_in(values: np.ndarray, file: Path, source: Annotation) -> Layer:

@@ -90,23 +90,23 @@ def one_plane(name: str, file: Path, shape: ZYX) -> tuple[int, int]:
 
 
 def one_image_each(name: str, images: Images) -> None:
-    """Raise ValueError where images are pages of a file, which a format cannot tell apart."""
-    if any(page is not None for _, page in images):
+    """Raise ValueError where images are time points of a file, which a format cannot tell apart."""
+    if any(time is not None for _, time in images):
         raise ValueError(
             f"format {name} annotates one image per file, but axes has a t; use format labels or ctc, "
             "or one file per time point"
         )
 
 
-def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
+def read_volume(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
     """One annotation image as an array z, y, x of its own type.
 
     Parameters
     ----------
     path : Path
         Image file.
-    page : int or None
-        Page of a file that has one for each image.
+    time : int or None
+        Time point, along the first axis of a file that has several.
     shape : tuple of int
         Shape of the image that it annotates.
 
@@ -115,32 +115,32 @@ def read_plane(path: Path, page: int | None, shape: ZYX) -> np.ndarray:
     ValueError
         If it cannot be read, or its shape is not that of the image.
     """
-    with opened_plane(path, page, shape) as opened:
+    with opened_view(path, time, shape) as opened:
         z, y, x = (slice(0, n) for n in shape)
         return opened[z, y, x][0]
 
 
 @contextmanager
-def opened_plane(path: Path, page: int | None, shape: ZYX) -> Iterator[CZYX]:
-    """An annotation image opened, to be read box by box; see `read_plane`."""
+def opened_view(path: Path, time: int | None, shape: ZYX) -> Iterator[CZYX]:
+    """View of an opened annotation image, to be read box by box; see `read_volume`."""
     file, internal = split_internal(str(path))
     with open_image(file, internal) as opened:
-        if page is not None and page >= opened.shape[0]:
+        if time is not None and time >= opened.shape[0]:
             raise ValueError(
-                f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {page} is missing)"
+                f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {time} is missing)"
             )
         # Checked before pixels are read: what a header claims may not fit into memory.
-        found = opened.shape if page is None else opened.shape[1:]
+        found = opened.shape if time is None else opened.shape[1:]
         plain = found
         while len(plain) > 2 and plain[0] == 1:  # as in OME-Zarr, whose labels may have all of t c z y x
             plain = plain[1:]
-        if plain != (shape if shape[0] > 1 else shape[1:]) or len(found) > 5 - (page is not None):
+        if plain != (shape if shape[0] > 1 else shape[1:]) or len(found) > 5 - (time is not None):
             hint = _hint(plain, shape)
             raise ValueError(
                 f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}"
             )
-        axes = "czyx"[-len(found) :] if page is not None else "tczyx"[-len(found) :]
-        yield CZYX(opened, axes if page is None else f"t{axes}", page or 0)
+        axes = "czyx"[-len(found) :] if time is not None else "tczyx"[-len(found) :]
+        yield CZYX(opened, axes if time is None else f"t{axes}", time or 0)
 
 
 def _hint(found: tuple[int, ...], shape: ZYX) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.labels import strangers
-from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_plane
+from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -47,4 +47,4 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
-        yield object_of(np.flatnonzero(read_plane(file, None, shape)), name=file.name)
+        yield object_of(np.flatnonzero(read_volume(file, None, shape)), name=file.name)

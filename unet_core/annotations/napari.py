@@ -63,10 +63,10 @@ def _shapes(file: Path) -> dict[str, tuple[str, list[list[float]]]]:
     return shapes
 
 
-def _lead(vertices: np.ndarray, page: int | None, shape: ZYX, where: str) -> tuple[int | None, np.ndarray]:
+def _lead(vertices: np.ndarray, time: int | None, shape: ZYX, where: str) -> tuple[int | None, np.ndarray]:
     """Plane of a shape (None if it is at another time point), and its vertices y, x."""
     lead, points = vertices[:, :-2], vertices[:, -2:]
-    wanted = (page is not None) + (shape[0] > 1)
+    wanted = (time is not None) + (shape[0] > 1)
     # Axes of length 1 before these may be there or not.
     if not np.isfinite(vertices).all() or (lead != lead[0]).any():
         raise ValueError(f"{where}: must lie in one plane, and its coordinates must be finite")
@@ -76,7 +76,7 @@ def _lead(vertices: np.ndarray, page: int | None, shape: ZYX, where: str) -> tup
             "draw shapes on the layer of the image"
         )
     numbers = np.rint(lead[0, lead.shape[1] - wanted :]).astype(int).tolist()
-    if page is not None and numbers.pop(0) != page:
+    if time is not None and numbers.pop(0) != time:
         return None, points
     plane = numbers[0] if numbers else 0
     if not 0 <= plane < shape[0]:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.section import Section
 
 NAME = r"^[\w-]+$"
@@ -18,6 +19,13 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Training target of pixels that are neither learnt nor scored.
 IGNORE = 255
+
+
+# One of the names in the table, which a type checker cannot know.
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[*DESCRIPTIONS]
 
 
 class ConfigError(ValueError):
@@ -35,32 +43,8 @@ class PixelSize(Section):
 class Annotation(Section):
     """One source of annotations of a data set."""
 
-    format: Literal[
-        "labels",
-        "binary",
-        "colours",
-        "ctc",
-        "rle",
-        "masks",
-        "boundaries",
-        "coco",
-        "imagej",
-        "geojson",
-        "labelme",
-        "cvat",
-        "aperio",
-        "napari",
-        "ilastik",
-        "cellpose",
-    ] = Field(
-        description="labels: one label image per image; binary: masks whose parts are objects; colours: "
-        "masks of classes; "
-        "ctc: a Cell Tracking Challenge folder; rle: a Kaggle table of "
-        "run-lengths; masks: one mask image per object; boundaries: membranes 0, interiors 255; coco: "
-        "one COCO JSON file; "
-        "imagej: ImageJ ROIs (.roi, RoiSet.zip); geojson: polygons as QuPath exports them; "
-        "labelme: LabelMe JSON; cvat: XML of CVAT for images; aperio: ImageScope XML; napari: CSV of a shapes layer; "
-        "ilastik: HDF5 exports; cellpose: its _cp_masks images"
+    format: FormatName = Field(
+        description="; ".join(f"{described.name}: {described.summary}" for described in DESCRIPTIONS.values())
     )
     path: str = Field(description="file, folder or pattern; {stem} stands for the image's file name without its ending")
     class_: str | None = Field(
@@ -93,11 +77,14 @@ class Annotation(Section):
     def _keys_agree(self) -> Annotation:
         if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
             raise ValueError("of ignore, region, class and classes a source may have one")
-        if self.ignore_label is not None and self.format not in ("labels", "boundaries", "binary", "cellpose"):
+        described = DESCRIPTIONS[self.format]
+        if self.ignore_label is not None and not described.ignore_label:
+            *most, last = (one.name for one in DESCRIPTIONS.values() if one.ignore_label)
             raise ValueError(
-                f"ignore_label has no meaning for format {self.format}: only for labels, binary, "
-                "boundaries and cellpose"
+                f"ignore_label has no meaning for format {self.format}: only for {', '.join(most)} and {last}"
             )
+        if described.refused and self.path.endswith(described.refused[0]):
+            raise ValueError(f"path {self.path!r}: {described.refused[1]}")
         return self
 
 

@@ -66,7 +66,7 @@ def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: in
     """A piece of a large image as a sample of its own, annotated with generated objects if the image is annotated."""
     sample, name = sized.sample, sized.sample.name
     with open_image(sample.image, sample.internal) as opened:
-        view = to_czyx(opened, sample.axes, sample.page)
+        view = to_czyx(opened, sample.axes, sample.time)
         extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE[dimensions], strict=True)]
         starts = [(n - e) // 2 for n, e in zip(sized.shape[1:], extent, strict=True)]
         z, y, x = (slice(a, a + e) for a, e in zip(starts, extent, strict=True))

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import fastremap
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from unet_core.annotations.classes import UnknownClasses
 from unet_core.annotations.formats import FORMATS
 from unet_core.annotations.layer import Layer
-from unet_core.blocks import ZYX
+from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.groundtruth.samples import Sample
 
@@ -51,7 +52,7 @@ class Canvas:
         Extent along z, y, x.
     overlaps : {"error", "later", "smaller", "ignore"}
         What becomes of voxels that belong to several objects; where this is an error, the later is painted, and
-        `check` raises it.
+        `conflict` tells it.
 
     Attributes
     ----------
@@ -92,7 +93,7 @@ class Canvas:
             raise ValueError("more than 2^32 - 1 objects, or object numbers that large")
         # The first source keeps the annotator's numbers; later ones count on.
         position, label = layer.position, layer.label + np.uint32(self.last)
-        numbers, counts = _counts(label)
+        numbers, counts = fastremap.unique(label, return_counts=True)
         self._drawn |= zip(numbers.tolist(), counts.tolist(), strict=True)
         self.last = int(numbers[-1])
         if layer.name is not None:
@@ -141,20 +142,29 @@ class Canvas:
             )
         self.ignore[[plane for plane in range(self.shape[0]) if plane not in annotated]] = 1
 
-    def clear_ignored(self) -> None:
-        """Take away objects' voxels under the ignore mask: nothing may be learnt from them."""
-        self.instances[self.ignore > 0] = 0
-        self.classes[self.ignore > 0] = 0
+    def part(self, box: Box) -> Canvas:
+        """A view of the labels in a box, which knows nothing of overlaps."""
+        part = Canvas((0, 0, 0), self.policy)
+        part.shape = box.shape
+        part.instances, part.classes = self.instances[box.slices], self.classes[box.slices]
+        part.ignore = self.ignore[box.slices]
+        return part
 
-    def check(self) -> None:
-        """Raise a ValueError if objects overlap and may not."""
-        if self.overlapping and self.policy == "error":
-            pairs = [f"{self.called(pair.earlier)} and {self.called(pair.later)}" for pair in self.overlaps]
-            shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")
-            raise ValueError(
-                f"{self.overlapping} voxels belong to several objects ({shown}); "
-                "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
-            )
+    def stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Instances, classes and ignore mask; objects have no voxels under the mask: nothing may be learnt there."""
+        ignored = self.ignore > 0
+        return np.where(ignored, 0, self.instances), np.where(ignored, 0, self.classes), self.ignore
+
+    def conflict(self) -> str | None:
+        """What is told of objects that overlap and may not; None if there are none."""
+        if not self.overlapping or self.policy != "error":
+            return None
+        pairs = [f"{self.called(pair.earlier)} and {self.called(pair.later)}" for pair in self.overlaps]
+        shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")
+        return (
+            f"{self.overlapping} voxels belong to several objects ({shown}); "
+            "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
+        )
 
     def called(self, number: int) -> str:
         """What an object is called in messages."""
@@ -182,16 +192,6 @@ class Canvas:
         return keep
 
 
-def _counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Different labels in ascending order, and how often each occurs."""
-    low, high = int(labels.min()), int(labels.max())
-    if high - low > 4 * labels.size:  # annotators' numbers may be billions
-        return np.unique(labels, return_counts=True)
-    counts = np.bincount((labels - np.uint32(low)).astype(np.int64))
-    numbers = np.flatnonzero(counts)
-    return numbers + low, counts[numbers]
-
-
 def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
     """Paint all annotations of one sample.
 
@@ -209,7 +209,7 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
     Returns
     -------
     Canvas
-        Not checked yet, and with objects under the ignore mask; see `Canvas.check` and `Canvas.clear_ignored`.
+        With objects that may overlap or lie under the ignore mask; see `Canvas.conflict` and `Canvas.stored`.
 
     Raises
     ------
@@ -218,22 +218,20 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
         set does not have.
     """
     canvas = Canvas(shape, overlaps)
-    unknown: dict[str, None] = {}
+    unknown: list[str] = []
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
         if files:
-            layers = FORMATS[source.format].read(files, (sample.stem, sample.page), shape, source)
-            paint_layers(canvas, source, layers, cfg.classes, unknown)
+            layers = FORMATS[source.format].read(files, (sample.stem, sample.time), shape, source)
+            unknown += paint_layers(canvas, source, layers, cfg.classes)
     if unknown:
-        raise UnknownClasses(list(unknown))
+        raise UnknownClasses(list(dict.fromkeys(unknown)))
     return canvas
 
 
-def paint_layers(
-    canvas: Canvas, source: Annotation, layers: Iterable[Layer], classes: list[str], unknown: dict[str, None]
-) -> None:
-    """Paint the layers of one source; names of classes that are not known are added to `unknown`."""
+def paint_layers(canvas: Canvas, source: Annotation, layers: Iterable[Layer], classes: list[str]) -> list[str]:
+    """Paint the layers of one source; the names of classes in them that are not known, in the order of the layers."""
     known = canvas.last
-    areas, painted = [], set[int]()
+    areas, painted, unknown = [], set[int](), []
     for layer in layers:
         name = source.class_ or source.classes.get(layer.class_name or "", layer.class_name) or classes[0]
         canvas.ignore.ravel()[layer.ignore] = 1
@@ -246,10 +244,11 @@ def paint_layers(
         elif name in classes:
             canvas.add(layer, classes.index(name) + 1)
         elif name != LEFT_OUT:
-            unknown[name] = None
+            unknown.append(name)
     if source.region:
         canvas.ignore_outside(areas)
     if source.border:
         canvas.ignore_outlines(known, source.border)
     if source.slices is not None:
         canvas.ignore_slices(painted if source.slices == "painted" else set(source.slices))
+    return unknown

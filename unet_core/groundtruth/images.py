@@ -54,7 +54,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
     header = header_of(sample.image, sample.internal)
     with open_image(sample.image, sample.internal) as opened:
         try:
-            source = to_czyx(opened, sample.axes, sample.page)
+            source = to_czyx(opened, sample.axes, sample.time)
         except ValueError as error:
             hint = f"; its header says that they are {header.axes}" if header.axes not in ("", sample.axes) else ""
             raise ValueError(f"{sample.image} {error}{hint}") from None
@@ -126,7 +126,7 @@ def _refer(
         "file": str(sample.image) if "://" in str(sample.image) else str(sample.image.absolute()),
         "internal": sample.internal,
         "axes": sample.axes,
-        "page": sample.page,
+        "page": sample.time,
         "channels": channels,
         "dtype": dtype,
         "shape": list(shape),

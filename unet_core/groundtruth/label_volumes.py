@@ -1,10 +1,8 @@
-"""Label volumes of any size, of which memory holds a few pieces at a time.
+"""The annotation of a sample, painted block by block, or as a whole and handed out in the same blocks.
 
-They are read where they lie, and painted and looked at piece by piece.
-
-A sample is taken in pieces where it is large and each of its annotations is a label image of which parts can be read.
-The pieces are painted by the same code as whole samples are, and what comes out is the same; only what needs an object
-as a whole, its parts and holes, is not looked for.
+A sample is painted block by block, from where its label volumes lie, where it is large and each of its annotations is a
+label image of which parts can be read: then memory holds a few blocks alone. What comes out is the same as of a sample
+that is painted as a whole; only what needs an object as a whole, its parts and holes, is not looked for.
 """
 
 from __future__ import annotations
@@ -18,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.annotations import labels
-from unet_core.annotations.layer import opened_plane
+from unet_core.annotations.layer import opened_view
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config.datasets import Annotation, Dataset
-from unet_core.groundtruth.canvas import Canvas, paint_layers
+from unet_core.config.formats import DESCRIPTIONS
+from unet_core.groundtruth.canvas import Canvas, paint, paint_layers
 from unet_core.groundtruth.check.tally import inner_voxels
 from unet_core.groundtruth.samples import Sample
 from unet_core.images.readers import CZYX
@@ -31,7 +30,8 @@ from unet_core.store.store import BLOCK
 WHOLE = 2**26
 # Bytes of a source that are read at once, so that chunks of many planes are not decoded for each block of few planes.
 READ = 2**27
-FORMATS = ("labels", "cellpose")
+# Side of the part of the middle plane of a label volume that is compared with the image.
+SEEN = 4096
 
 
 class Piece(NamedTuple):
@@ -55,8 +55,39 @@ class Piece(NamedTuple):
     inner: np.ndarray
 
 
+class Painted:
+    """A sample that was painted as a whole; see `open_annotations`.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        The sample.
+
+    Attributes
+    ----------
+    window : Box
+        The part of the sample in which outlines and gray values are compared with the image: its middle plane.
+    """
+
+    def __init__(self, canvas: Canvas) -> None:
+        self.canvas: Canvas | None = canvas
+        self._painted = canvas
+        z, y, x = canvas.shape
+        self.window = Box((z // 2, 0, 0), (z // 2 + 1, y, x))
+
+    def pieces(self, grid: Grid) -> Iterator[Piece]:
+        """All blocks of a grid."""
+        inner = inner_voxels(self._painted.instances)
+        for number, box in enumerate(grid):
+            yield Piece(number, box, self._painted.part(box), inner[box.slices])
+
+    def paint(self, box: Box) -> Canvas:
+        """Labels of a box, with objects under the ignore mask."""
+        return self._painted.part(box)
+
+
 class LabelVolume:
-    """The label images that annotate one sample, opened; see `open_volume`.
+    """The label images that annotate one sample, opened; see `open_annotations`.
 
     Parameters
     ----------
@@ -68,10 +99,20 @@ class LabelVolume:
         See `Canvas`.
     shape : tuple of int
         Extent along z, y, x.
+
+    Attributes
+    ----------
+    window : Box
+        The part of the sample in which outlines and gray values are compared with the image: the centre of its middle
+        plane.
     """
+
+    canvas: Canvas | None = None
 
     def __init__(self, sources: list[tuple[Annotation, Path, CZYX]], cfg: Dataset, overlaps: str, shape: ZYX) -> None:
         self._classes, self._overlaps, self.shape = cfg.classes, overlaps, shape
+        low, high = [(n - min(n, SEEN)) // 2 for n in shape[1:]], [(n + min(n, SEEN)) // 2 for n in shape[1:]]
+        self.window = Box((shape[0] // 2, low[0], low[1]), (shape[0] // 2 + 1, high[0], high[1]))
         self._halo = 1 + math.ceil(max(source.border for source, _, _ in sources))
         self._sources = [(self._with_planes(source, file, view), file, view) for source, file, view in sources]
 
@@ -85,14 +126,14 @@ class LabelVolume:
                 around = self._around(box)
                 canvas = self._paint([array[around.within(read).slices] for array in values], around)
                 inner = inner_voxels(canvas.instances)
-                part = box.within(around).slices
-                yield Piece(number, box, _cut(canvas, part), inner[part])
+                part = box.within(around)
+                yield Piece(number, box, canvas.part(part), inner[part.slices])
 
     def paint(self, box: Box) -> Canvas:
         """Labels of a box, with objects under the ignore mask."""
         around = self._around(box)
         canvas = self._paint([view[around.slices][0] for _, _, view in self._sources], around)
-        return _cut(canvas, box.within(around).slices)
+        return canvas.part(box.within(around))
 
     def _paint(self, values: list[np.ndarray], box: Box) -> Canvas:
         canvas = Canvas(box.shape, self._overlaps)
@@ -102,7 +143,7 @@ class LabelVolume:
                 None if source.slices is None else [planes.index(plane) for plane in planes if plane in source.slices]
             )
             layers = [labels.layer_in(array, file, source)]
-            paint_layers(canvas, source.model_copy(update={"slices": here}), layers, self._classes, {})
+            paint_layers(canvas, source.model_copy(update={"slices": here}), layers, self._classes)
         return canvas
 
     def _around(self, box: Box) -> Box:
@@ -124,8 +165,8 @@ class LabelVolume:
 
 
 @contextmanager
-def open_volume(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iterator[LabelVolume | None]:
-    """The annotation of a large sample, to be read in pieces; None where it has to be read as a whole.
+def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iterator[Painted | LabelVolume]:
+    """The annotation of a sample, to be taken in pieces; it is painted as a whole unless it is a large label volume.
 
     Parameters
     ----------
@@ -141,25 +182,27 @@ def open_volume(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iter
     Raises
     ------
     ValueError
-        If an annotation cannot be read or does not fit its image; of what is wrong with its pixels, when they are asked
-        for.
+        If an annotation cannot be read or does not fit its image; of what is wrong with the pixels of a label volume,
+        when they are asked for. `UnknownClasses` if it names classes that the data set does not have.
     """
     found = [(source, files) for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files]
     objects = [source for source, _ in found if not (source.ignore or source.region)]
     # Several sources of objects may overlap: who wins depends on the whole objects.
-    fit = all(source.format in FORMATS and not source.classes and len(files) == 1 for source, files in found)
+    fit = all(
+        DESCRIPTIONS[source.format].in_pieces and not source.classes and len(files) == 1 for source, files in found
+    )
     if math.prod(shape) <= WHOLE or len(objects) != 1 or not fit:
-        yield None
+        yield Painted(paint(sample, cfg, overlaps, shape))
         return
     with ExitStack() as stack:
         views = [
-            (source, files[0], stack.enter_context(opened_plane(files[0], sample.page, shape)))
+            (source, files[0], stack.enter_context(opened_view(files[0], sample.time, shape)))
             for source, files in found
         ]
-        if any(view.chunk is None for _, _, view in views):
-            yield None
-        else:
+        if all(view.chunk for _, _, view in views):
             yield LabelVolume(views, cfg, overlaps, shape)
+            return
+    yield Painted(paint(sample, cfg, overlaps, shape))
 
 
 def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:
@@ -168,12 +211,3 @@ def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:
     z, y, x = block
     most = READ // (math.prod(block) * max(view.dtype.itemsize for view in views))
     return Grid(shape, (z * max(1, min(math.ceil(deep / z), most)), y, x))
-
-
-def _cut(canvas: Canvas, part: tuple[slice, slice, slice]) -> Canvas:
-    """The part of a canvas without the halo."""
-    shape = canvas.instances[part].shape
-    cut = Canvas((0, 0, 0), canvas.policy)
-    cut.shape = (shape[0], shape[1], shape[2])
-    cut.instances, cut.classes, cut.ignore = canvas.instances[part], canvas.classes[part], canvas.ignore[part]
-    return cut

@@ -19,12 +19,13 @@ from pathlib import Path
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.folds import DIVIDED, divide
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
 from unet_core.images.headers import header_of
 from unet_core.images.readers import SUFFIXES, image_shape, is_url, split_internal
 
-# File, internal path, page and axes of a sample.
+# File, internal path, time point and axes of a sample.
 Placed = tuple[Path, str, int | None, str]
 
 
@@ -40,7 +41,7 @@ class Sample:
         The file.
     internal : str
         Path of the array inside it.
-    page : int or None
+    time : int or None
         Position along t.
     annotations : tuple
         For each source of annotations, in the order of the configuration, the files with this sample's part; empty
@@ -54,7 +55,7 @@ class Sample:
     name: str
     image: Path
     internal: str
-    page: int | None
+    time: int | None
     annotations: tuple[tuple[Path, ...], ...]
     split: str
     axes: str = "yx"
@@ -80,9 +81,8 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
     problems : list of str
         All that is wrong, one line each.
     """
-    problems: list[str] = []
-    images = list(dict.fromkeys(_images(cfg, problems)))
-    names = [_name(path, page) for path, _, page, _ in images]
+    images, problems = _images(cfg)
+    names = [_name(path, time) for path, _, time, _ in images]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         same = [str(path) for (path, *_), name in zip(images, names, strict=True) if name == twice[0]]
@@ -92,19 +92,21 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
         )
     if problems or not images:
         return [], problems
-    matched = [_match(cfg, number, images, problems) for number in range(len(cfg.annotations))]
+    matches = [_match(cfg, number, images) for number in range(len(cfg.annotations))]
+    matched = [found for found, _ in matches]
+    problems += [f"annotations.{number}: {told}" for number, (_, wrong) in enumerate(matches) for told in wrong]
     if cfg.unmatched == "error":
         problems += _unannotated(cfg, matched, images)
     sources = [found or {} for found in matched]
     samples = []
-    for position, ((path, internal, page, axes), name) in enumerate(zip(images, names, strict=True)):
+    for position, ((path, internal, time, axes), name) in enumerate(zip(images, names, strict=True)):
         files = _counting(cfg, [source.get(position, ()) for source in sources])
         # Areas to ignore alone say nothing about objects.
         annotated = any(
             part and not (source.ignore or source.region) for part, source in zip(files, cfg.annotations, strict=True)
         )
         split = split_of(name, cfg.split) if annotated else "unannotated"
-        samples.append(Sample(name, path, internal, page, files, split, axes))
+        samples.append(Sample(name, path, internal, time, files, split, axes))
     problems += _split_problems(cfg, samples)
     return sorted(samples, key=lambda sample: sample.name), problems
 
@@ -168,7 +170,7 @@ def content_of(samples: list[Sample], cache: Path) -> str:
     files = {sample.image for sample in samples} | {file for s in samples for part in s.annotations for file in part}
     paths = sorted({split_internal(str(file))[0] for file in files})
     content = digest(
-        [[s.name, s.page, s.split] for s in samples], [[str(path), hashes.of(path, limit=2**26)] for path in paths]
+        [[s.name, s.time, s.split] for s in samples], [[str(path), hashes.of(path, limit=2**26)] for path in paths]
     )
     with contextlib.suppress(OSError):  # a folder that cannot be written costs only time
         hashes.save()
@@ -202,9 +204,9 @@ def _unset(path: str) -> str:
     return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
-def _images(cfg: Dataset, problems: list[str]) -> Iterable[Placed]:
-    """File, internal path, page and axes of each sample."""
-    axes = cfg.axes or ""
+def _images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
+    """File, internal path, time point and axes of each sample, and all that is wrong."""
+    axes, placed, problems = cfg.axes or "", list[Placed](), list[str]()
     for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
         path, internal = split_internal(expand(pattern))
         unset = _unset(str(path))
@@ -227,46 +229,45 @@ def _images(cfg: Dataset, problems: list[str]) -> Iterable[Placed]:
             else:
                 # Of one file alone, since each job of a cluster would do it; and of none behind a URL, as above.
                 axes = axes or ("" if is_url(file) else header_of(file, internal).axes) or "yx"
-                pages = range(_pages(file, internal, axes, problems)) if "t" in axes else [None]
-                yield from ((file, internal, page, axes) for page in pages)
+                try:
+                    times = range(_times(file, internal, axes)) if "t" in axes else [None]
+                except (ValueError, OSError) as error:
+                    problems.append(f"images: {error}")
+                else:
+                    placed += [(file, internal, time, axes) for time in times]
+    return list(dict.fromkeys(placed)), problems
 
 
-def _pages(file: Path, internal: str, axes: str, problems: list[str]) -> int:
-    try:
-        shape = image_shape(file, internal)
-    except (ValueError, OSError) as error:
-        problems.append(f"images: {error}")
-        return 0
+def _times(file: Path, internal: str, axes: str) -> int:
+    """Time points of a file; ValueError if it has other axes."""
+    shape = image_shape(file, internal)
     if len(shape) != len(axes):
-        problems.append(f"images: {file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
-        return 0
+        raise ValueError(f"{file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
     return shape[axes.index("t")]
 
 
-def _name(path: Path, page: int | None) -> str:
-    return path.stem if page is None else f"{path.stem}_{page:04d}"
+def _name(path: Path, time: int | None) -> str:
+    return path.stem if time is None else f"{path.stem}_{time:04d}"
 
 
-def _match(cfg: Dataset, number: int, images: list[Placed], problems: list[str]) -> dict[int, tuple[Path, ...]] | None:
-    """Files of one source of annotations for each image, by the image's position in the list.
+def _match(cfg: Dataset, number: int, images: list[Placed]) -> tuple[dict[int, tuple[Path, ...]] | None, list[str]]:
+    """Files of one source of annotations for each image, by the image's position in the list, and what is wrong.
 
-    None if the source cannot be used.
+    There are no files, but None, if the source cannot be used.
     """
     source = cfg.annotations[number]
-    where, place = f"annotations.{number}", expand(source.path)
+    place = expand(source.path)
     if unset := _unset(place):
-        problems.append(f"{where}: {unset}")
-        return None
+        return None, [unset]
     try:
-        found, strangers = FORMATS[source.format].find(place, [(path.stem, page) for path, _, page, _ in images])
+        found, strangers = FORMATS[source.format].find(place, [(path.stem, time) for path, _, time, _ in images])
         if source.samples != ["*"]:
             found = {i: files for i, files in found.items() if _fits(_name(images[i][0], images[i][2]), source.samples)}
     except (ValueError, OSError) as error:
-        problems.append(f"{where}: {error}")
-        return None
+        return None, [str(error)]
     if cfg.unmatched == "error" and strangers:
-        problems.append(f"{where}: no image for {_some(strangers)}; add it, or set unmatched: allow")
-    return found
+        return found, [f"no image for {_some(strangers)}; add it, or set unmatched: allow"]
+    return found, []
 
 
 def _fits(name: str, patterns: list[str]) -> bool:
@@ -287,10 +288,10 @@ def _unannotated(
     ]
     anywhere = {position for _, _, found in asked for position in found}
     for number, source, own in asked:
-        if source.format == "ctc" or matched[number] is None:
+        if DESCRIPTIONS[source.format].sparse or matched[number] is None:
             continue
         found = anywhere if cfg.sources == "first" else own
-        wanted = [i for i, (path, _, page, _) in enumerate(images) if _fits(_name(path, page), source.samples)]
+        wanted = [i for i, (path, _, time, _) in enumerate(images) if _fits(_name(path, time), source.samples)]
         without = [images[i][0].name for i in wanted if i not in found]
         if without:
             place = expand(source.path)

@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unet_core.annotations.classes import UnknownClasses, told
 from unet_core.annotations.formats import FORMATS
-from unet_core.blocks import Box
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.digest import FileHashes, digest
 from unet_core.engine import Engine
-from unet_core.groundtruth.canvas import paint
-from unet_core.groundtruth.check.lint import (
-    Finding,
-    findings_of,
-    findings_of_counts,
-    statistics_of,
-    statistics_of_counts,
-)
+from unet_core.groundtruth.check.lint import Finding, findings_of, statistics_of
 from unet_core.groundtruth.check.page import Checked, write_check
 from unet_core.groundtruth.check.tally import Tally
 from unet_core.groundtruth.images import convert_image
-from unet_core.groundtruth.label_volumes import LabelVolume, open_volume
+from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.in_place import InPlace
 from unet_core.images.readers import split_internal
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
@@ -42,8 +32,6 @@ from unet_core.store.store import LABELS, Result, Spec, begin, details_if_done, 
 
 logger = logging.getLogger(__name__)
 
-# Side of the part of the middle plane that is compared with the image where a sample is large.
-SEEN = 4096
 TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
 
 # A sample with the hashes of its image and of the annotation files of each source.
@@ -93,7 +81,7 @@ def convert_groundtruth(
     hashes.save()
     outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
     waiting = [item for item in items if item[0].name not in outcomes]
-    convert = functools.partial(_convert_or_tell, cfg=cfg, policy=policy, store=store)
+    convert = functools.partial(_convert, cfg=cfg, policy=policy, store=store)
     for item, outcome in engine.run(convert, waiting, len(waiting), "groundtruth"):
         outcomes[item[0].name] = outcome
     problems = {name: outcome.problem for name, outcome in outcomes.items() if outcome.problem is not None}
@@ -159,46 +147,41 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     )
 
 
-def _convert_or_tell(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
+def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
     """What became of a sample, or the problem with it."""
-    converted: list[str] = []
-    details: dict[str, Any] = {}
-    try:
-        entry = _convert(item, cfg, policy, store, converted, details)
-        return Outcome(entry, details, converted)
-    except UnknownClasses as error:
-        names = ", ".join(map(repr, error.names))
-        details["findings"] = [
-            Finding("error", "class", None, f"names the classes {names}, but classes says {', '.join(cfg.classes)}")
-        ]
-        return Outcome({}, details, converted, error)
-    except (ValueError, OSError) as error:
-        details.setdefault("findings", [Finding("error", "file", None, str(error))])
-        # Errors of libraries may not travel between processes; their text does.
-        return Outcome({}, details, converted, ValueError(str(error)))
-
-
-def _convert(
-    item: Item, cfg: Dataset, policy: Groundtruth, store: Path, converted: list[str], counted: dict[str, Any]
-) -> dict[str, Any]:
     sample, image_content, annotation_content = item
     path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
-    details = details_if_done(path, image_digest)
-    if details is None:
-        details = convert_image(sample, cfg, path, image_digest)
-        converted.append("image")
-    counted["image"] = _told(details)
-    if sample.split == "unannotated":
-        # The annotation of this sample was taken away.
-        remove(path / "labels")
-        return _entry(sample, image_digest, details["shape"])
-    labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
-    counts = _labels_if_done(path, labels_digest)
-    if counts is None:
-        counts = _convert_labels(sample, cfg, policy, store, labels_digest, details, counted)
-        converted.append("labels")
-    counted |= counts
-    return _entry(sample, image_digest, details["shape"], labels_digest, counts)
+    done = Outcome({}, {}, [])
+    try:
+        image = details_if_done(path, image_digest)
+        if image is None:
+            image = convert_image(sample, cfg, path, image_digest)
+            done = done._replace(converted=["image"])
+        done = done._replace(details={"image": _told(image)})
+        if sample.split == "unannotated":
+            # The annotation of this sample was taken away.
+            remove(path / "labels")
+            return done._replace(entry=_entry(sample, image_digest, image["shape"]))
+        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, image)
+        counts = _labels_if_done(path, labels_digest)
+        if counts is None:
+            counts = _convert_labels(sample, cfg, policy, store, labels_digest, image)
+            if "conflict" in counts:
+                return _failed(done, ValueError(counts["conflict"]), counts["findings"])
+            done = done._replace(converted=[*done.converted, "labels"])
+        return done._replace(
+            entry=_entry(sample, image_digest, image["shape"], labels_digest, counts), details=done.details | counts
+        )
+    except UnknownClasses as error:
+        text = f"names the classes {', '.join(map(repr, error.names))}, but classes says {', '.join(cfg.classes)}"
+        return _failed(done, error, [Finding("error", "class", None, text)])
+    except (ValueError, OSError) as error:
+        # Errors of libraries may not travel between processes; their text does.
+        return _failed(done, ValueError(str(error)), [Finding("error", "file", None, str(error))])
+
+
+def _failed(done: Outcome, problem: Exception, findings: list[Finding]) -> Outcome:
+    return done._replace(details=done.details | {"findings": findings}, problem=problem)
 
 
 def _told(details: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +205,7 @@ def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
     return digest(
         content,
         sample.internal,
-        sample.page,
+        sample.time,
         sample.axes,
         cfg.channels,
         cfg.pixel_size.model_dump(),
@@ -240,7 +223,7 @@ def _labels_digest(
         if files
     ]
     code = method("groundtruth")
-    return digest(image["shape"], parts, cfg.classes, sample.page, image["pixel_size"], policy.model_dump(), code)
+    return digest(image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code)
 
 
 def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
@@ -252,91 +235,59 @@ def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
     if part_of := getattr(FORMATS[source.format], "content", None):
-        return part_of(files, (sample.stem, sample.page))
+        return part_of(files, (sample.stem, sample.time))
     return [content, [split_internal(str(file))[1] for file in files]]
 
 
 def _convert_labels(
-    sample: Sample,
-    cfg: Dataset,
-    policy: Groundtruth,
-    store: Path,
-    labels_digest: str,
-    image: dict[str, Any],
-    counted: dict[str, Any],
+    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, image: dict[str, Any]
 ) -> dict[str, Any]:
-    """Paint, check and store the labels of a sample; what was found is in `counted` also if an error stops this."""
+    """Paint, check and store the labels of a sample.
+
+    Returns
+    -------
+    dict
+        What was counted, findings and statistics. Where objects overlap and may not, nothing is stored, and there are
+        findings and ``conflict``, what is told of it.
+    """
     z, y, x = image["shape"][1:]
-    provenance = {
-        "step": "groundtruth",
-        "files": [str(file) for files in sample.annotations for file in files][:100],
-        "config": cfg.model_dump(mode="json", by_alias=True),
-    }
-
-    def results() -> list[Result]:
-        specs = [
-            (name, Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"]))) for name in LABELS
-        ]
-        return [begin(store / sample.name / "labels" / name, labels_digest, spec, provenance) for name, spec in specs]
-
-    with open_volume(sample, cfg, policy.overlaps, (z, y, x)) as volume:
-        if volume is not None:
-            counts, more = _convert_in_pieces(volume, results(), open_image_of(store, sample.name), labels_digest)
-            logger.info(
-                "groundtruth: %s is large: taken in pieces, not looked at for objects in parts and with holes",
-                sample.name,
-            )
-        else:
-            gray = open_image_of(store, sample.name).read(Box((z // 2, 0, 0), (z // 2 + 1, y, x)))[0, 0]
-            canvas = paint(sample, cfg, policy.overlaps, (z, y, x))
-            counted["findings"] = findings_of(canvas, gray)
-            canvas.check()
-            canvas.clear_ignored()
-            if canvas.overlapping:
-                logger.warning(
-                    "%s: %d voxels belong to several objects; policy: %s",
-                    sample.name,
-                    canvas.overlapping,
-                    policy.overlaps,
-                )
-            statistics = statistics_of(canvas.instances, canvas.ignore, gray)
-            counts = {
-                "objects": statistics["objects"],
-                "overlapping": canvas.overlapping,
-                "ignored": int(canvas.ignore.sum()),
-            }
-            more = {"findings": counted["findings"], "statistics": statistics}
-            for name, result in zip(LABELS, results(), strict=True):
-                array = getattr(canvas, name)
-                for index in result.missing_blocks():
-                    result.write(index, array[result.grid.box(index).slices], labels_digest)
+    specs = [Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"])) for name in LABELS]
+    with open_annotations(sample, cfg, policy.overlaps, (z, y, x)) as annotations:
+        canvas, tally, results = annotations.canvas, Tally((z, y, x)), list[Result]()
+        conflict = canvas.conflict() if canvas else None
+        if conflict is None:
+            provenance = _provenance(sample, cfg)
+            results = [
+                begin(store / sample.name / "labels" / name, labels_digest, spec, provenance)
+                for name, spec in zip(LABELS, specs, strict=True)
+            ]
+        for piece in annotations.pieces(specs[0].grid):
+            tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
+            for array, result in zip(piece.canvas.stored(), results, strict=False):
+                if not result.has_block(piece.number):
+                    result.write(piece.number, array, labels_digest)
+        gray = open_image_of(store, sample.name).read(annotations.window)[0, 0]
+        seen, counted = annotations.paint(annotations.window), tally.counts()
+    labels, ignore = seen.instances[0], seen.ignore[0]
+    findings = findings_of(counted, (z, y, x), labels, gray, canvas)
+    if conflict is not None:
+        return {"findings": findings, "conflict": conflict}
+    overlapping = canvas.overlapping if canvas else 0
+    if canvas is None:
+        logger.info("groundtruth: %s is large: taken in pieces, not looked at for parts and holes", sample.name)
+    elif overlapping:
+        logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, overlapping, policy.overlaps)
+    statistics = statistics_of(counted, z * y * x - tally.ignored, labels, ignore, gray)
+    counts = {"objects": statistics["objects"], "overlapping": overlapping, "ignored": tally.ignored}
+    more = {"findings": findings, "statistics": statistics}
     for name in LABELS:
         finish(store / sample.name / "labels" / name, labels_digest, counts | more if name == LABELS[0] else counts)
     return counts | more
 
 
-def _convert_in_pieces(
-    volume: LabelVolume, results: list[Result], image: Result | InPlace, labels_digest: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Paint, check and store the labels of a large sample block by block.
-
-    Returned are its counts, and its findings and statistics.
-    """
-    tally = Tally(volume.shape)
-    for piece in volume.pieces(results[0].grid):
-        tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
-        piece.canvas.clear_ignored()
-        for name, result in zip(LABELS, results, strict=True):
-            if not result.has_block(piece.number):
-                result.write(piece.number, getattr(piece.canvas, name), labels_digest)
-    z, y, x = volume.shape
-    low, high = [(n - min(n, SEEN)) // 2 for n in (y, x)], [(n + min(n, SEEN)) // 2 for n in (y, x)]
-    window = Box((z // 2, low[0], low[1]), (z // 2 + 1, high[0], high[1]))
-    gray, seen, counts = image.read(window)[0, 0], volume.paint(window), tally.counts()
-    labels, ignore = seen.instances[0], seen.ignore[0]
-    statistics = statistics_of_counts(counts, math.prod(volume.shape) - tally.ignored, labels, ignore, gray)
-    findings = findings_of_counts(counts, volume.shape, labels, gray)
-    return (
-        {"objects": statistics["objects"], "overlapping": 0, "ignored": tally.ignored},
-        {"findings": findings, "statistics": statistics},
-    )
+def _provenance(sample: Sample, cfg: Dataset) -> dict[str, Any]:
+    return {
+        "step": "groundtruth",
+        "files": [str(file) for files in sample.annotations for file in files][:100],
+        "config": cfg.model_dump(mode="json", by_alias=True),
+    }

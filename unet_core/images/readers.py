@@ -144,7 +144,7 @@ def image_shape(path: Path, internal: str = "") -> tuple[int, ...]:
         return array.shape
 
 
-def to_czyx(array: Any, axes: str, page: int | None) -> Any:
+def to_czyx(array: Any, axes: str, time: int | None) -> Any:
     """View of one sample of an opened file with the axes c z y x; a missing c or z gets length 1.
 
     Parameters
@@ -153,7 +153,7 @@ def to_czyx(array: Any, axes: str, page: int | None) -> Any:
         What `open_image` gives.
     axes : str
         Its axes, of t c z y x.
-    page : int or None
+    time : int or None
         Position along t.
 
     Returns
@@ -161,16 +161,16 @@ def to_czyx(array: Any, axes: str, page: int | None) -> Any:
     CZYX
         Sliced as ``view[z_slice, y_slice, x_slice]``, giving c z y x.
     """
-    return CZYX(array, axes, page)
+    return CZYX(array, axes, time)
 
 
 class CZYX:
     """Lazy view of an array in the axes c z y x; see `to_czyx`."""
 
-    def __init__(self, array: Any, axes: str, page: int | None) -> None:
+    def __init__(self, array: Any, axes: str, time: int | None) -> None:
         if len(array.shape) != len(axes):
             raise ValueError(f"has {len(array.shape)} axes (shape {tuple(array.shape)}), but axes says {axes!r}")
-        self._array, self._axes, self._page = array, axes, page
+        self._array, self._axes, self._time = array, axes, time
         size = dict(zip(axes, array.shape, strict=True))
         self.shape = (size.get("c", 1), size.get("z", 1), size["y"], size["x"])
         self.dtype = np.dtype(array.dtype)
@@ -180,7 +180,7 @@ class CZYX:
 
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
-        wanted: dict[str, Any] = {"t": self._page, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
+        wanted: dict[str, Any] = {"t": self._time, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
         part = self._array[tuple(wanted[axis] for axis in self._axes)]
         left = [axis for axis in self._axes if axis != "t"]
         part = part.transpose([left.index(axis) for axis in "czyx" if axis in left])

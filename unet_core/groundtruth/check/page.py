@@ -18,6 +18,7 @@ import yaml
 
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.parse import parse_config
 from unet_core.digest import digest
 from unet_core.files import write_atomic
@@ -133,12 +134,12 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
     found = [(one.sample.name, Finding(*finding)) for one in checked for finding in one.details.get("findings", [])]
     found += outliers(statistics)
     found += twins(
-        {one.sample.name: digest(one.content, one.sample.internal, one.sample.page) for one in checked}, splits
+        {one.sample.name: digest(one.content, one.sample.internal, one.sample.time) for one in checked}, splits
     )
     found += [("", finding) for finding in drift(statistics, {name: batches[name] for name in statistics})]
     without = [name for name, split in splits.items() if split == "unannotated"]
     # In the Cell Tracking Challenge most frames have no mask.
-    if without and any(source.format != "ctc" for source in cfg.annotations):
+    if without and not all(DESCRIPTIONS[source.format].sparse for source in cfg.annotations):
         listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         found.append(
             (

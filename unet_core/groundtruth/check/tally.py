@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import fastremap
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
@@ -67,11 +68,13 @@ class Tally:
         position = np.flatnonzero(instances)
         if not position.size:
             return
-        number, at, inverse = _numbered(instances.ravel()[position])
+        # Faster than `numpy.unique`, which sorts all voxels.
+        number, first, inverse = fastremap.unique(instances.ravel()[position], return_index=True, return_inverse=True)
+        inverse = inverse.astype(np.int64, copy=False)  # `bincount` takes no unsigned numbers of 64 bits
         voxels = np.bincount(inverse)
         kept = np.bincount(inverse[ignore.ravel()[position] == 0], minlength=number.size)
         inside = np.bincount(inverse[inner.ravel()[position]], minlength=number.size)
-        place = np.unravel_index(position[at], instances.shape)
+        place = np.unravel_index(position[first], instances.shape)
         first = np.ravel_multi_index(tuple(p + s for p, s in zip(place, box.start, strict=True)), self._shape)
         self._rows.append(np.stack([number.astype(np.int64), voxels, kept, inside, first]))
         self._waiting += number.size
@@ -92,24 +95,6 @@ class Tally:
             sums = [np.add.reduceat(rows[i], starts) for i in (1, 2, 3)]
             self._rows = [np.stack([rows[0][starts], *sums, np.minimum.reduceat(rows[4], starts)])]
         self._waiting = 0
-
-
-def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Different labels in ascending order, the position of the first of each, and each voxel's index among the labels.
-
-    This is what `numpy.unique` gives.
-    """
-    low, high = int(labels.min()), int(labels.max())
-    if high - low > 4 * labels.size:
-        return np.unique(labels, return_index=True, return_inverse=True)
-    # Neighbouring objects have near numbers, mostly: no sorting of all voxels.
-    first = np.full(high - low + 1, -1)
-    # Of values that are assigned several times the last stays.
-    first[(labels - np.uint32(low))[::-1]] = np.arange(labels.size)[::-1]
-    number = np.flatnonzero(first >= 0)
-    place = np.empty(first.size, np.int64)
-    place[number] = np.arange(number.size)
-    return number + low, first[number], place[labels - np.uint32(low)]
 
 
 def inner_voxels(labels: np.ndarray) -> np.ndarray:
