@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 # As in the Snakefile; before torch is imported. Several tests share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,12 +37,25 @@ class ArraySource:
         return self.array[(..., *box.slices)]
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker of a run of pytest that needs it makes, and all of them read."""
+    # Workers have folders of their own below that of the run.
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    base = factory.getbasetemp().parent if parallel else factory.getbasetemp()
+    with FileLock(base / f"{name}.lock"):
+        if not (base / name).exists():
+            partial = base / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(base / name)
+    return base / name
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated demo data."""
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
-    return folder
+    return made_once(tmp_path_factory, "demo", write_demo)
 
 
 @pytest.fixture(scope="session")

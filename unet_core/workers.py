@@ -164,6 +164,7 @@ def _environment(cores: int) -> list[str]:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": str(cores),
         "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1"),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
     }
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 

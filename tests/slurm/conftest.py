@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import tifffile
 
+from tests.conftest import made_once
 from tests.test_workflow import CONFIG, Project
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
 RECORDS = ROOT / ".slurm" / "jobs.txt"
-PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "8"]
+PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "3"]
 # The training of the tests; without dropout and normalisation two processes train exactly as one.
 TRAIN = CONFIG["train"] | {"batch": 2}
 # Long enough to be interrupted.
@@ -88,8 +89,7 @@ class ClusterProject(Project):
         """Begin a run, in a process group of its own."""
         call = [
             sys.executable,
-            "-m",
-            "snakemake",
+            str(ROOT / "tests" / "slurm" / "impatient.py"),
             "--snakefile",
             str(ROOT / "Snakefile"),
             "--configfile",
@@ -167,27 +167,31 @@ def undisturbed(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> ClusterProject:
     """A project after its first run, without SLURM; tests work on copies."""
-    folder = tmp_path_factory.mktemp("finished")
-    for number in range(7):
-        for source in (f"01/t{number:03d}.tif", f"01_GT/SEG/man_seg{number:03d}.tif"):
-            target = folder / "data" / "cells" / source
-            target.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(target, tifffile.imread(demo / "cells" / source)[:150, :130])
-    project = ClusterProject(folder)
-    project.configure(CONFIG | {"train": TRAIN})
-    project.run_here()
-    return project
+
+    def make(folder: Path) -> None:
+        for number in range(7):
+            for source in (f"01/t{number:03d}.tif", f"01_GT/SEG/man_seg{number:03d}.tif"):
+                target = folder / "data" / "cells" / source
+                target.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(target, tifffile.imread(demo / "cells" / source)[:150, :130])
+        project = ClusterProject(folder)
+        project.configure(CONFIG | {"train": TRAIN})
+        project.run_here()
+
+    return ClusterProject(made_once(tmp_path_factory, "finished", make))
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(finished: ClusterProject, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Best weights of the long training, made without interruption and without SLURM."""
-    folder = tmp_path_factory.mktemp("uninterrupted") / "project"
-    shutil.copytree(finished.folder, folder, copy_function=shutil.copy2)
-    project = ClusterProject(folder)
-    project.configure(LONG)
-    project.run_here("results/train/cells.json")
-    return project.weights()
+
+    def make(folder: Path) -> None:
+        shutil.copytree(finished.folder, folder, copy_function=shutil.copy2, dirs_exist_ok=True)
+        project = ClusterProject(folder)
+        project.configure(LONG)
+        project.run_here("results/train/cells.json")
+
+    return ClusterProject(made_once(tmp_path_factory, "uninterrupted", make)).weights()
 
 
 @pytest.fixture
