@@ -55,7 +55,7 @@ verify: .venv/.installed
 
 test: .venv/.installed
 	@echo "make test: running the tests"
-	@.venv/bin/python -m pytest -n 2
+	@.venv/bin/python -m pytest -n 2 --maxschedchunk 1
 	@echo "make test: done"
 
 browser-test: .venv/.installed

@@ -22,6 +22,17 @@ from unet_core.engine import Engine, local_engine  # noqa: E402
 collect_ignore = [name for name in ("slurm", "browser") if not os.environ.get(f"UNET_{name.upper()}")]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rules of the house come first, since they fail at once; then what takes long, to be shared by all workers."""
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.name == "test_house.py":
+            return 0
+        return 1 if item.get_closest_marker("workflow") or item.get_closest_marker("slow") else 2
+
+    items.sort(key=rank)
+
+
 class ArraySource:
     """An array in memory that is read box by box, like a stored result."""
 
