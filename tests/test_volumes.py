@@ -327,7 +327,7 @@ def test_measured_and_halved_tiles_give_the_same_volume(
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr("unet_core.predict.step.network_function", network_function)
     monkeypatch.setattr("unet_core.predict.step._fits", {})
-    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
     assert len(read_json(tmp_path / "out.tile.json")["largest"]) == 3
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5

@@ -266,7 +266,7 @@ def test_samples_of_all_splits_near_the_mean_are_chosen() -> None:
 def test_a_piece_of_a_large_image_is_a_sample_of_its_own(
     tmp_path: Path, axes: str, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
-    monkeypatch.setattr(stand_in, "PIECE", {2: (1, 32, 24)})
+    monkeypatch.setattr(stand_in, "PIECE_SHAPE", {2: (1, 32, 24)})
     data = np.random.default_rng(0).integers(0, 255, (2, 5, 60, 50)[-len(axes) :]).astype(np.uint8)
     tifffile.imwrite(tmp_path / "big.tif", data, photometric="minisblack")
     cfg = parse_config(

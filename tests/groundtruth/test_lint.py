@@ -14,7 +14,7 @@ from scipy import ndimage
 from unet_core.annotations.layer import Layer, layer_of, object_of
 from unet_core.blocks import Grid
 from unet_core.groundtruth.canvas import Canvas
-from unet_core.groundtruth.check.lint import LISTED, SLIVER, Finding, findings_of, statistics_of
+from unet_core.groundtruth.check.lint import MAX_FINDINGS, MIN_SLIVER_VOXELS, Finding, findings_of, statistics_of
 from unet_core.groundtruth.check.outliers import drift, outliers, twins
 from unet_core.groundtruth.check.tally import Counts, Tally, inner_voxels
 
@@ -125,7 +125,7 @@ def test_many_findings_are_counted() -> None:
     labels = np.zeros((1, 40, 40), np.uint32)
     labels[0, ::4, ::4] = np.arange(1, 101).reshape(10, 10)
     specks = [text for kind, _, text in found(labels) if kind == "speck"]
-    assert len(specks) == LISTED + 1 and specks[-1] == f"{100 - LISTED} more of this kind"
+    assert len(specks) == MAX_FINDINGS + 1 and specks[-1] == f"{100 - MAX_FINDINGS} more of this kind"
 
 
 @settings(deadline=None, max_examples=60)
@@ -146,7 +146,7 @@ def test_findings_are_those_of_scipy(labels: np.ndarray) -> None:
             known.setdefault("speck", set()).add(name)
         cross = np.zeros((3, 3, 3), bool)
         cross[1, 1], cross[1, :, 1] = True, True
-        if own.sum() >= SLIVER and not ndimage.binary_erosion(own, cross, border_value=1).any():
+        if own.sum() >= MIN_SLIVER_VOXELS and not ndimage.binary_erosion(own, cross, border_value=1).any():
             known.setdefault("sliver", set()).add(name)
         if own.sum() > own.size / 2:
             known.setdefault("large", set()).add(name)

@@ -17,7 +17,7 @@ import zarr
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from unet_core.annotations.layer import NOTHING, Layer
+from unet_core.annotations.layer import NO_POSITIONS, Layer
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
@@ -306,8 +306,8 @@ def test_overlaps_are_errors_by_default(tmp_path: Path, cells: Dataset, convert:
 
 
 def test_the_smaller_object_wins_whatever_the_order_and_the_numbers() -> None:
-    large = Layer(np.arange(5), np.full(5, 4_000_000_000, np.uint32), NOTHING)
-    small = Layer(np.arange(4, 6), np.full(2, 7, np.uint32), NOTHING)
+    large = Layer(np.arange(5), np.full(5, 4_000_000_000, np.uint32), NO_POSITIONS)
+    small = Layer(np.arange(4, 6), np.full(2, 7, np.uint32), NO_POSITIONS)
     for layers, expected in (
         ((large, small), [4_000_000_000] * 4 + [4_000_000_007] * 2),
         ((small, large), [4_000_000_007] * 4 + [7] * 2),
@@ -321,16 +321,16 @@ def test_the_smaller_object_wins_whatever_the_order_and_the_numbers() -> None:
 
 def test_objects_of_the_same_size_stay_with_the_earlier() -> None:
     canvas = Canvas((1, 1, 3), "smaller")
-    canvas.add(Layer(np.array([0, 1]), np.ones(2, np.uint32), NOTHING), 1)
-    canvas.add(Layer(np.array([1, 2]), np.ones(2, np.uint32), NOTHING), 2)
+    canvas.add(Layer(np.array([0, 1]), np.ones(2, np.uint32), NO_POSITIONS), 1)
+    canvas.add(Layer(np.array([1, 2]), np.ones(2, np.uint32), NO_POSITIONS), 2)
     assert (canvas.instances.ravel().tolist(), canvas.classes.ravel().tolist()) == ([1, 1, 2], [1, 1, 2])
 
 
 def test_object_numbers_beyond_32_bits_are_an_error() -> None:
     canvas = Canvas((1, 1, 2), "error")
-    canvas.add(Layer(np.array([0]), np.array([2**32 - 1], np.uint32), NOTHING), 1)
+    canvas.add(Layer(np.array([0]), np.array([2**32 - 1], np.uint32), NO_POSITIONS), 1)
     with pytest.raises(ValueError, match=r"more than 2\^32 - 1 objects"):
-        canvas.add(Layer(np.array([1]), np.array([1], np.uint32), NOTHING), 1)
+        canvas.add(Layer(np.array([1]), np.array([1], np.uint32), NO_POSITIONS), 1)
 
 
 # ---- intensities ----

@@ -152,7 +152,7 @@ def test_measured_tiles_of_several_networks_change_nothing(
     member(tmp_path, "a", 0)
     member(tmp_path, "deep", 2, NETWORK.model_copy(update={"depth": 3}), predict_tile={"value": 156})
     expected = predict(tmp_path, engine, "a", "deep")
-    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     again = predict(tmp_path, engine, "a", "deep", model="measured")
     assert np.abs(again - expected).max() <= 1e-6
     assert (

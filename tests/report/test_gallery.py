@@ -38,7 +38,7 @@ def test_the_colour_of_each_pixel_is_what_became_of_its_object(seed: int) -> Non
     truth, found = (np.kron(rng.integers(0, 4, (4, 4)), np.ones((3, 3), int)) * 10**10 for _ in range(2))
     found = np.roll(found, rng.integers(0, 3), axis=1)
     objects = object_errors(contingency(truth, found))
-    shown, names = kinds_of(truth, found, objects), ["", *pictures.KINDS]
+    shown, names = kinds_of(truth, found, objects), ["", *pictures.KIND_COLOURS]
     true = {row["label"]: row["kind"] for row in objects.to_dict("records") if row["label"]}
     spurious = set(objects.loc[objects["kind"] == "spurious", "match"])
     for position in np.ndindex(truth.shape):
@@ -176,7 +176,7 @@ def test_all_layers_of_a_volume_show_the_same_part_of_its_fullest_plane(volume: 
     errors = decoded(view.layers["errors"])
     rows, columns = np.nonzero(errors[..., 3])
     # Where the object lies, at a quarter of the resolution.
-    assert set(map(tuple, errors[rows, columns][:, :3])) == {pictures.KINDS["matched"]}
+    assert set(map(tuple, errors[rows, columns][:, :3])) == {pictures.KIND_COLOURS["matched"]}
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 37, 50, 64)
 
 
@@ -189,7 +189,7 @@ def test_objects_are_found_by_their_label_where_no_table_knows_them(volume: Volu
     picture = decoded(view.layers["image"])[..., :3]
     assert picture.shape[:2] == view.size
     # The outline of the object in question, in the middle of the picture.
-    rows, columns = np.nonzero((picture == pictures.SPOT).all(axis=2))
+    rows, columns = np.nonzero((picture == pictures.SPOT_COLOUR).all(axis=2))
     assert (np.ptp(rows), np.ptp(columns)) == (19, 79) and columns.min() > 10 and columns.max() < view.size[1] - 10
 
 

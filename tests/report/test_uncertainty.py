@@ -13,9 +13,9 @@ from scipy import stats
 
 from unet_core.metrics.reliability import count_probabilities, expected_calibration_error, reliability_curve
 from unet_core.report.uncertainty import (
+    BOX_SIDE,
     DAMPING,
-    SIDE,
-    UNCERTAIN,
+    UNCERTAIN_ENTROPY,
     Doubt,
     annotate_next,
     doubt,
@@ -38,7 +38,7 @@ def test_the_score_is_the_damped_mean_over_uncertain_voxels() -> None:
     background = np.array([1.0, 0.5, 0.99, 0.7])
     found = doubt(np.stack([background, 1 - background]))
     values = stats.entropy(np.stack([background, 1 - background])[:, [1, 3]], base=2)
-    assert values.min() > UNCERTAIN and found[:2] == (4, 2)
+    assert values.min() > UNCERTAIN_ENTROPY and found[:2] == (4, 2)
     assert found.score == pytest.approx(values.sum() / (2 + 4 * DAMPING), rel=1e-6)
     assert doubt(np.array([[1.0], [0.0]])).score == 0
 
@@ -53,9 +53,9 @@ def test_the_score_depends_neither_on_how_much_there_is_nor_on_a_single_voxel() 
 @given(st.tuples(st.integers(1, 30), st.integers(1, 3000), st.integers(1, 3000)), st.integers(1, 2**21))
 def test_places_lie_inside_and_stay_below_the_limit(shape: tuple[int, int, int], most: int) -> None:
     boxes = places(shape, most)
-    assert len(set(boxes)) == len(boxes) >= 1 and all(box.shape[0] == 1 and max(box.shape) <= SIDE for box in boxes)
+    assert len(set(boxes)) == len(boxes) >= 1 and all(box.shape[0] == 1 and max(box.shape) <= BOX_SIDE for box in boxes)
     assert all(stop <= n for box in boxes for stop, n in zip(box.stop, shape, strict=True))
-    assert sum(np.prod(box.shape) for box in boxes) <= max(most, SIDE**2)
+    assert sum(np.prod(box.shape) for box in boxes) <= max(most, BOX_SIDE**2)
 
 
 def write_probabilities(path: Path, background: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # Rows that the edges of a shape may cross, taken together, before it counts as made to fill the memory.
-MOST = 2**22
+MAX_CROSSED_ROWS = 2**22
 
 
 def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np.ndarray:
@@ -56,7 +56,7 @@ def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], wher
     """
     closed = [[_ring(points, where) for points in rings] for rings in several]
     crossed = sum(_crossed(ring, size[0]) for rings in closed for ring in rings)
-    if crossed > MOST:
+    if crossed > MAX_CROSSED_ROWS:
         raise ValueError(
             f"{where}: its outline crosses the rows of the image {crossed} times, which no outline of an object does"
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Splits whose samples are divided into folds; split of a sample that was predicted by networks that have not seen it.
-DIVIDED, HELD_OUT = ("train", "validation"), "cross-validation"
+DIVIDED_SPLITS, HELD_OUT_SPLIT = ("train", "validation"), "cross-validation"
 
 
 def divide(names: Iterable[str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
@@ -107,7 +107,7 @@ def divided(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> 
         (dataset, name)
         for dataset, stamp in stamps.items()
         for name, entry in stamp["samples"].items()
-        if entry["split"] in DIVIDED
+        if entry["split"] in DIVIDED_SPLITS
     ]
     found = divide((name for _, name in names), folds)
     return {f"{dataset}/{name}": found[name] for dataset, name in names}
@@ -138,4 +138,4 @@ def predicted_as(plans: Sequence[Mapping[str, Any]], key: str, split: str) -> st
 
     This is its own split, or cross-validation where all networks of these plans held it out.
     """
-    return HELD_OUT if all(holds_out(plan, key) for plan in plans) else split
+    return HELD_OUT_SPLIT if all(holds_out(plan, key) for plan in plans) else split

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import DIVIDED, HELD_OUT, seen_as
+from unet_core.config.folds import DIVIDED_SPLITS, HELD_OUT_SPLIT, seen_as
 from unet_core.config.options import Config, Network
 from unet_core.engine import Engine, local_engine
 from unet_core.estimate.measure import Cost, allocated, clock
-from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, as_pieces, choose, pretend
+from unet_core.estimate.stand_in import MAX_SAMPLE_VOXELS, PIECE_SHAPE, Sized, as_pieces, choose, pretend
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
@@ -33,7 +33,7 @@ from unet_core.train.step import adopt_model, train_model
 from unet_core.weights.step import make_weights
 
 # Training steps are timed over that long, or that many; prediction of more than one sample is not timed beyond.
-TRAINING_S, MOST_STEPS, PREDICTION_S = 4.0, 256, 5.0
+TRAINING_S, MAX_STEPS, PREDICTION_S = 4.0, 256, 5.0
 
 
 @dataclass
@@ -73,12 +73,12 @@ class Stage:
         self.datasets = dict(cfg.datasets)
         self.picks = {name: choose(items) for name, items in sized.items()}
         for name, picks in self.picks.items():
-            if max(item.voxels for item in picks) > LARGEST:
+            if max(item.voxels for item in picks) > MAX_SAMPLE_VOXELS:
                 dimensions = 3 if name in volumes else 2
                 self.datasets[name], self.picks[name] = as_pieces(
                     cfg.datasets[name], picks, folder / "pieces" / name, dimensions
                 )
-                extent = " x ".join(map(str, PIECE[dimensions]))
+                extent = " x ".join(map(str, PIECE_SHAPE[dimensions]))
                 self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
 
     def voxels(self, dataset: str, names: list[str]) -> int:
@@ -151,7 +151,7 @@ class Stage:
         first = self._train(model, 1, True, cost)
         once, more = self._train(model, 1, False, cost), 4
         longer = self._train(model, 1 + more, False, cost)
-        while more < MOST_STEPS and longer - once < TRAINING_S:
+        while more < MAX_STEPS and longer - once < TRAINING_S:
             more *= 2
             longer = self._train(model, 1 + more, False, cost)
         validated = self._train(model, 2, True, cost)
@@ -172,7 +172,7 @@ class Stage:
     def _annotated(self, model: str) -> dict[str, Sized]:
         """Samples for training and validation, as ``<data set>/<sample>``."""
         items = [(name, item) for name in self.cfg.model_of(model).train_on for item in self.picks[name]]
-        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED}
+        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED_SPLITS}
 
     def _two_folds(self, model: str) -> dict[str, Any]:
         """What the plan of a fold says, of the chosen samples: one is for validation, as far as there are several."""
@@ -274,7 +274,7 @@ class Stage:
         """Scores of the samples of which there are objects, whatever their split."""
         truth, instances = self.stamp("groundtruth", dataset), self.stamp("instances", model, dataset)
         stamp = self.stamp("evaluate", model, dataset)
-        cfg = self.cfg.evaluate.model_copy(update={"splits": [*DIVIDED, "test", HELD_OUT]})
+        cfg = self.cfg.evaluate.model_copy(update={"splits": [*DIVIDED_SPLITS, "test", HELD_OUT_SPLIT]})
 
         def score(names: list[str], engine: Engine) -> None:
             evaluate_samples(

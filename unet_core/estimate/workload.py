@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
+from unet_core.config.folds import DIVIDED_SPLITS, divided, may_predict, predicted_as, seen_as
 from unet_core.config.options import Config, Network, Train
 from unet_core.digest import FileHashes
 from unet_core.estimate.stand_in import Sized
@@ -180,7 +180,7 @@ class Workload:
         for name in self.cfg.model_of(network).train_on:
             for item in self.sized[name]:
                 split = seen_as(self.folds[network], f"{name}/{item.sample.name}", item.sample.split)
-                if split in DIVIDED:
+                if split in DIVIDED_SPLITS:
                     yield name, replace(item, sample=replace(item.sample, split=split))
 
     def _folds(self, network: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import ConfigError, Dataset, Split
-from unet_core.config.folds import DIVIDED, divide
+from unet_core.config.folds import DIVIDED_SPLITS, divide
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
@@ -139,7 +139,8 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
         if model.folds and all(found[dataset] for dataset in model.train_on):
             try:
                 divide(
-                    (s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED), model.folds
+                    (s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED_SPLITS),
+                    model.folds,
                 )
             except ValueError as error:
                 problems.append(f"models.{name}.folds: {error}")

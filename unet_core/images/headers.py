@@ -14,10 +14,10 @@ from xml.etree.ElementTree import Element
 from defusedxml.ElementTree import fromstring
 
 from unet_core.config.datasets import PixelSize
-from unet_core.images.readers import VENDOR, open_hdf5
+from unet_core.images.readers import VENDOR_FILE_TYPES, open_hdf5
 
 # Micrometres.
-UNITS = {
+MICROMETRES = {
     **dict.fromkeys(("µm", "um", "μm", "\\u00B5m", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("pm", "picometer", "picometre"), 1e-6),
     **dict.fromkeys(("Å", "angstrom"), 1e-4),
@@ -28,9 +28,9 @@ UNITS = {
     **dict.fromkeys(("in", "inch"), 25400.0),
 }
 # Micrometres of a pixel, and the largest side over the smallest, that are believed: with others work would have no end.
-SMALLEST, LARGEST, LONGEST = 1e-6, 1e6, 1e3
+MIN_PIXEL_SIZE, MAX_PIXEL_SIZE, MAX_ANISOTROPY = 1e-6, 1e6, 1e3
 # Letters of a channel's name that are kept.
-LETTERS = 100
+MAX_NAME_LENGTH = 100
 
 
 class Header(NamedTuple):
@@ -51,7 +51,7 @@ class Header(NamedTuple):
     channels: tuple[str, ...] = ()
 
 
-NOTHING = Header("", {})
+EMPTY_HEADER = Header("", {})
 
 
 def header_of(path: Path, internal: str = "") -> Header:
@@ -68,13 +68,13 @@ def header_of(path: Path, internal: str = "") -> Header:
     try:
         if suffix in (".tif", ".tiff"):
             return _tiff(path)
-        if suffix in VENDOR:
+        if suffix in VENDOR_FILE_TYPES:
             return _vendor(path, internal)
         if suffix in (".h5", ".hdf5"):
             return _hdf5(path, internal)
-        return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else NOTHING
+        return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else EMPTY_HEADER
     except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
-        return NOTHING
+        return EMPTY_HEADER
 
 
 def voxel_size(told: PixelSize, header: Header, axes: str) -> tuple[float, float, float]:
@@ -112,7 +112,7 @@ def _tiff(path: Path) -> Header:
 
     with tifffile.TiffFile(path) as file:
         if not (file.is_ome or file.is_imagej):  # the pages of others would all be looked at for nothing
-            return NOTHING
+            return EMPTY_HEADER
         axes = file.series[0].axes.lower().replace("s", "c")
         axes = axes if set(axes) <= set("tczyx") else ""
         if file.is_ome and file.ome_metadata:
@@ -204,12 +204,14 @@ def _vendor(path: Path, internal: str) -> Header:
 
 
 def _sizes(told: dict[str, tuple[float, str]]) -> dict[str, float]:
-    known = {axis: size * UNITS[unit.strip()] for axis, (size, unit) in told.items() if unit.strip() in UNITS}
-    known = {axis: size for axis, size in known.items() if SMALLEST <= size <= LARGEST}
-    return known if known and max(known.values()) <= LONGEST * min(known.values()) else {}
+    known = {
+        axis: size * MICROMETRES[unit.strip()] for axis, (size, unit) in told.items() if unit.strip() in MICROMETRES
+    }
+    known = {axis: size for axis, size in known.items() if MIN_PIXEL_SIZE <= size <= MAX_PIXEL_SIZE}
+    return known if known and max(known.values()) <= MAX_ANISOTROPY * min(known.values()) else {}
 
 
 def _names(names: list[Any]) -> tuple[str, ...]:
     """Names of channels, where all have one that is a name."""
     whole = bool(names) and all(isinstance(name, str) and name.strip() for name in names)
-    return tuple(name.strip()[:LETTERS] for name in names) if whole else ()
+    return tuple(name.strip()[:MAX_NAME_LENGTH] for name in names) if whole else ()

@@ -47,8 +47,8 @@ from unet_core.store.store import Result
 from unet_core.weights.distance import Spacing
 
 # Objects whose bounding box has more voxels are left whole: it is held in memory when an object is split.
-LARGEST_BOX = 2**26
-DUAL = {"faces": "full", "full": "faces"}
+MAX_BOX_VOXELS = 2**26
+DUAL_CONNECTIVITY = {"faces": "full", "full": "faces"}
 
 
 class Work(NamedTuple):
@@ -101,7 +101,11 @@ def join(index: int, work: Work, kind: str) -> list[tuple[int, np.ndarray]]:
     if kind == "objects":
         return contacts(index, grid, lambda n: _faces(n, work, kind), work.cfg.connectivity)
     return contacts(
-        index, grid, lambda n: _faces(n, work, kind), DUAL[work.cfg.connectivity], _in_planes(work.cfg, grid)
+        index,
+        grid,
+        lambda n: _faces(n, work, kind),
+        DUAL_CONNECTIVITY[work.cfg.connectivity],
+        _in_planes(work.cfg, grid),
     )
 
 
@@ -142,7 +146,7 @@ def _find_holes(index: int, work: Work, path: Path) -> None:
     numbers = _kept_objects(forest, index, work)
     own = np.zeros(box.shape, np.uint32)
     paint(runs_in(_load(index, work, "objects")), np.where(numbers >= 0, np.arange(len(numbers)), 0), own)
-    runs, count = label_runs(own == 0, DUAL[work.cfg.connectivity], _in_planes(work.cfg, grid))
+    runs, count = label_runs(own == 0, DUAL_CONNECTIVITY[work.cfg.connectivity], _in_planes(work.cfg, grid))
     found = measure(runs, count, box.shape, np.empty((0, *box.shape), np.uint8))
     z, y, x = found.first.T
     owner = np.where(x > 0, numbers[own[z, y, x - 1]], -1)
@@ -255,7 +259,7 @@ def _probability(source: Result, boxes: list[Box]) -> Callable[[Box], np.ndarray
     """Reads the foreground probability of a box: once for all boxes together, unless that is too large."""
     starts, stops = (np.array([getattr(box, end) for box in boxes]) for end in ("start", "stop"))
     start, stop = starts.min(axis=0), stops.max(axis=0)
-    if np.prod(stop - start) > LARGEST_BOX:
+    if np.prod(stop - start) > MAX_BOX_VOXELS:
         return lambda box: foreground(source.read(box))
     together = Box(tuple(start.tolist()), tuple(stop.tolist()))
     read = foreground(source.read(together))

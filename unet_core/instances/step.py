@@ -22,7 +22,7 @@ from unet_core.digest import digest
 from unet_core.engine import Engine
 from unet_core.instances.components import Forest, number, objects_by_block, plant, settle, unite
 from unet_core.instances.objects import SUFFIXES, Measured
-from unet_core.instances.passes import LARGEST_BOX, Work, describe, join, number_block, split_objects
+from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store.removal import remove, remove_other_files, remove_others
@@ -31,7 +31,7 @@ from unet_core.store.store import Result, Spec, begin, details_if_done, finish
 logger = logging.getLogger(__name__)
 
 # Stored value that stands for a probability of 1, for each `predict.dtype`.
-UNITS = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
+VALUE_OF_ONE = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
 
 
 def make_instances(
@@ -55,7 +55,7 @@ def make_instances(
         Where blocks are worked on.
     """
     predicted = read_json(predict)
-    classes, unit = predicted["classes"], UNITS[predicted["dtype"]]
+    classes, unit = predicted["classes"], VALUE_OF_ONE[predicted["dtype"]]
     samples = predicted["samples"]
     wanted = {name: objects_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
     done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
@@ -166,7 +166,7 @@ def _split(
         def wanted(rows: np.ndarray) -> np.ndarray:
             nonlocal too_large
             enough = rows["voxels"] >= work.least
-            large = np.prod(rows["high"] - rows["low"].astype(np.int64), axis=1) > LARGEST_BOX
+            large = np.prod(rows["high"] - rows["low"].astype(np.int64), axis=1) > MAX_BOX_VOXELS
             too_large += int((enough & large).sum())
             return enough & ~large
 
@@ -183,7 +183,7 @@ def _split(
                 "%s: %d objects are too large to be split (bounding box above %d voxels)",
                 source.path.name,
                 too_large,
-                LARGEST_BOX,
+                MAX_BOX_VOXELS,
             )
     return np.sort(np.concatenate(split)), np.concatenate(pieces), groups
 

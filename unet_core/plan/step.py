@@ -31,7 +31,7 @@ from unet_core.store.store import open_labels, read_attributes
 logger = logging.getLogger(__name__)
 
 # Each training pixel is to be seen this often, with bounds, where steps is auto.
-PASSES, FEWEST_STEPS, MOST_STEPS = 200, 1_000, 200_000
+PASSES_PER_PIXEL, MIN_STEPS, MAX_STEPS = 200, 1_000, 200_000
 
 
 def class_weights(pixels: list[int], rule: str | list[float]) -> list[float]:
@@ -135,10 +135,10 @@ def training_steps(cfg: Train, pixels: int, outputs: ZYX) -> tuple[int, str]:
     """
     if cfg.steps != "auto":
         return cfg.steps, "set in the configuration"
-    steps = math.ceil(PASSES * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
-    bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
-    reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES} times, {bounds}"
-    return min(max(steps, FEWEST_STEPS), MOST_STEPS), reason
+    steps = math.ceil(PASSES_PER_PIXEL * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
+    bounds = f"within {MIN_STEPS:,} and {MAX_STEPS:,} steps"
+    reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES_PER_PIXEL} times, {bounds}"
+    return min(max(steps, MIN_STEPS), MAX_STEPS), reason
 
 
 def make_plan(

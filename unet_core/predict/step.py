@@ -47,10 +47,10 @@ logger = logging.getLogger(__name__)
 
 # Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are
 # followed.
-LARGEST_BLOCK, MOST_PLANES = 2**26, 128
+MAX_BLOCK_VOXELS, MAX_PLANES = 2**26, 128
 # Tile sizes are measured where that is a small part of the work: with so many blocks at least (measuring two sizes
 # takes the time of about 12), and for this share of the time at most.
-WORTH_MEASURING, SHARE = 256, 0.05
+MIN_BLOCKS_TO_MEASURE, MAX_MEASURING_SHARE = 256, 0.05
 
 _LOADING = threading.Lock()
 
@@ -184,9 +184,9 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     ((8, 2048, 2048), (64, 1024, 1024))
     """
     z, y, x = planned
-    if (together := math.lcm(chunk_planes, step)) <= MOST_PLANES:
+    if (together := math.lcm(chunk_planes, step)) <= MAX_PLANES:
         z = math.ceil(z / together) * together
-    while z * y * x > LARGEST_BLOCK and max(y, x) > CHUNK:
+    while z * y * x > MAX_BLOCK_VOXELS and max(y, x) > CHUNK:
         y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
     return z, y, x
 
@@ -324,7 +324,7 @@ def _fastest(job: PredictionJob, part: Part, block: ZYX, pixels: int, kept: Path
     key = digest(where, weights, job.cfg.precision, job.cfg.average, block, tiles.largest)
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("key") != key:
-        if pixels < WORTH_MEASURING * math.prod(block[1:]):
+        if pixels < MIN_BLOCKS_TO_MEASURE * math.prod(block[1:]):
             return tiles
         measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels / len(weights))
         ((_, found),) = engine.run(measure, [part], 1, "tiles")
@@ -343,7 +343,7 @@ def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dic
     network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     tried = candidates(block, tiles.largest, shape, batches)
-    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
+    return fastest(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
 
 
 def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:

@@ -16,9 +16,9 @@ from unet_core.store.store import Result
 
 # Entropy, as a share of the highest one, from which a voxel is uncertain; and share of an image that a few uncertain
 # voxels must stand up to. Both were chosen on three public data sets (docs/metrics.md).
-UNCERTAIN, DAMPING = 0.25, 0.001
+UNCERTAIN_ENTROPY, DAMPING = 0.25, 0.001
 # Voxels of an image that are looked at, in boxes of one plane.
-MOST, SIDE = 2**21, 512
+MAX_VOXELS, BOX_SIDE = 2**21, 512
 
 
 class Doubt(NamedTuple):
@@ -68,13 +68,13 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 def doubt(probabilities: np.ndarray) -> Doubt:
     """What some voxels add; the argument is as for `entropy`."""
     values = entropy(probabilities)
-    uncertain = values > UNCERTAIN
+    uncertain = values > UNCERTAIN_ENTROPY
     return Doubt(values.size, int(uncertain.sum()), float(values[uncertain].sum(dtype=np.float64)))
 
 
-def places(shape: tuple[int, int, int], most: int = MOST) -> list[Box]:
+def places(shape: tuple[int, int, int], most: int = MAX_VOXELS) -> list[Box]:
     """Boxes of one plane, regularly spread over an image, of at most about `most` voxels together."""
-    grid = Grid(shape, (1, min(SIDE, shape[1]), min(SIDE, shape[2])))
+    grid = Grid(shape, (1, min(BOX_SIDE, shape[1]), min(BOX_SIDE, shape[2])))
     count = max(1, min(len(grid), most // (grid.block[1] * grid.block[2])))
     # The middle of each part: of a volume also one place lies inside.
     return [grid.box((2 * index + 1) * len(grid) // (2 * count)) for index in range(count)]

@@ -33,7 +33,7 @@ from unet_core.store.shards import CutShort, read_index, read_part, write_shard
 
 CHUNK = 256
 # Looks at a result that other runs begin or replace at the same moment.
-ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
 STEPS = ("groundtruth", "weights", "predict", "instances")
@@ -217,7 +217,7 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     -------
     Result
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if (result := _begin(path, digest, spec, provenance, keep)) is not None:
             return result
     raise UserError(f"other runs replace {path} again and again; let one of them end, then run again")

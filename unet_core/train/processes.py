@@ -21,7 +21,7 @@ from unet_core.network.model import device
 from unet_core.runtime import UserError
 
 # SLURM's warning before the time limit (by --signal=USR1@60), preemption and scancel.
-WARNINGS = (signal.SIGUSR1, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Processes:
             dist.barrier()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def watch_signals() -> Iterator[Warned]:
     if threading.current_thread() is not threading.main_thread():
         yield warned  # only the main thread may handle signals
         return
-    before = {number: signal.signal(number, warned._remember) for number in WARNINGS}
+    before = {number: signal.signal(number, warned._remember) for number in STOP_SIGNALS}
     try:
         yield warned
     finally:

@@ -25,7 +25,7 @@ from unet_core.files import write_atomic
 from unet_core.groundtruth.canvas import paint
 from unet_core.groundtruth.check.lint import Finding
 from unet_core.groundtruth.check.outliers import drift, outliers, twins
-from unet_core.groundtruth.label_volumes import WHOLE
+from unet_core.groundtruth.label_volumes import MAX_WHOLE_VOXELS
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.runtime import UserError
 from unet_core.store.store import Result, open_image_of
@@ -33,9 +33,9 @@ from unet_core.store.store import Result, open_image_of
 logger = logging.getLogger(__name__)
 
 # Pictures on the page: of each kind, and in all.
-EACH, ALL = 12, 80
+MAX_PICTURES_PER_KIND, MAX_PICTURES = 12, 80
 # Lines per data set in the terminal.
-PRINTED = 20
+MAX_PRINTED_LINES = 20
 FINDINGS = ["level", "kind", "sample", "z", "y", "x", "text", "files"]
 MEANINGS = {
     "file": "an image or annotation that cannot be read or does not fit",
@@ -317,7 +317,7 @@ def _pictured(
     planes: dict[tuple[str, int | None], Any] = {}
     for name, finding in findings:
         seen[finding.kind] += 1
-        if seen[finding.kind] > EACH or len(shown) == ALL:
+        if seen[finding.kind] > MAX_PICTURES_PER_KIND or len(shown) == MAX_PICTURES:
             continue
         picture = None
         if name and finding.kind not in ("twin", "class"):
@@ -336,7 +336,7 @@ def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[
         image = open_image_of(store, one.sample.name)
         middle = image.shape[0] // 2 if plane is None else plane
         box = Box((middle, 0, 0), (middle + 1, *image.shape[1:]))
-        if one.labels is None and math.prod(image.shape) > WHOLE:
+        if one.labels is None and math.prod(image.shape) > MAX_WHOLE_VOXELS:
             return None
         if one.labels is not None:
             labels = Result(path / "labels" / "instances").read(box)[0]
@@ -371,9 +371,9 @@ def main(arguments: list[str]) -> None:
             continue
         errors += sum(row["level"] == "error" for row in rows)
         print(f"{name}: {len(rows)} things to look at{': ' + str(folder / 'check.html') if rows else ''}")
-        for row in rows[:PRINTED]:
+        for row in rows[:MAX_PRINTED_LINES]:
             place = f" (z {row['z']}, y {row['y']}, x {row['x']})" if row["z"] else ""
             print(f"  {row['level']}, {row['kind']}: {row['sample']}{place} {row['text']}".rstrip())
-        if len(rows) > PRINTED:
-            print(f"  and {len(rows) - PRINTED} more, in {folder / 'findings.csv'}")
+        if len(rows) > MAX_PRINTED_LINES:
+            print(f"  and {len(rows) - MAX_PRINTED_LINES} more, in {folder / 'findings.csv'}")
     sys.exit(1 if errors else 0)
