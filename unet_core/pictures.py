@@ -52,18 +52,18 @@ def data_uri(picture: np.ndarray, exact: bool = False) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(made[kind]).decode()}"
 
 
-def stretch(image: np.ndarray) -> np.ndarray:
+def stretch_contrast(image: np.ndarray) -> np.ndarray:
     """Gray values as uint8, with the darkest and the brightest half percent cut off."""
     low, high = np.percentile(image, [0.5, 99.5])
     return (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
-def outlines(labels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def outline_layer(labels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A layer with the outlines of objects, shape (y, x, 4)."""
     return _layer(find_boundaries(labels, mode="inner"), colour, 255)
 
 
-def fills(kinds: np.ndarray) -> np.ndarray:
+def kind_layer(kinds: np.ndarray) -> np.ndarray:
     """A layer that shows what became of objects, shape (y, x, 4).
 
     Parameters
@@ -84,12 +84,12 @@ def fills(kinds: np.ndarray) -> np.ndarray:
     return palette[kinds]
 
 
-def veil(mask: np.ndarray) -> np.ndarray:
+def ignore_layer(mask: np.ndarray) -> np.ndarray:
     """A layer that brightens what is ignored, shape (y, x, 4)."""
     return _layer(mask, (255, 255, 255), FILL_OPACITY)
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def probability_layer(values: np.ndarray) -> np.ndarray:
     """A layer of values 0 to 1: the higher, the redder and the less transparent; shape (y, x, 4)."""
     # Few steps, so that the layer takes few bytes.
     steps = np.rint(np.clip(values, 0, 1) * 15) / 15

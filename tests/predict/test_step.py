@@ -231,7 +231,7 @@ def test_measured_tiles_are_kept_and_change_nothing(
     assert np.abs(result.read_all() - expected(tmp_path, image)).max() <= 1e-5
     kept = read_json(tmp_path / "out.tile.json")
     assert kept["device"] == "cpu" and [kept["largest"], kept["batch"]] in [rate[:2] for rate in kept["rates"]]
-    monkeypatch.setattr("unet_core.predict.step.fastest", None)
+    monkeypatch.setattr("unet_core.predict.step.fastest_tiles", None)
     result.shards_of(1)[0].unlink()
     predict(tmp_path, engine)
 

@@ -20,7 +20,7 @@ from unet_core.metrics.errors import object_errors
 from unet_core.report import charts
 from unet_core.report.gallery import Places, kinds_of, object_views, sample_view, tile_view, worst_objects
 from unet_core.runtime import write_stamp
-from unet_core.store.store import Result, Spec, begin, refer
+from unet_core.store.store import Result, Spec, begin, write_reference
 from unet_core.train.tile_picture import tile_picture
 
 DECODE = {"png": imagecodecs.png_decode, "webp": imagecodecs.webp_decode, "jpeg": imagecodecs.jpeg8_decode}
@@ -83,7 +83,7 @@ def test_pictures_are_what_they_were(shape: tuple[int, ...], exact: bool) -> Non
 
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_constant_images_can_be_shown(value: int) -> None:
-    assert np.unique(pictures.stretch(np.full((5, 4), value, np.uint16))).size == 1
+    assert np.unique(pictures.stretch_contrast(np.full((5, 4), value, np.uint16))).size == 1
 
 
 def test_a_weight_without_a_value_is_gray_and_the_ends_are_blue_and_red() -> None:
@@ -145,7 +145,7 @@ def volume(tmp_path: Path) -> Volume:
         "dtype": "uint8",
         "pixel_size": [1, 1, 1],
     }
-    refer(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
+    write_reference(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
     for part, labels in (("instances", truth), ("classes", truth > 0), ("ignore", truth < 0)):
         write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")
     write(tmp_path / "instances/m/d.zarr/a", found, "labels")

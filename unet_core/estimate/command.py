@@ -126,7 +126,7 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
         else:
             stage.adopt(network, bought or work.results / "train" / network)
     for model in models:
-        stage.gather(model)
+        stage.ensemble(model)
         for name in cfg.models[model].predict_on:
             stage.predict(model, name)
             stage.instances(model, name)

@@ -41,7 +41,7 @@ class Sized:
         return self.shape[1] * self.shape[2] * self.shape[3]
 
 
-def choose(sized: list[Sized]) -> list[Sized]:
+def choose_samples(sized: list[Sized]) -> list[Sized]:
     """A few samples, of each split in turn, whose sizes are near the mean."""
     mean = sum(item.voxels for item in sized) / len(sized)
     count = min(MAX_SAMPLES, max(2, int(REHEARSED_VOXELS // max(min(mean, MAX_SAMPLE_VOXELS), 1))))
@@ -90,7 +90,7 @@ def objects(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.broadcast_to(plane, shape)
 
 
-def pretend(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
+def write_stand_in(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
     """Write probabilities as a trained network might give them: soft at borders, with errors here and there."""
     result = Result(path)
     if (truth / path.name / "labels").is_dir():

@@ -156,7 +156,7 @@ class Canvas:
         return np.where(ignored, 0, self.instances), np.where(ignored, 0, self.classes), self.ignore
 
     def conflict(self) -> str | None:
-        """What is told of objects that overlap and may not; None if there are none."""
+        """Message about objects that overlap though they may not; None if there are none."""
         if not self.overlapping or self.policy != "error":
             return None
         pairs = [f"{self.called(pair.earlier)} and {self.called(pair.later)}" for pair in self.overlaps]

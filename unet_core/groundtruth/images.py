@@ -18,7 +18,7 @@ from unet_core.groundtruth.samples import Sample
 from unet_core.images.headers import Header, header_of, voxel_size
 from unet_core.images.in_place import InPlace, pieces
 from unet_core.images.readers import CZYX, open_image, to_czyx
-from unet_core.store.store import Spec, begin, finish, refer
+from unet_core.store.store import Spec, begin, finish, write_reference
 
 # Bytes above which an image stays where it lies, where the configuration leaves it open.
 MAX_COPIED_BYTES = 2**30
@@ -142,7 +142,7 @@ def _refer(
     details = _details(shape, intensities, header, _chosen(header.channels, source, channels), size) | {
         "voxels_looked_at": seen
     }
-    refer(path, image_digest, reference, details, _provenance(sample, cfg))
+    write_reference(path, image_digest, reference, details, _provenance(sample, cfg))
     return details
 
 

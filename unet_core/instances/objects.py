@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from unet_core.blocks import ZYX
-from unet_core.instances.runs import Measures
+from unet_core.instances.run_lengths import Measures
 
 POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")

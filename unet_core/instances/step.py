@@ -20,7 +20,14 @@ import numpy as np
 from unet_core.config.options import Instances
 from unet_core.digest import digest
 from unet_core.engine import Engine
-from unet_core.instances.components import Forest, number, objects_by_block, plant, settle, unite
+from unet_core.instances.components import (
+    Forest,
+    build_forest,
+    collect_objects,
+    merge_components,
+    number_objects,
+    objects_by_block,
+)
 from unet_core.instances.objects import SUFFIXES, Measured
 from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
 from unet_core.method import method
@@ -114,7 +121,7 @@ def _make_sample(
     if cfg.fill != "none":
         _components("holes", work, source, engine)
     split, pieces, groups = _split(objects, work, source, engine)
-    _, piece_labels, count = number(objects, work.least, split, pieces, run / "objects")
+    _, piece_labels, count = number_objects(objects, work.least, split, pieces, run / "objects")
     spec = Spec(
         source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block
     )
@@ -140,14 +147,14 @@ def _components(kind: str, work: Work, source: Result, engine: Engine) -> Forest
     grid, folder = source.grid, work.run / kind
     folder.mkdir()
     finding = functools.partial(describe, work=work, kind=kind)
-    forest = plant(
+    forest = build_forest(
         engine.run(finding, range(len(grid)), len(grid), f"instances {source.path.name}, describe {kind}"), grid, folder
     )
     joining = functools.partial(join, work=work, kind=kind)
     for index, found in engine.run(joining, range(len(grid)), len(grid), f"instances {source.path.name}, join {kind}"):
         for other, pairs in found:
-            unite(forest, index, other, pairs)
-    settle(forest)
+            merge_components(forest, index, other, pairs)
+    collect_objects(forest)
     return forest
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import divided, seen_as
+from unet_core.config.folds import folds_of_samples, split_in_training
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.network import unet
 from unet_core.plan.tiles import (
@@ -174,11 +174,11 @@ def make_plan(
     """
     truths = {dataset: read_json(path) for dataset, path in groundtruth.items()}
     maps = {dataset: read_json(path) for dataset, path in weights.items()}
-    parts = {"fold": fold[0], "folds": divided(maps, fold[1])} if fold else {}
+    parts = {"fold": fold[0], "folds": folds_of_samples(maps, fold[1])} if fold else {}
     for dataset, name, entry in [
         (d, name, entry) for d, found in maps.items() for name, entry in found["samples"].items()
     ]:
-        entry["split"] = seen_as(parts, f"{dataset}/{name}", entry["split"])
+        entry["split"] = split_in_training(parts, f"{dataset}/{name}", entry["split"])
     network, channels, classes = train.network, _channels(truths), truths[next(iter(truths))]["classes"]
     if bought is not None:
         model = read_json(bought / "model.json")

@@ -23,7 +23,7 @@ BLOCK_VOXELS, MAX_PLANES = 2**25, 64
 MAX_OUTPUT = 2048
 
 
-def grown(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
+def fit_tile(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
     """Extent of a tile for a 3D network that gives the best share of output within a number of voxels.
 
     In planes the tile is a square.
@@ -67,9 +67,9 @@ def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int |
             outputs_of(cfg.tile, shape)
         except ValueError as error:
             raise UserError(f"train.tile: {error}") from None
-        return given_tile(cfg.tile), "set in the configuration"
+        return configured_tile(cfg.tile), "set in the configuration"
     if cfg.network.dimensions == 3:
-        tile = grown(shape, (planes, longest_side, longest_side), TILE_VOXELS)
+        tile = fit_tile(shape, (planes, longest_side, longest_side), TILE_VOXELS)
         return (
             tile,
             f"the most output within about {TILE_VOXELS / 1e6:.2g} million voxels, "
@@ -80,7 +80,7 @@ def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int |
     return min(whole, paper), "the smaller of the paper's tile and what covers the largest training image"
 
 
-def given_tile(tile: int | Sequence[int]) -> int | ZYX:
+def configured_tile(tile: int | Sequence[int]) -> int | ZYX:
     """Tile of the configuration, as the plan holds it."""
     return tile if isinstance(tile, int) else unet.sides(tile)
 
@@ -137,7 +137,7 @@ def prediction_tile(
                 tiling(longest_side, side, *axis)
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
-        return given_tile(cfg.tile), "set in the configuration"
+        return configured_tile(cfg.tile), "set in the configuration"
     # Tiles are useful by whole groups of pooled pixels.
     group = shape.y.step
     smallest = unet.input_size(group, *shape.y)
@@ -145,7 +145,7 @@ def prediction_tile(
     tile: int | ZYX = wanted
     if network.dimensions == 3:
         limits = (min(planes, MAX_PLANES), min(longest_side, MAX_OUTPUT), 1)
-        tile = grown(shape, limits, memory // voxel_memory(network, channels))
+        tile = fit_tile(shape, limits, memory // voxel_memory(network, channels))
     while isinstance(tile, int) and tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= group
     if tile_memory(tile, network, channels) > memory:

@@ -30,7 +30,7 @@ class Tiles(NamedTuple):
     batch: int
 
 
-def candidates(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
+def candidate_tiles(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
     """Tiles that divide a block without much waste, the largest first; batches only as large as one largest tile.
 
     `shape` is that of the network.
@@ -54,7 +54,7 @@ def _divided(extent: int, largest: int, axis: unet.Axis, most: int) -> list[int]
     return [tile for output in outputs if (tile := unet.input_size(output, *axis)) <= largest] or [largest]
 
 
-def fastest(
+def fastest_tiles(
     network: TileFunction,
     tried: list[Tiles],
     channels: int,
@@ -70,7 +70,7 @@ def fastest(
     network : callable
         As in `tiles.predict_box`.
     tried : list of Tiles
-        From `candidates`; those that do not fit the memory are left out.
+        From `candidate_tiles`; those that do not fit the memory are left out.
     channels : int
         Of the image.
     shape : Shape
@@ -109,7 +109,7 @@ def fastest(
     return {"largest": largest, "batch": batch, "rates": rates}
 
 
-def halved(tiles: Tiles, shape: unet.Shape) -> Tiles:
+def halve_tiles(tiles: Tiles, shape: unet.Shape) -> Tiles:
     """Tiles of about half of the output or less; the same tiles if no smaller ones are possible.
 
     They are halved in planes, or in 3D along the axis with the most to give.

@@ -1,4 +1,7 @@
-"""The networks that a model is made of, as the step predict applies them: alike ones together."""
+"""The members of a model, that is its networks, as the step predict applies them.
+
+A model of one network has one member. Members with the same architecture and normalisation form a group.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from unet_core.runtime import read_json
 
 
 class Member(NamedTuple):
-    """A network, with the plan that it was trained or is applied by."""
+    """One network of a model, with the plan by which it was trained or is applied."""
 
     folder: Path
     weights: str
@@ -107,7 +110,7 @@ def planes_together(member: Member) -> int:
     return member.shape.z.step
 
 
-def deepest(shapes: Sequence[unet.Shape]) -> unet.Shape:
+def common_shape(shapes: Sequence[unet.Shape]) -> unet.Shape:
     """Along each axis that of the network that pools the most: boxes that start at multiples of its steps suit all."""
     z, y, x = (max(axes, key=_step) for axes in zip(*shapes, strict=True))
     return unet.Shape(z, y, x)

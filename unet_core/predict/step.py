@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
-from unet_core.config.folds import predicted_as
+from unet_core.config.folds import split_in_scores
 from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
@@ -23,12 +23,12 @@ from unet_core.method import method
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
 from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
-from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
+from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles, halve_tiles
 from unet_core.predict.members import (
     Group,
     Member,
     Part,
-    deepest,
+    common_shape,
     groups_of,
     members_for,
     parts_of,
@@ -123,7 +123,10 @@ def predict_samples(
         key = f"{images.stem}/{name}"
         used = members_for(key, members)
         wanted = probabilities_digest(entry["image"], key, members, cfg, mask_threshold)
-        entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
+        entries[name] = {
+            "split": split_in_scores([member.plan for member in used], key, entry["split"]),
+            "digest": wanted,
+        }
         if details_if_done(store / name, wanted) is None:
             todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
     job = PredictionJob(cfg, mask_threshold, images, store, tuple(groups.values()))
@@ -276,7 +279,7 @@ def _fitting(tiles: Tiles) -> Tiles:
 
 def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
     """Tiles that need half of the memory, for all further blocks of this process too."""
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, group.shape)
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halve_tiles(tiles, group.shape)
     if tiles.batch == 1 and (smaller == tiles or group.tile_counts):
         advice = "set predict.tile to less" if group.tile_counts else "use one with more, or a network of less width"
         raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
@@ -342,8 +345,8 @@ def _ask_device(_: int) -> str:
 def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dict[str, Any]:
     network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
-    tried = candidates(block, tiles.largest, shape, batches)
-    return fastest(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
+    tried = candidate_tiles(block, tiles.largest, shape, batches)
+    return fastest_tiles(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
 
 
 def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:
@@ -351,7 +354,7 @@ def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:
 
     Samples are done only then, so that a run that was interrupted here goes on here.
     """
-    shape = deepest([group.shape for group in job.groups])
+    shape = common_shape([group.shape for group in job.groups])
     grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
     places = [
         (sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)

@@ -109,20 +109,20 @@ def sample_view(
     plane = _plane(found.shape[0], truth or found)
     found_plane = found.preview(plane, limit)
     image = _like(places.image(sample).preview(plane, limit)[0], found_plane.shape)
-    layers = {"image": pictures.data_uri(pictures.stretch(image))}
+    layers = {"image": pictures.data_uri(pictures.stretch_contrast(image))}
     if places.has_probabilities:
         probability = foreground(places.result("predict", sample).preview(plane, limit))
         layers["probability"] = pictures.data_uri((probability * 255).astype(np.uint8))
     if truth is not None and ignore is not None and objects is not None:
         unknown, truth_plane = ignore.preview(plane, limit), truth.preview(plane, limit)
         if unknown.any():
-            layers["ignored"] = pictures.data_uri(pictures.veil(unknown), exact=True)
+            layers["ignored"] = pictures.data_uri(pictures.ignore_layer(unknown), exact=True)
         if len(objects):
             layers["errors"] = pictures.data_uri(
-                pictures.fills(kinds_of(truth_plane, found_plane, objects)), exact=True
+                pictures.kind_layer(kinds_of(truth_plane, found_plane, objects)), exact=True
             )
-        layers["truth"] = pictures.data_uri(pictures.outlines(truth_plane, pictures.TRUTH_COLOUR), exact=True)
-    layers["result"] = pictures.data_uri(pictures.outlines(found_plane, pictures.FOUND_COLOUR), exact=True)
+        layers["truth"] = pictures.data_uri(pictures.outline_layer(truth_plane, pictures.TRUTH_COLOUR), exact=True)
+    layers["result"] = pictures.data_uri(pictures.outline_layer(found_plane, pictures.FOUND_COLOUR), exact=True)
     where = f", plane {plane} of {found.shape[0]}" if found.shape[0] > 1 else ""
     return View(sample, note + where, (image.shape[0], image.shape[1]), layers)
 
@@ -191,7 +191,7 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
             views.append(View(str(row["kind"]), note + ", not looked for in so large an image", (1, 1), {}))
             continue
         window = _window(box, found.shape)
-        colours = np.repeat(pictures.stretch(places.image(sample).read(window)[0, 0])[..., None], 3, axis=2)
+        colours = np.repeat(pictures.stretch_contrast(places.image(sample).read(window)[0, 0])[..., None], 3, axis=2)
         true_part, found_part = truth.read(window)[0], found.read(window)[0]
         colours[find_boundaries(true_part, mode="inner")] = pictures.TRUTH_COLOUR
         colours[find_boundaries(found_part, mode="inner")] = pictures.FOUND_COLOUR
@@ -214,8 +214,8 @@ def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
     probability = places.result("predict", sample)
     parts = with_background(probability.preview(plane, THUMB_SIDE))
     image = _like(places.image(sample).preview(plane, THUMB_SIDE)[0], parts.shape[1:])
-    layers = {"image": pictures.data_uri(pictures.stretch(image))}
-    layers["entropy"] = pictures.data_uri(pictures.heat(entropy(parts)), exact=True)
+    layers = {"image": pictures.data_uri(pictures.stretch_contrast(image))}
+    layers["entropy"] = pictures.data_uri(pictures.probability_layer(entropy(parts)), exact=True)
     return View(sample, note, (image.shape[0], image.shape[1]), layers)
 
 
@@ -248,7 +248,7 @@ def weight_views(results: Path, dataset: str, sample: str, class_weights: Sequen
     classes = np.where(target == 255, np.nan, target)
     size, shown = (image.shape[0], image.shape[1]), pictures.jet(classes, 0, len(class_weights) - 1)
     return [
-        View("image", "", size, {"image": pictures.data_uri(pictures.stretch(image))}),
+        View("image", "", size, {"image": pictures.data_uri(pictures.stretch_contrast(image))}),
         View("class to learn", "background blue", size, {"image": pictures.data_uri(shown, exact=True)}),
         View(
             "weight",

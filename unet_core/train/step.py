@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.config.folds import seen_as
+from unet_core.config.folds import split_in_training
 from unet_core.config.options import Network, Train
 from unet_core.digest import digest
 from unet_core.files import write_atomic
@@ -73,7 +73,7 @@ def train_model(
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
-            split = seen_as(decided, f"{dataset}/{name}", entry["split"])
+            split = split_in_training(decided, f"{dataset}/{name}", entry["split"])
             if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)

@@ -12,7 +12,7 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from unet_core.config.datasets import IGNORE
-from unet_core.pictures import FOUND_COLOUR, TRUTH_COLOUR, jet, stretch
+from unet_core.pictures import FOUND_COLOUR, TRUTH_COLOUR, jet, stretch_contrast
 
 # Tiles in a picture, longest side of each, and pixels between them.
 N_TILES, SIDE, GAP = 6, 200, 4
@@ -60,7 +60,7 @@ def _middle_plane(
 
 def _seen(image: np.ndarray, target: np.ndarray, step: int) -> np.ndarray:
     """Image with outlines and frame, at a `step`-th of the resolution."""
-    colours = np.repeat(stretch(image[::step, ::step])[..., None], 3, axis=2)
+    colours = np.repeat(stretch_contrast(image[::step, ::step])[..., None], 3, axis=2)
     # Outlines before the resolution is lowered would be dashed lines.
     known = target[::step, ::step]
     top, left = ((big - small) // 2 for big, small in zip(colours.shape[:2], known.shape, strict=True))

@@ -60,7 +60,7 @@ def two_nearest(
     return state[0], state[2]
 
 
-def outlines(labels: np.ndarray) -> np.ndarray:
+def outermost_voxels(labels: np.ndarray) -> np.ndarray:
     """Objects reduced to their outermost voxels: those with a face neighbour that is not of the object.
 
     The edge of the array is no border.

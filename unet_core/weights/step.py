@@ -30,7 +30,7 @@ from unet_core.store.store import (
     open_weights,
     read_attributes,
 )
-from unet_core.weights.distance import Spacing, outlines, separate, two_nearest
+from unet_core.weights.distance import Spacing, outermost_voxels, separate, two_nearest
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def border_term(labels: np.ndarray, spacing: Spacing, cfg: Weights) -> np.ndarra
     """
     labels = np.require(labels, np.uint32, ["C", "W"])
     inside = cfg.inside != "none"
-    seeds = outlines(labels) if cfg.inside == "border" else labels
+    seeds = outermost_voxels(labels) if cfg.inside == "border" else labels
     reach, near_reach = cutoff(cfg), near_cutoff(cfg)
     nearest, second = two_nearest(seeds, spacing, reach, near_reach, inside)
     term = np.empty(labels.shape, np.float32)

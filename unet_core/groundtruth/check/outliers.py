@@ -53,7 +53,7 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
     return found
 
 
-def twins(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]:
+def duplicate_images(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]:
     """Samples that are the same image under several names.
 
     Parameters
@@ -74,7 +74,7 @@ def twins(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]
     return found
 
 
-def drift(statistics: Mapping[str, dict[str, Any]], batches: Mapping[str, str]) -> list[Finding]:
+def batch_differences(statistics: Mapping[str, dict[str, Any]], batches: Mapping[str, str]) -> list[Finding]:
     """Batches of annotations whose objects differ from those of all others: in size, density or contrast.
 
     Parameters
