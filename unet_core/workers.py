@@ -100,7 +100,7 @@ def worker_jobs(cfg: Slurm, step: str, logs: Path) -> Iterator[tuple[Client, Cal
         with Client(cluster) as client:
             jobs = f"{cfg.minimum} to {cfg.maximum} worker jobs"
             logger.info("%s: %s in SLURM (unet-%s), logs in %s", step, jobs, step, logs)
-            yield client, _Watch(client, cluster, logs, step)
+            yield client, _WorkerJobMonitor(client, cluster, logs, step)
 
 
 def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
@@ -186,7 +186,7 @@ def _refuse_early(script: str, step: str) -> None:
         )
 
 
-class _Watch:
+class _WorkerJobMonitor:
     """Replaces worker jobs that ended without reaching this job, and gives up after some.
 
     Dask would wait for such jobs for ever.

@@ -15,19 +15,19 @@ from scipy import ndimage
 from unet_core.blocks import Grid
 from unet_core.instances.components import (
     COMPONENT,
+    build_forest,
+    collect_objects,
     component_rows,
     contacts,
-    faces_in,
+    faces_from,
     faces_of,
     layer_width,
     load_arrays,
-    number,
+    merge_components,
+    number_objects,
     objects_by_block,
-    plant,
-    runs_in,
+    run_lengths_from,
     save_part,
-    settle,
-    unite,
 )  # fmt: skip
 from unet_core.instances.run_lengths import encode_labels, label_mask, measure_run_lengths, paint_run_lengths
 
@@ -61,14 +61,16 @@ def by_blocks(
         found.append((index, component_rows(measures, box.start, grid.shape)))
     result = np.zeros(foreground.shape, np.int64)
     with tempfile.TemporaryDirectory() as folder:
-        forest = plant(iter(found), grid, Path(folder))
+        forest = build_forest(iter(found), grid, Path(folder))
         for index in order:
             for other, pairs in contacts(
                 index, grid, lambda n: faces_of(run_lengths[n], grid.box(n).shape), connectivity, planes
             ):
-                unite(forest, index, other, pairs)
-        settle(forest)
-        labels, _, count = number(forest, least, np.empty(0, np.int64), np.empty((0, 2), np.int64), Path(folder))
+                merge_components(forest, index, other, pairs)
+        collect_objects(forest)
+        labels, _, count = number_objects(
+            forest, least, np.empty(0, np.int64), np.empty((0, 2), np.int64), Path(folder)
+        )
         for index, box in enumerate(grid):
             block = np.zeros(box.shape, np.int64)
             paint_run_lengths(run_lengths[index], np.concatenate([[0], labels[forest.of_block(index)]]), block)
@@ -101,11 +103,11 @@ def test_objects_are_put_together_in_the_row_of_their_first_component(shape: tup
         measures = measure_run_lengths(run_lengths, count, box.shape, no_channels(box.shape))
         found.append((index, run_lengths, component_rows(measures, box.start, shape)))
     with tempfile.TemporaryDirectory() as folder:
-        forest = plant(((index, rows) for index, _, rows in found), grid, Path(folder))
+        forest = build_forest(((index, rows) for index, _, rows in found), grid, Path(folder))
         for index in range(len(grid)):
             for other, pairs in contacts(index, grid, lambda n: faces_of(found[n][1], grid.box(n).shape), "faces"):
-                unite(forest, index, other, pairs)
-        settle(forest)
+                merge_components(forest, index, other, pairs)
+        collect_objects(forest)
         groups = dict(objects_by_block(forest, grid, lambda rows: rows["voxels"] >= 2))
         assert all(np.all(np.diff(numbers) > 0) for numbers in groups.values())
         label = 0
@@ -143,10 +145,10 @@ def test_small_objects_are_removed_by_their_whole_size_and_numbers_stay_without_
 def test_pieces_and_objects_are_counted_together_in_raster_order(tmp_path: Path) -> None:
     rows = np.zeros(4, COMPONENT)
     rows["first"], rows["voxels"] = [0, 10, 20, 30], 5
-    forest = plant(iter([(0, rows)]), Grid((1, 1, 100), (1, 1, 100)), tmp_path)
-    settle(forest)
+    forest = build_forest(iter([(0, rows)]), Grid((1, 1, 100), (1, 1, 100)), tmp_path)
+    collect_objects(forest)
     pieces = np.array([[60, 9], [15, 4], [10, 9], [25, 9]])
-    labels, piece_labels, count = number(forest, 5, np.array([1]), pieces, tmp_path)
+    labels, piece_labels, count = number_objects(forest, 5, np.array([1]), pieces, tmp_path)
     assert (labels.tolist(), piece_labels.tolist(), count) == ([1, 0, 3, 5], [6, 0, 2, 4], 6)
 
 
@@ -185,9 +187,9 @@ def test_what_is_kept_of_a_block_is_read_again_and_a_damaged_file_counts_as_miss
     arrays = load_arrays(tmp_path / "0.npz")
     assert arrays is not None and arrays["more"].tolist() == [0, 1, 2]
     labels = np.zeros(mask.shape, np.int64)
-    paint_run_lengths(runs_in(arrays), np.arange(count + 1), labels)
+    paint_run_lengths(run_lengths_from(arrays), np.arange(count + 1), labels)
     for face, expected in zip(
-        faces_in(arrays),
+        faces_from(arrays),
         (labels[0], labels[-1], labels[:, 0], labels[:, -1], labels[..., 0], labels[..., -1]),
         strict=True,
     ):

@@ -28,7 +28,7 @@ from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
-from unet_core.report.step import FIRST_COLUMNS, MEANINGS, TEXTS, make_report, markdown, score_table
+from unet_core.report.step import FIRST_COLUMNS, MEANINGS, TEXT_COLUMNS, make_report, markdown, score_table
 from unet_core.report.summary import Matrix, Score
 from unet_core.train.step import train_model
 from unet_core.weights.step import make_weights
@@ -227,7 +227,7 @@ def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
     columns = [
         column
         for column in pd.read_csv(folder / "table.csv").columns
-        if column not in TEXTS | {"n_images", "n_objects"}
+        if column not in TEXT_COLUMNS | {"n_images", "n_objects"}
     ]
     named = {name for names in MEANINGS for name in names.split(", ")}
     # Ends of intervals mean the same for each measure.

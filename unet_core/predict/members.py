@@ -61,14 +61,14 @@ def members_for(key: str, members: Sequence[Member]) -> list[Member]:
 
 def kind_of(member: Member) -> str:
     """Equal for networks that belong to one group."""
-    return digest(member.plan["network"], member.plan.get("normalisation"), tile_that_counts(member.plan))
+    return digest(member.plan["network"], member.plan.get("normalisation"), tile_in_digest(member.plan))
 
 
 def groups_of(members: Sequence[Member]) -> dict[str, Group]:
     """Kind -> group, with the tiles of the plan."""
     return {
         kind_of(member): Group(
-            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_that_counts(member.plan))
+            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_in_digest(member.plan))
         )
         for member in members
     }
@@ -95,7 +95,7 @@ def parts_of(used: Sequence[Member], kinds: list[str], key: str) -> tuple[Part, 
     )
 
 
-def tile_that_counts(plan: dict[str, Any]) -> list[Any]:
+def tile_in_digest(plan: dict[str, Any]) -> list[Any]:
     """The tile where results depend on it: instance normalisation takes the statistics of each tile."""
     return [plan["predict_tile"]["value"]] if plan["network"]["norm"] == "instance" else []
 

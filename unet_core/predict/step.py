@@ -34,8 +34,8 @@ from unet_core.predict.members import (
     parts_of,
     planes_together,
     read_members,
+    tile_in_digest,
     tile_of,
-    tile_that_counts,
 )
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
@@ -70,7 +70,7 @@ class PredictionJob(NamedTuple):
         return self.cfg.dtype if self.mask_threshold is None else "uint8"
 
 
-class Todo(NamedTuple):
+class PendingSample(NamedTuple):
     """A sample that is not done, and the networks whose mean it gets."""
 
     name: str
@@ -128,7 +128,7 @@ def predict_samples(
             "digest": wanted,
         }
         if details_if_done(store / name, wanted) is None:
-            todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
+            todo.append(PendingSample(name, wanted, parts_of(used, list(groups), key)))
     job = PredictionJob(cfg, mask_threshold, images, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
@@ -170,7 +170,7 @@ def probabilities_digest(
         What probabilities must exceed in the masks that are stored in their place.
     """
     networks = [
-        [member.weights, member.plan["samples"][key], *tile_that_counts(member.plan)]
+        [member.weights, member.plan["samples"][key], *tile_in_digest(member.plan)]
         for member in members_for(key, members)
     ]
     return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"))
@@ -194,7 +194,7 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     return z, y, x
 
 
-def _spec(sample: Todo, job: PredictionJob, members: Sequence[Member]) -> Spec:
+def _spec(sample: PendingSample, job: PredictionJob, members: Sequence[Member]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
     image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
     # The block that suits the network that pools the most planes suits the others.
@@ -203,10 +203,10 @@ def _spec(sample: Todo, job: PredictionJob, members: Sequence[Member]) -> Spec:
     return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
 
 
-def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
+def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
     """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
 
-    def items() -> Iterator[tuple[Todo, int]]:
+    def items() -> Iterator[tuple[PendingSample, int]]:
         for sample in todo:
             provenance = {
                 "step": "predict",
@@ -225,7 +225,7 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: PredictionJob, e
         pass
 
 
-def _predict_block(item: tuple[Todo, int], job: PredictionJob) -> None:
+def _predict_block(item: tuple[PendingSample, int], job: PredictionJob) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
     computed = _computed(sample, result.grid.box(index), job)
@@ -234,7 +234,7 @@ def _predict_block(item: tuple[Todo, int], job: PredictionJob) -> None:
     )
 
 
-def _computed(sample: Todo, box: Box, job: PredictionJob) -> np.ndarray:
+def _computed(sample: PendingSample, box: Box, job: PredictionJob) -> np.ndarray:
     """Probabilities of a box as they are stored, if they are."""
     image = open_image_of(job.images, sample.name)
     if len(sample.parts) == 1:
@@ -291,7 +291,7 @@ def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
 
 
 def _measured(
-    job: PredictionJob, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine
+    job: PredictionJob, todo: list[PendingSample], specs: dict[str, Spec], stamp: Path, engine: Engine
 ) -> tuple[Group, ...]:
     """Groups with the fastest tiles, which are measured where there is much to do.
 
@@ -349,7 +349,7 @@ def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dic
     return fastest_tiles(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
 
 
-def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:
+def _audit_all(todo: list[PendingSample], job: PredictionJob, engine: Engine) -> None:
     """Compute places at block borders again, with tiles that lie otherwise, and keep the differences to what is stored.
 
     Samples are done only then, so that a run that was interrupted here goes on here.

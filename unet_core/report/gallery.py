@@ -209,7 +209,7 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
     return views
 
 
-def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
+def uncertain_view(places: Places, sample: str, plane: int, note: str) -> View:
     """An image that nobody annotated, and how uncertain its pixels are."""
     probability = places.result("predict", sample)
     parts = with_background(probability.preview(plane, THUMB_SIDE))

@@ -18,15 +18,15 @@ from unet_core.report import charts
 from unet_core.report.gallery import (
     Places,
     View,
-    doubt_view,
     object_views,
     sample_view,
     short,
     tile_view,
+    uncertain_view,
     weight_views,
     worst_objects,
 )
-from unet_core.report.uncertainty import places
+from unet_core.report.uncertainty import sampled_boxes
 from unet_core.runtime import read_json
 
 # Images and objects among the worst that are shown of a model on a data set; pictures of each kind on the whole page.
@@ -125,8 +125,8 @@ def chosen(ranked: Sequence[str], worst: int, spread: int, most: int) -> list[st
     """
     count = min(spread, len(ranked))
     evenly = [round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(count)]
-    places = list(dict.fromkeys([*evenly, *range(min(worst, len(ranked)))]))[:most]
-    return [ranked[place] for place in sorted(places)]
+    positions = list(dict.fromkeys([*evenly, *range(min(worst, len(ranked)))]))[:most]
+    return [ranked[place] for place in sorted(positions)]
 
 
 def annotation_views(ranking: pd.DataFrame, results: Path) -> list[tuple[str, list[View]]]:
@@ -137,7 +137,7 @@ def annotation_views(ranking: pd.DataFrame, results: Path) -> list[tuple[str, li
         at = Places(results, str(model), str(dataset))
         first = rows.head(max(1, min(12, MAX_THUMBS // len(pairs))))
         views = [
-            doubt_view(at, row["sample"], row["plane"], f"rank {row['rank']}, uncertainty {row['uncertainty']:.3f}")
+            uncertain_view(at, row["sample"], row["plane"], f"rank {row['rank']}, uncertainty {row['uncertainty']:.3f}")
             for row in first.to_dict("records")
         ]
         groups.append((f"{model} on {dataset}", views))
@@ -197,7 +197,7 @@ def _calibration(at: Places, names: list[str]) -> Reliability:
     for name in some:
         truth, ignore = at.labels(name)[::2]
         probability = at.result("predict", name)
-        for box in places(probability.shape, CALIBRATION_VOXELS // len(some)):
+        for box in sampled_boxes(probability.shape, CALIBRATION_VOXELS // len(some)):
             counts = count_probabilities(foreground(probability.read(box)), truth.read(box), ignore.read(box))
             total = Reliability(total.voxels + counts.voxels, total.foreground + counts.foreground)
     return total

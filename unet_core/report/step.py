@@ -20,7 +20,7 @@ from unet_core.evaluate.history import MEASURES
 from unet_core.files import write_atomic
 from unet_core.pictures import KIND_COLOURS
 from unet_core.report import provenance
-from unet_core.report.cost import HOURS, clock, cost_table
+from unet_core.report.cost import HOURS, cost_table, format_hours
 from unet_core.report.gallery import Places, short
 from unet_core.report.sections import (
     MAX_ROWS,
@@ -222,4 +222,4 @@ def _shown(value: Any) -> str:
 
 
 def _shown_cost(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: table[name].map(clock) for name in HOURS}).map(_shown)
+    return table.assign(**{name: table[name].map(format_hours) for name in HOURS}).map(_shown)

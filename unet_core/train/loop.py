@@ -22,7 +22,7 @@ from unet_core.runtime import UserError
 from unet_core.train.checkpoint import History, State, best_step
 from unet_core.train.curves import live_curves, log_entry, show
 from unet_core.train.loss import weighted_cross_entropy
-from unet_core.train.processes import SINGLE_PROCESS, Processes, Warned, watch_signals
+from unet_core.train.processes import SINGLE_PROCESS, Processes, StopRequest, watch_signals
 from unet_core.train.sampling import Batch, Sampler, TrainingSample
 from unet_core.train.validation import validate
 
@@ -271,7 +271,9 @@ def _not_finite(what: str, step: int, folder: Path) -> UserError:
     )
 
 
-def _stop_if_warned(warned: Warned, state: State, folder: Path, wanted: str, steps: int, processes: Processes) -> None:
+def _stop_if_warned(
+    warned: StopRequest, state: State, folder: Path, wanted: str, steps: int, processes: Processes
+) -> None:
     """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
     # Several processes must stop at the same step.
     if (processes.size > 1 and state.step % SYNC_EVERY) or not warned.anywhere(processes):

@@ -65,7 +65,7 @@ def join_processes() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-class Warned:
+class StopRequest:
     """Whether a signal has told this process to stop; use `watch_signals`."""
 
     def __init__(self) -> None:
@@ -80,9 +80,9 @@ class Warned:
 
 
 @contextmanager
-def watch_signals() -> Iterator[Warned]:
+def watch_signals() -> Iterator[StopRequest]:
     """Remember signals that announce the end of the job, instead of dying of them."""
-    warned = Warned()
+    warned = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield warned  # only the main thread may handle signals
         return

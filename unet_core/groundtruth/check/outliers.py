@@ -18,10 +18,10 @@ AREA_FACTOR = 5.0
 # difference).
 MAX_P_VALUE, MEDIAN_FACTOR = 1e-3, 1.5
 
-Named = tuple[str, Finding]
+NamedFinding = tuple[str, Finding]
 
 
-def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
+def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[NamedFinding]:
     """Samples that are empty, or with objects of another size, beside the others.
 
     Parameters
@@ -53,7 +53,7 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
     return found
 
 
-def duplicate_images(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]:
+def duplicate_images(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[NamedFinding]:
     """Samples that are the same image under several names.
 
     Parameters
