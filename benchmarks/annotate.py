@@ -21,7 +21,7 @@ from unet_core.metrics.contingency import contingency
 from unet_core.metrics.matching import average_precision, matchings
 from unet_core.metrics.seg import seg_scores
 from unet_core.predict.probabilities import with_background
-from unet_core.report.uncertainty import doubt, entropy
+from unet_core.report.uncertainty import entropy, measure_uncertainty
 from unet_core.runtime import read_json
 from unet_core.store.store import Result, open_labels
 
@@ -78,6 +78,6 @@ def _sample(results: Path, model: str, dataset: str, name: str) -> list[float]:
     return [
         1 - average_precision(matchings(table, [0.5])[0]),
         1 - float(seg.mean()) if len(seg) else np.nan,
-        doubt(parts).score,
+        measure_uncertainty(parts).score,
         float(entropy(parts).mean()),
     ]

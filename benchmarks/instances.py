@@ -35,9 +35,16 @@ from benchmarks._memory import peak_mb
 from unet_core.blocks import Grid
 from unet_core.config.options import Instances
 from unet_core.engine import local_engine
-from unet_core.instances.components import component_rows, contacts, faces_of, number, plant, settle, unite
-from unet_core.instances.runs import label_runs, paint
-from unet_core.instances.runs import measure as measure_runs
+from unet_core.instances.components import (
+    build_forest,
+    collect_objects,
+    component_rows,
+    contacts,
+    faces_of,
+    merge_components,
+    number_objects,
+)
+from unet_core.instances.run_lengths import label_mask, measure_run_lengths, paint_run_lengths
 from unet_core.instances.step import make_instances
 from unet_core.runtime import write_stamp
 from unet_core.store.store import Result, Spec, begin, finish
@@ -96,26 +103,26 @@ def label_in_blocks(mask: np.ndarray, block: tuple[int, int, int], folder: Path)
 
     def find(index: int):  # type: ignore[no-untyped-def]
         box = grid.box(index)
-        runs, count = label_runs(mask[box.slices], "faces")
-        found = measure_runs(runs, count, box.shape, np.empty((0, *box.shape), np.uint8))
-        return runs, faces_of(runs, box.shape), component_rows(found, box.start, grid.shape)
+        run_lengths, count = label_mask(mask[box.slices], "faces")
+        found = measure_run_lengths(run_lengths, count, box.shape, np.empty((0, *box.shape), np.uint8))
+        return run_lengths, faces_of(run_lengths, box.shape), component_rows(found, box.start, grid.shape)
 
     result = np.zeros(mask.shape, np.uint32)
 
     def write(index: int) -> None:
         part = np.zeros(grid.box(index).shape, np.uint32)
-        paint(found[index][0], np.concatenate([[0], labels[forest.of_block(index)]]), part)
+        paint_run_lengths(found[index][0], np.concatenate([[0], labels[forest.of_block(index)]]), part)
         result[grid.box(index).slices] = part
 
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(find, range(len(grid))))
-        forest = plant(((index, rows) for index, (_, _, rows) in enumerate(found)), grid, folder)
+        forest = build_forest(((index, rows) for index, (_, _, rows) in enumerate(found)), grid, folder)
         joined = pool.map(lambda index: contacts(index, grid, lambda n: found[n][1], "faces"), range(len(grid)))
         for index, pairs in enumerate(joined):
             for other, both in pairs:
-                unite(forest, index, other, both)
-        settle(forest)
-        labels, _, _ = number(forest, 1, np.empty(0, np.int64), np.empty((0, 2), np.int64), folder)
+                merge_components(forest, index, other, both)
+        collect_objects(forest)
+        labels, _, _ = number_objects(forest, 1, np.empty(0, np.int64), np.empty((0, 2), np.int64), folder)
         list(pool.map(write, range(len(grid))))
     return result
 

@@ -40,7 +40,7 @@ from unet_core.engine import local_engine
 from unet_core.network import unet
 from unet_core.network.model import build, load_network, save_checkpoint, weights_digest
 from unet_core.plan.tiles import prediction_block
-from unet_core.predict.calibration import candidates
+from unet_core.predict.calibration import candidate_tiles
 from unet_core.predict.step import predict_samples
 from unet_core.runtime import write_stamp
 from unet_core.store.store import Result, Spec, begin, finish
@@ -182,7 +182,7 @@ def _alone(function: str, folder: Path) -> list[float]:
 def run_bare(folder: str) -> float:
     """The network alone, at the best tile, by all threads together or by each on a tile of its own."""
     net = load_network(Path(folder) / "model", weights_digest(Path(folder) / "model"), "bfloat16")
-    tiles = [tile for tile, _ in candidates((1, OUTPUT, OUTPUT), unet.input_size(OUTPUT, net.depth), net.shape)]
+    tiles = [tile for tile, _ in candidate_tiles((1, OUTPUT, OUTPUT), unet.input_size(OUTPUT, net.depth), net.shape)]
     rates = {
         (tile, lanes): _forward_rate(net, tile, lanes, 0.5) for tile in tiles[:BARE_TILES] for lanes in (1, THREADS)
     }

@@ -46,7 +46,7 @@ from unet_core.compiled import compiled
 from unet_core.config.datasets import Dataset, Weights
 from unet_core.engine import local_engine
 from unet_core.runtime import write_stamp
-from unet_core.store.shards import LEVEL, read_part, write_shard
+from unet_core.store.shards import COMPRESSION_LEVEL, read_part, write_shard
 from unet_core.store.store import Spec, begin, finish
 from unet_core.weights.distance import separate
 from unet_core.weights.step import block_of, border_term, halo, make_weights, target_and_border
@@ -134,7 +134,7 @@ def _per_chunk() -> dict[str, float]:
     block, chunk, counts = np.zeros((1, 1024, 1024), np.uint8), (1, 256, 256), (1, 4, 4)
     whole, out = tuple(slice(0, n) for n in block.shape), np.empty_like(block)
     with tempfile.TemporaryDirectory(prefix="unet-chunks-") as folder:
-        codec = zarr.codecs.ZstdCodec(level=LEVEL, checksum=True)
+        codec = zarr.codecs.ZstdCodec(level=COMPRESSION_LEVEL, checksum=True)
         array = zarr.create_array(
             folder, shape=block.shape, shards=block.shape, chunks=chunk, dtype="uint8", compressors=codec
         )

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unet_core.network.ensemble import gather
+from unet_core.network.ensemble import write_ensemble
 from unet_core.runtime import job_log
 
 with job_log(Path(snakemake.log[0])):
-    gather([Path(path) for path in snakemake.input], Path(snakemake.output.stamp))
+    write_ensemble([Path(path) for path in snakemake.input], Path(snakemake.output.stamp))

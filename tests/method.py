@@ -36,7 +36,7 @@ from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
-from unet_core.network.ensemble import gather
+from unet_core.network.ensemble import write_ensemble
 from unet_core.network.model import build, save_checkpoint, weights_digest
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
@@ -317,7 +317,7 @@ def ensemble(folder: Path, engine: Engine) -> dict[str, Any]:
     for number, name in enumerate(("one", "two")):
         _network(folder / "train" / name, Network(depth=1, width=2), 1 - 2 * number)
     stamp = folder / "train" / "both.json"
-    gather([folder / "train" / f"{name}.json" for name in ("one", "two")], stamp)
+    write_ensemble([folder / "train" / f"{name}.json" for name in ("one", "two")], stamp)
     return {key: value for key, value in read_json(stamp).items() if key in ("step", "weights")}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from unet_core.blocks import ZYX
-from unet_core.files import aside, open_atomic, write_atomic
+from unet_core.files import open_atomic, temporary_path, write_atomic
 from unet_core.instances import export
 from unet_core.instances.components import save_arrays
 from unet_core.store.ngff import write_group
@@ -130,7 +130,7 @@ with open_atomic(Path({str(tmp_path)!r}) / "file", {durable}) as file:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
     left, kept = files_in(tmp_path)
     assert kept == "file" and (tmp_path / "file").read_bytes() == b"old"
-    for name in (left, aside(tmp_path / "file").name):
+    for name in (left, temporary_path(tmp_path / "file").name):
         assert re.fullmatch(r"\.file\.[0-9a-f]{32}\.partial", name)
 
 

@@ -37,7 +37,7 @@ from unet_core.network.model import TooLarge, build, load_network, network_funct
 from unet_core.network.share import share_model
 from unet_core.plan import step as plan
 from unet_core.plan import tiles as plan_tiles
-from unet_core.predict.calibration import Tiles, candidates, fastest
+from unet_core.predict.calibration import Tiles, candidate_tiles, fastest_tiles
 from unet_core.predict.seams import audit_window, windows
 from unet_core.predict.step import block_of
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -50,7 +50,7 @@ from unet_core.train.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch", dimensions=3, flat_levels=1)
 SHAPE = unet.shape_of(NETWORK)
-TILE = plan_tiles.grown(SHAPE, (4, 12, 12), 10**9)
+TILE = plan_tiles.fit_tile(SHAPE, (4, 12, 12), 10**9)
 CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
 
 
@@ -163,7 +163,9 @@ def test_validation_of_volumes_by_blocks_equals_the_whole(monkeypatch: pytest.Mo
     given = volume()
     torch.manual_seed(0)
     net = build(NETWORK, 1, 2)
-    whole = validate(net, [given], torch.tensor([0.5, 2.0]), plan_tiles.grown(SHAPE, (100, 100, 100), 10**9), "float32")
+    whole = validate(
+        net, [given], torch.tensor([0.5, 2.0]), plan_tiles.fit_tile(SHAPE, (100, 100, 100), 10**9), "float32"
+    )
     monkeypatch.setattr(validation, "VALIDATION_BLOCK", {3: (4, 16, 32)})
     assert validate(net, [given], torch.tensor([0.5, 2.0]), TILE, "float32") == pytest.approx(whole, rel=1e-5)
 
@@ -199,7 +201,7 @@ def test_several_data_sets_count_by_the_mean_of_their_ratios() -> None:
 )
 def test_tiles_for_volumes_keep_their_limits(flat: int, planes: int, side: int, voxels: int) -> None:
     shape = unet.shape(3, dimensions=3, flat_levels=flat)
-    tile = plan_tiles.grown(shape, (planes, side, side), voxels)
+    tile = plan_tiles.fit_tile(shape, (planes, side, side), voxels)
     smallest = [unet.input_size(axis.step, *axis) for axis in shape]
     whole = [unet.input_size(max(n, axis.step), *axis) for n, axis in zip((planes, side, side), shape, strict=True)]
     assert np.prod(tile) <= max(voxels, np.prod(smallest)) and all(a <= b for a, b in zip(tile, whole, strict=True))
@@ -238,7 +240,7 @@ def test_blocks_hold_whole_groups_of_pooled_planes() -> None:
     assert (block_of((8, 2048, 2048), 1), block_of((8, 512, 512), 6, 4)) == ((8, 2048, 2048), (12, 512, 512))
     assert block_of((8, 512, 512), 127, 8) == (8, 512, 512)
     network = Network(dimensions=3, depth=3, flat_levels=0)
-    assert plan_tiles.prediction_block(plan_tiles.grown(unet.shape_of(network), (64, 300, 300), 10**9), network) == [
+    assert plan_tiles.prediction_block(plan_tiles.fit_tile(unet.shape_of(network), (64, 300, 300), 10**9), network) == [
         64,
         512,
         512,
@@ -246,12 +248,12 @@ def test_blocks_hold_whole_groups_of_pooled_planes() -> None:
 
 
 def test_tiles_of_a_block_are_measured_in_3d_too() -> None:
-    tried = candidates((64, 256, 256), (92, 108, 108), unet.shape(3, dimensions=3))
+    tried = candidate_tiles((64, 256, 256), (92, 108, 108), unet.shape(3, dimensions=3))
     assert tried[0].largest == (92, 108, 108) or tried[-1].largest[0] <= 92  # type: ignore[index]
     for tiles in tried:
         assert all(a <= b for a, b in zip(unet.sides(tiles.largest), (92, 108, 108), strict=True))
     function = network_function(build(NETWORK, 1, 2).eval(), [0.0], [1.0], "float32")
-    found = fastest(function, [Tiles((18, 44, 44), 1), Tiles((18, 44, 44), 2)], 1, SHAPE, (8, 16, 16), 5.0)
+    found = fastest_tiles(function, [Tiles((18, 44, 44), 1), Tiles((18, 44, 44), 2)], 1, SHAPE, (8, 16, 16), 5.0)
     assert found["largest"] == (18, 44, 44) and found["rates"]
 
 
@@ -327,7 +329,7 @@ def test_measured_and_halved_tiles_give_the_same_volume(
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr("unet_core.predict.step.network_function", network_function)
     monkeypatch.setattr("unet_core.predict.step._fits", {})
-    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
     assert len(read_json(tmp_path / "out.tile.json")["largest"]) == 3
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5

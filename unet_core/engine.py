@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from unet_core.config.cluster import Dask, Slurm, Tls
 from unet_core.runtime import UserError, job_log
-from unet_core.workers import FAILURES, NOWHERE, QUIET, WATCH, silent, worker_jobs
+from unet_core.workers import (
+    ALLOWED_FAILURES,
+    ANY_LOCAL_PORT,
+    DASK_SETTINGS,
+    POLL_SECONDS,
+    silent,
+    worker_jobs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +48,7 @@ class Engine:
     workers : int
         Items worked on at once.
     check : callable
-        Called every `WATCH` seconds; raises if nothing will ever get done.
+        Called every `POLL_SECONDS` seconds; raises if nothing will ever get done.
     """
 
     def __init__(self, client: Client, workers: int, check: Callable[[], None] = lambda: None) -> None:
@@ -93,11 +100,11 @@ class Engine:
 
     def _next(self, done: queue.SimpleQueue[Future]) -> Future:
         while True:
-            if time.monotonic() - self._checked >= WATCH:
+            if time.monotonic() - self._checked >= POLL_SECONDS:
                 self._check()
                 self._checked = time.monotonic()
             with contextlib.suppress(queue.Empty):
-                return done.get(timeout=WATCH)
+                return done.get(timeout=POLL_SECONDS)
 
 
 def _value(future: Future) -> Any:
@@ -105,7 +112,7 @@ def _value(future: Future) -> Any:
         return future.result()
     except KilledWorker:
         raise UserError(
-            f"a block was given up after {FAILURES} workers that worked on it were killed; see their logs. "
+            f"a block was given up after {ALLOWED_FAILURES} workers that worked on it were killed; see their logs. "
             "Mostly they need more memory: raise dask.slurm.memory_gb, or lower dask.slurm.cores"
         ) from None
 
@@ -167,15 +174,15 @@ def local_engine(workers: int) -> Iterator[Engine]:
         Threads, each working on one item.
     """
     with (
-        dask.config.set(QUIET),
+        dask.config.set(DASK_SETTINGS),
         silent("distributed", "distributed.client"),
         LocalCluster(
             n_workers=1,
             threads_per_worker=workers,
             processes=False,
             protocol="inproc",
-            dashboard_address=NOWHERE,
-            worker_dashboard_address=NOWHERE,
+            dashboard_address=ANY_LOCAL_PORT,
+            worker_dashboard_address=ANY_LOCAL_PORT,
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=False,

@@ -13,7 +13,7 @@ from typing import BinaryIO
 PARTIAL = ".partial"
 
 
-def aside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A new name beside a file or folder, on the same file system, for what is to be renamed into its place."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
 
@@ -23,7 +23,8 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name when all of it is there; folders above it are made.
 
     Whatever ends the process, SIGKILL included, `path` is what it was before or all of the new file. On an error, as of
-    a full disk, it is what it was, and nothing else stays behind; a killed process may leave a file named by `aside`.
+    a full disk, it is what it was, and nothing else stays behind. A killed process may leave a
+    file named by `temporary_path`.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         The open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = aside(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             yield file

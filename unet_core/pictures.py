@@ -12,9 +12,9 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 # Outlines of annotated and of found objects, and of the one in question.
-TRUTH, FOUND, SPOT = (0, 191, 255), (255, 191, 0), (255, 0, 153)
+TRUTH_COLOUR, FOUND_COLOUR, SPOT_COLOUR = (0, 191, 255), (255, 191, 0), (255, 0, 153)
 # Fills by what became of an object, as in Okabe and Ito's palette, which the colour-blind can tell apart.
-KINDS = {
+KIND_COLOURS = {
     "matched": (0, 158, 115),
     "merged": (240, 228, 66),
     "split": (204, 121, 167),
@@ -22,8 +22,8 @@ KINDS = {
     "spurious": (0, 114, 178),
 }
 # Opacity; what went well hides less of the image.
-FILL, PALE = 150, 60
-QUALITY = 82
+FILL_OPACITY, MATCHED_OPACITY = 150, 60
+JPEG_QUALITY = 82
 
 
 def data_uri(picture: np.ndarray, exact: bool = False) -> str:
@@ -46,43 +46,50 @@ def data_uri(picture: np.ndarray, exact: bool = False) -> str:
         made = {"png": imagecodecs.png_encode(np.ascontiguousarray(picture), level=6)}
         made["webp"] = imagecodecs.webp_encode(colours, lossless=True, level=0)
     else:
-        made = {"jpeg": imagecodecs.jpeg8_encode(np.ascontiguousarray(picture), level=QUALITY)}
-        made["webp"] = imagecodecs.webp_encode(colours, level=QUALITY)
+        made = {"jpeg": imagecodecs.jpeg8_encode(np.ascontiguousarray(picture), level=JPEG_QUALITY)}
+        made["webp"] = imagecodecs.webp_encode(colours, level=JPEG_QUALITY)
     kind = min(made, key=lambda name: len(made[name]))
     return f"data:image/{kind};base64,{base64.b64encode(made[kind]).decode()}"
 
 
-def stretch(image: np.ndarray) -> np.ndarray:
+def stretch_contrast(image: np.ndarray) -> np.ndarray:
     """Gray values as uint8, with the darkest and the brightest half percent cut off."""
     low, high = np.percentile(image, [0.5, 99.5])
     return (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
-def outlines(labels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def outline_layer(labels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A layer with the outlines of objects, shape (y, x, 4)."""
     return _layer(find_boundaries(labels, mode="inner"), colour, 255)
 
 
-def fills(kinds: np.ndarray) -> np.ndarray:
+def kind_layer(kinds: np.ndarray) -> np.ndarray:
     """A layer that shows what became of objects, shape (y, x, 4).
 
     Parameters
     ----------
     kinds : ndarray of integers, shape (y, x)
-        0 where there is no object, else 1 + the position in `KINDS`.
+        0 where there is no object, else 1 + the position in `KIND_COLOURS`.
     """
     palette = np.array(
-        [(0, 0, 0, 0), *((*colour, PALE if kind == "matched" else FILL) for kind, colour in KINDS.items())], np.uint8
+        [
+            (0, 0, 0, 0),
+            *(
+                (*colour, MATCHED_OPACITY if kind == "matched" else FILL_OPACITY)
+                for kind, colour in KIND_COLOURS.items()
+            ),
+        ],
+        np.uint8,
     )
     return palette[kinds]
 
 
-def veil(mask: np.ndarray) -> np.ndarray:
+def ignore_layer(mask: np.ndarray) -> np.ndarray:
     """A layer that brightens what is ignored, shape (y, x, 4)."""
-    return _layer(mask, (255, 255, 255), FILL)
+    return _layer(mask, (255, 255, 255), FILL_OPACITY)
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def probability_layer(values: np.ndarray) -> np.ndarray:
     """A layer of values 0 to 1: the higher, the redder and the less transparent; shape (y, x, 4)."""
     # Few steps, so that the layer takes few bytes.
     steps = np.rint(np.clip(values, 0, 1) * 15) / 15

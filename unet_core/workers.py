@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 # Dask starts HTTP servers even where it is told not to, by default on port 8787 of all networks.
-NOWHERE = "127.0.0.1:0"
-QUIET = {
+ANY_LOCAL_PORT = "127.0.0.1:0"
+DASK_SETTINGS = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.worker.memory.terminate": False,
     "distributed.scheduler.http.routes": [],
@@ -34,13 +34,13 @@ QUIET = {
 }
 # A worker job ends by itself when it has lost its step for so many seconds, however the step ended.
 DEATH_TIMEOUT = 30
-FAILURES = 5
+ALLOWED_FAILURES = 5
 # Seconds between looks at the worker jobs, and before one that ended without reaching the step is replaced.
 # (Dask replaces by itself those that it has known, 15 s after it lost them.)
-WATCH = 10
-PATIENCE = 20
+POLL_SECONDS = 10
+LOST_AFTER_SECONDS = 20
 # Times that one is replaced: it may be a node that is not well, or all of them.
-REPLACEMENTS = 2
+MAX_REPLACEMENTS = 2
 
 
 @contextmanager
@@ -77,16 +77,16 @@ def worker_jobs(cfg: Slurm, step: str, logs: Path) -> Iterator[tuple[Client, Cal
     client : distributed.Client
         Connected to their scheduler.
     check : callable
-        To be called every `WATCH` seconds; replaces lost jobs, and raises `UserError` where all are lost.
+        To be called every `POLL_SECONDS` seconds; replaces lost jobs, and raises `UserError` where all are lost.
     """
     logs.mkdir(parents=True, exist_ok=True)
     settings = {
-        **QUIET,
+        **DASK_SETTINGS,
         # Until it is known how long a block takes, many of them are reason enough for many workers.
         "distributed.scheduler.unknown-task-duration": "60s",
         "distributed.adaptive.target-duration": "30s",
         # A worker may go for reasons that are not the block's: time limit, preemption, a lost node.
-        "distributed.scheduler.allowed-failures": FAILURES - 1,
+        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES - 1,
     }
     # For the certificates: readable by this user alone, on the file system that the nodes share, gone with the context.
     with (
@@ -100,7 +100,7 @@ def worker_jobs(cfg: Slurm, step: str, logs: Path) -> Iterator[tuple[Client, Cal
         with Client(cluster) as client:
             jobs = f"{cfg.minimum} to {cfg.maximum} worker jobs"
             logger.info("%s: %s in SLURM (unet-%s), logs in %s", step, jobs, step, logs)
-            yield client, _Watch(client, cluster, logs, step)
+            yield client, _WorkerJobMonitor(client, cluster, logs, step)
 
 
 def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
@@ -126,7 +126,7 @@ def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
             f"{0.1 * cfg.minutes:.1f}m",
             "--no-dashboard",
             "--dashboard-address",
-            NOWHERE,
+            ANY_LOCAL_PORT,
         ],
         death_timeout=DEATH_TIMEOUT,
         local_directory=private,
@@ -134,7 +134,7 @@ def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
         protocol="tls://",
         security=_security(Path(private)),
         log_directory=str(logs),
-        scheduler_options={"dashboard": False, "dashboard_address": NOWHERE},
+        scheduler_options={"dashboard": False, "dashboard_address": ANY_LOCAL_PORT},
         silence_logs=False,
     )
 
@@ -159,7 +159,9 @@ def _environment(cores: int) -> list[str]:
 
     They set the path of our code, its threads, no HTTP servers, and memory from one pool (the Snakefile says why).
     """
-    values = {f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in QUIET.items()}
+    values = {
+        f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in DASK_SETTINGS.items()
+    }
     values |= {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": str(cores),
@@ -185,7 +187,7 @@ def _refuse_early(script: str, step: str) -> None:
         )
 
 
-class _Watch:
+class _WorkerJobMonitor:
     """Replaces worker jobs that ended without reaching this job, and gives up after some.
 
     Dask would wait for such jobs for ever.
@@ -214,8 +216,8 @@ class _Watch:
         for name, job in jobs.items():
             if name not in reached and job not in queued:
                 self._ended[name] = before[name] if name in before and before[name][0] == job else (job, now)
-        lost = {name for name, (_, since) in self._ended.items() if now - since > PATIENCE}
-        hopeless = {name for name in lost if self._replaced[name] == REPLACEMENTS}
+        lost = {name for name, (_, since) in self._ended.items() if now - since > LOST_AFTER_SECONDS}
+        hopeless = {name for name in lost if self._replaced[name] == MAX_REPLACEMENTS}
         if jobs and hopeless == set(jobs):
             raise UserError(
                 f"{self._step}: worker jobs ended without reaching this job; their logs in {self._logs} say why"
@@ -241,7 +243,9 @@ def _queued_jobs() -> set[str] | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     command = ["squeue", "--me", "--noheader", "--format=%i"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WATCH, check=True)
+        listed = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=POLL_SECONDS, check=True
+        )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
     return set(listed.stdout.split())

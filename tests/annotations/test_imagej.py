@@ -161,7 +161,7 @@ def test_zips_write_nothing_and_cannot_fill_the_memory(tmp_path: Path, monkeypat
     )
     assert len(read(path)) == 1
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
-    monkeypatch.setattr(imagej, "LARGEST", 50)
+    monkeypatch.setattr(imagej, "MAX_ROI_BYTES", 50)
     with pytest.raises(ValueError, match="its ROIs take more than"):
         read(path)
 

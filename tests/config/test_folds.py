@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from tests.test_workflow import CONFIG, Project
 from unet_core.config.datasets import ConfigError
-from unet_core.config.folds import divide, divided, holds_out, may_predict, predicted_as, seen_as
+from unet_core.config.folds import (
+    divide_into_folds,
+    folds_of_samples,
+    holds_out,
+    may_predict,
+    split_in_scores,
+    split_in_training,
+)
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
 from unet_core.estimate.workload import Workload, pending, sizes
@@ -34,31 +41,31 @@ def test_each_sample_is_in_one_fold_and_no_fold_has_less_than_half_of_its_share(
         with pytest.raises(
             ValueError, match=f"{count} folds need at least {count} annotated samples .* there are {len(names)}"
         ):
-            divide(names, count)
+            divide_into_folds(names, count)
         return
-    found = divide(names, count)
+    found = divide_into_folds(names, count)
     sizes = Counter(found.values())
     assert set(found) == names and set(sizes) == set(range(1, count + 1))
     assert min(sizes.values()) >= max(1, len(names) // (2 * count))
     shuffled = sorted(names)
     random.shuffle(shuffled)
-    assert divide(shuffled, count) == found
+    assert divide_into_folds(shuffled, count) == found
 
 
 def test_new_samples_move_no_old_ones() -> None:
     names = [f"image {number}" for number in range(400)]
-    before = divide(names[:100], 5)
-    assert before == {name: fold for name, fold in divide(names, 5).items() if name in before}
+    before = divide_into_folds(names[:100], 5)
+    assert before == {name: fold for name, fold in divide_into_folds(names, 5).items() if name in before}
     # So many that folds are about as large as each other.
-    assert max(Counter(divide(names, 5).values()).values()) < 110
+    assert max(Counter(divide_into_folds(names, 5).values()).values()) < 110
 
 
 def test_patterns_divide_as_they_say_and_all_that_is_wrong_with_them_is_told() -> None:
-    assert divide(["a1", "a2", "b1"], [["a1"], ["a*", "b*"]]) == {"a1": 1, "a2": 2, "b1": 2}
+    assert divide_into_folds(["a1", "a2", "b1"], [["a1"], ["a*", "b*"]]) == {"a1": 1, "a2": 2, "b1": 2}
     with pytest.raises(ValueError, match="sample 'c1' is in none of the folds"):
-        divide(["a1", "c1"], [["a*"], ["b*"]])
+        divide_into_folds(["a1", "c1"], [["a*"], ["b*"]])
     with pytest.raises(ValueError, match=r"no sample is in fold 2 \(b\*\); samples are: a1, a2"):
-        divide(["a1", "a2"], [["a*"], ["b*"]])
+        divide_into_folds(["a1", "a2"], [["a*"], ["b*"]])
 
 
 @given(NAMES, st.integers(2, 5), st.data())
@@ -71,10 +78,10 @@ def test_a_sample_is_predicted_by_exactly_the_network_that_was_not_trained_on_it
     stamp = {"cells": {"samples": {name: {"split": split} for name, split in splits.items()}}}
     if sum(split in ("train", "validation") for split in splits.values()) < count:
         return
-    plans = [{"fold": number, "folds": divided(stamp, count)} for number in range(1, count + 1)]
+    plans = [{"fold": number, "folds": folds_of_samples(stamp, count)} for number in range(1, count + 1)]
     for name, split in splits.items():
         key = f"cells/{name}"
-        seen = [seen_as(plan, key, split) for plan in plans]
+        seen = [split_in_training(plan, key, split) for plan in plans]
         used = [may_predict(plan, key) for plan in plans]
         if split in ("train", "validation"):
             assert sorted(seen) == ["train"] * (count - 1) + ["validation"]
@@ -82,18 +89,18 @@ def test_a_sample_is_predicted_by_exactly_the_network_that_was_not_trained_on_it
         else:
             assert all(used) and set(seen) == {split}
         asked = [plan for plan, is_used in zip(plans, used, strict=True) if is_used]
-        assert (predicted_as(asked, key, split) == "cross-validation") == (split in ("train", "validation"))
+        assert (split_in_scores(asked, key, split) == "cross-validation") == (split in ("train", "validation"))
         # A network without folds may have seen it.
         assert (
-            predicted_as([*asked, {}], key, split) == split
+            split_in_scores([*asked, {}], key, split) == split
             and may_predict({}, key)
-            and seen_as({}, key, split) == split
+            and split_in_training({}, key, split) == split
         )
 
 
 def test_samples_of_the_same_name_in_two_data_sets_are_in_the_same_fold() -> None:
     stamps = {d: {"samples": {f"s{n}": {"split": "train"} for n in range(9)}} for d in ("raw", "blurred")}
-    found = divided(stamps, 3)
+    found = folds_of_samples(stamps, 3)
     assert len(found) == 18 and all(found[f"raw/s{n}"] == found[f"blurred/s{n}"] for n in range(9))
 
 
@@ -123,7 +130,7 @@ def test_folds_and_ensembles_are_networks_with_the_options_of_their_model() -> N
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"cells": {"folds": 1}}, "models.cells.folds: must be greater than or equal to 2"),
         ({"cells": {"folds": [["a"]]}}, "models.cells.folds: "),
@@ -149,10 +156,10 @@ def test_folds_and_ensembles_are_networks_with_the_options_of_their_model() -> N
         ),
     ],
 )
-def test_mistakes_are_told_with_what_to_do(given: dict[str, Any], told: str) -> None:
+def test_mistakes_are_told_with_what_to_do(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_config(models(**given))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_too_few_samples_for_the_folds_are_told_before_any_work(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def test_config_yaml_lists_every_option_with_its_default_and_description() -> No
 
 
 def test_config_yaml_and_the_docs_list_every_annotation_format() -> None:
-    told = "is behind unet_core/config/formats.py: run 'make config'"
-    assert between(PATH.read_text(encoding="utf-8"), IN_CONFIG)[1] == formats_comment(), f"config.yaml {told}"
+    advice = "is behind unet_core/config/formats.py: run 'make config'"
+    assert between(PATH.read_text(encoding="utf-8"), IN_CONFIG)[1] == formats_comment(), f"config.yaml {advice}"
     docs = DOCS.read_text(encoding="utf-8")
-    assert between(docs, IN_DOCS)[1] == formats_table(), f"docs/annotations.md {told}"
+    assert between(docs, IN_DOCS)[1] == formats_table(), f"docs/annotations.md {advice}"
     assert [name for name in DESCRIPTIONS if f"\n## {name}\n" not in docs] == []
 
 

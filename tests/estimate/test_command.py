@@ -18,7 +18,7 @@ from unet_core.engine import Engine
 from unet_core.estimate import command as estimate
 from unet_core.estimate import stand_in
 from unet_core.estimate.command import Row, inodes_of, inodes_of_job, table, warnings
-from unet_core.estimate.stand_in import Sized, choose, piece_of, pretend
+from unet_core.estimate.stand_in import Sized, choose_samples, piece_of, write_stand_in
 from unet_core.estimate.workload import STEPS, PendingJob, Workload, sizes, threads_of
 from unet_core.groundtruth.samples import Sample, check_data
 from unet_core.groundtruth.step import convert_groundtruth
@@ -257,7 +257,7 @@ def test_samples_of_all_splits_near_the_mean_are_chosen() -> None:
         for side, shape in ((1, small), (3, large))
     ]
     items += [sized(f"train{number}", (1, 1, 220, 220)) for number in range(10, 14)]
-    chosen = choose(items)
+    chosen = choose_samples(items)
     assert len(chosen) == 5 and {item.sample.split for item in chosen} == {"train", "validation", "unannotated"}
     assert [item.shape[2] for item in chosen if item.sample.split == "train"] == [220, 220]
 
@@ -266,7 +266,7 @@ def test_samples_of_all_splits_near_the_mean_are_chosen() -> None:
 def test_a_piece_of_a_large_image_is_a_sample_of_its_own(
     tmp_path: Path, axes: str, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
-    monkeypatch.setattr(stand_in, "PIECE", {2: (1, 32, 24)})
+    monkeypatch.setattr(stand_in, "PIECE_SHAPE", {2: (1, 32, 24)})
     data = np.random.default_rng(0).integers(0, 255, (2, 5, 60, 50)[-len(axes) :]).astype(np.uint8)
     tifffile.imwrite(tmp_path / "big.tif", data, photometric="minisblack")
     cfg = parse_config(
@@ -307,7 +307,7 @@ def test_pretended_probabilities_show_the_objects(tmp_path: Path) -> None:
         array[:, 10:40, 20:50] = name != "ignore"
         result.write(0, array, "d")
     written(tmp_path / "p.zarr" / "s", Spec(shape, "uint8", "image", 1))
-    pretend(tmp_path / "p.zarr" / "s", truth, Predict(), None, 0)
+    write_stand_in(tmp_path / "p.zarr" / "s", truth, Predict(), None, 0)
     (cells,) = Result(tmp_path / "p.zarr" / "s").read_all()
     assert cells[0, 20:30, 30:40].min() > 200 and cells[0, 50:, :].max() < 50
 

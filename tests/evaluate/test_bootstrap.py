@@ -57,7 +57,7 @@ def test_the_same_images_have_the_same_interval_each_time_and_those_of_differenc
 
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = intervals({"iou": Sums(OVER, UNDER, 1)})["iou"]
-    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 40 * 7)
+    monkeypatch.setattr(bootstrap, "MAX_DRAWS_AT_ONCE", 40 * 7)
     assert intervals({"iou": Sums(OVER, UNDER, 1)})["iou"] == pytest.approx(expected, abs=1e-12)
 
 

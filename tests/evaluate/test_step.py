@@ -357,7 +357,7 @@ def test_boundaries_of_a_volume_are_the_same_for_any_pieces(
     for name, array in (("instances", truth), ("classes", truth > 0), ("ignore", rng.random(truth.shape) < 0.001)):
         put(project.truth_store / "v" / "labels" / name, np.asarray(array), "1", size)
     put(project.instance_store / "v", found, "1", size)
-    monkeypatch.setattr(spatial, "PIECE", piece)
+    monkeypatch.setattr(spatial, "PIECE_SHAPE", piece)
     scores = spatial.score_space(project.truth_store, project.instance_store / "v", "v", None, project.engine)
     ignore = Result(project.truth_store / "v" / "labels" / "ignore").read_all()
     edges = [boundary(labels, ignore) for labels in (truth, found)]
@@ -372,7 +372,7 @@ def test_boundaries_of_a_volume_are_the_same_for_any_pieces(
 def test_boundaries_farther_apart_than_is_measured_have_the_largest_distance(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spatial, "REACHES", (1, 2))
+    monkeypatch.setattr(spatial, "MAX_DISTANCES", (1, 2))
     project.add("a", TRUTH_B, [[0] * 5 + [1]] * 4)
     assert project.evaluate()["scores"]["test"]["hausdorff"] == 2
 
@@ -380,8 +380,8 @@ def test_boundaries_farther_apart_than_is_measured_have_the_largest_distance(
 def test_a_boundary_just_within_reach_of_another_piece_is_seen(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spatial, "PIECE", (1, 20, 10))
-    monkeypatch.setattr(spatial, "REACHES", (16,))
+    monkeypatch.setattr(spatial, "PIECE_SHAPE", (1, 20, 10))
+    monkeypatch.setattr(spatial, "MAX_DISTANCES", (16,))
     truth, found = ([[1] * width + [0] * (60 - width)] * 20 for width in (10, 26))
     project.add("a", truth, found)
     scores = project.evaluate(CFG.model_copy(update={"boundary_tolerance": 16.0}))["scores"]["test"]

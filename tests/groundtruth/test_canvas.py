@@ -182,8 +182,10 @@ def test_many_overlaps_are_counted_in_the_error() -> None:
     canvas = Canvas((1, 1, 10), "error")
     for _ in range(6):
         canvas.add(object_of(np.arange(3)), 1)
-    told = canvas.conflict()
-    assert told and re.match(r"15 voxels .* \(object 1 and object 2; .*; object 3 and object 4; 2 more pairs\)", told)
+    conflict = canvas.conflict()
+    assert conflict and re.match(
+        r"15 voxels .* \(object 1 and object 2; .*; object 3 and object 4; 2 more pairs\)", conflict
+    )
 
 
 @settings(deadline=None, max_examples=50)

@@ -184,9 +184,9 @@ def test_headers_that_say_otherwise_are_told_once(
             tmp_path / "images" / f"{name}.tif", gray, imagej=True, resolution=(2, 2), metadata={"unit": "um"}
         )
     assert ("warning", "pixel_size", "") in convert(pixel_size={"x": 1})
-    (told,) = [row["text"] for row in rows(tmp_path) if row["kind"] == "pixel_size"]
-    assert told.startswith("2 of 2 images (as a) say that pixel_size is {y: 0.5, x: 0.5} (micrometres)")
-    assert f"groundtruth: cells: {told}" in caplog.messages
+    (text,) = [row["text"] for row in rows(tmp_path) if row["kind"] == "pixel_size"]
+    assert text.startswith("2 of 2 images (as a) say that pixel_size is {y: 0.5, x: 0.5} (micrometres)")
+    assert f"groundtruth: cells: {text}" in caplog.messages
     assert "pixel_size" not in [kind for _, kind, _ in convert()]
     assert "pixel_size" not in [kind for _, kind, _ in convert(pixel_size={"y": 0.502, "x": 0.498})]
     assert "pixel_size" not in [kind for _, kind, _ in convert(pixel_size={"y": 0.5, "x": 0.5})]
@@ -197,7 +197,7 @@ def with_size(path: Path, array: np.ndarray, size: float, **metadata: Any) -> No
     tifffile.imwrite(path, array, imagej=True, metadata={"unit": "um"} | metadata, resolution=(1 / size, 1 / size))
 
 
-def told_of(folder: Path, kind: str) -> list[str]:
+def texts_of(folder: Path, kind: str) -> list[str]:
     return [row["text"] for row in rows(folder) if row["kind"] == kind]
 
 
@@ -207,8 +207,8 @@ def test_images_whose_pixels_differ_are_told_once_and_each_keeps_its_own(tmp_pat
         if size:
             with_size(tmp_path / "images" / f"{name}.tif", tifffile.imread(tmp_path / "images" / f"{name}.tif"), size)
     convert()
-    (told,) = told_of(tmp_path, "pixel_size")
-    assert told == (
+    (text,) = texts_of(tmp_path, "pixel_size")
+    assert text == (
         "2 of 4 images (as c) have pixels of {z: 1, y: 0.25, x: 0.25} micrometres, but those of a have {z: 1, y: 0.5, "
         "x: 0.5}; "
         "each counts as its file says: if all have one size, say it in pixel_size"
@@ -216,7 +216,7 @@ def test_images_whose_pixels_differ_are_told_once_and_each_keeps_its_own(tmp_pat
     sizes = {name: Result(tmp_path / "cells.zarr" / name / "labels" / "instances").pixel_size for name in "acd"}
     assert sizes == {"a": pytest.approx((1, 0.5, 0.5)), "c": pytest.approx((1, 0.25, 0.25)), "d": (1, 1, 1)}
     convert(pixel_size={"z": 1, "y": 0.5, "x": 0.5})
-    assert [text.split(" say")[0] for text in told_of(tmp_path, "pixel_size")] == ["1 of 4 images (as c)"]
+    assert [text.split(" say")[0] for text in texts_of(tmp_path, "pixel_size")] == ["1 of 4 images (as c)"]
 
 
 def test_a_size_that_leaves_out_an_axis_does_not_count_and_is_told(tmp_path: Path, convert: Convert) -> None:
@@ -224,11 +224,11 @@ def test_a_size_that_leaves_out_an_axis_does_not_count_and_is_told(tmp_path: Pat
     with_size(tmp_path / "images" / "a.tif", volume.astype(np.uint8), 0.5, axes="ZYX")
     tif(tmp_path / "masks" / "a.tif", volume)
     convert()
-    (told,) = told_of(tmp_path, "pixel_size")
-    assert told.startswith("1 of 1 images (as a) say of pixel_size no more than {y: 0.5, x: 0.5} (micrometres)")
+    (text,) = texts_of(tmp_path, "pixel_size")
+    assert text.startswith("1 of 1 images (as a) say of pixel_size no more than {y: 0.5, x: 0.5} (micrometres)")
     assert Result(tmp_path / "cells.zarr" / "a").pixel_size == (1, 1, 1)
     convert(pixel_size={"z": 2})
-    assert not told_of(tmp_path, "pixel_size")
+    assert not texts_of(tmp_path, "pixel_size")
     assert Result(tmp_path / "cells.zarr" / "a").pixel_size == pytest.approx((2, 0.5, 0.5))
 
 
@@ -238,10 +238,10 @@ def test_axes_that_differ_from_those_of_the_first_image_are_told(tmp_path: Path,
         with_size(tmp_path / "images" / f"{name}.tif", volume.astype(np.uint8), 1.0, axes=axes, spacing=1.0)
         tif(tmp_path / "masks" / f"{name}.tif", volume)
     convert()
-    assert told_of(tmp_path, "axes") == [
+    assert texts_of(tmp_path, "axes") == [
         "1 of 2 images (as b) say that their axes are cyx, but those of the first image are zyx, which counts"
     ]
     convert(axes="zyx")
-    assert told_of(tmp_path, "axes") == [
+    assert texts_of(tmp_path, "axes") == [
         "1 of 2 images (as b) say that their axes are cyx, but axes is zyx, which counts"
     ]

@@ -56,7 +56,7 @@ def convert(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> 
     np.save(tmp_path / "a.npy", image)
 
     def run(sources: list[dict[str, Any]], whole: int, **options: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
-        monkeypatch.setattr(label_volumes, "WHOLE", whole)
+        monkeypatch.setattr(label_volumes, "MAX_WHOLE_VOXELS", whole)
         raw = {
             "images": f"{tmp_path}/a.npy",
             "axes": "zyx",
@@ -243,7 +243,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
 @pytest.mark.parametrize("factor", [1, 10**7])
 @pytest.mark.parametrize("together", [1, 2**20])
 def test_counts_do_not_depend_on_pieces(factor: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unet_core.groundtruth.check.tally.TOGETHER", together)
+    monkeypatch.setattr("unet_core.groundtruth.check.tally.MAX_PENDING_ENTRIES", together)
     labels = (volume(13, (5, 30, 40), 200) * factor).astype(np.uint32)
     ignore = np.random.default_rng(0).integers(0, 2, labels.shape).astype(np.uint8)
     inner, tally = inner_voxels(labels), Tally((5, 30, 40))

@@ -14,8 +14,8 @@ from scipy import ndimage
 from unet_core.annotations.layer import Layer, layer_of, object_of
 from unet_core.blocks import Grid
 from unet_core.groundtruth.canvas import Canvas
-from unet_core.groundtruth.check.lint import LISTED, SLIVER, Finding, findings_of, statistics_of
-from unet_core.groundtruth.check.outliers import drift, outliers, twins
+from unet_core.groundtruth.check.lint import MAX_FINDINGS, MIN_SLIVER_VOXELS, Finding, findings_of, statistics_of
+from unet_core.groundtruth.check.outliers import batch_differences, duplicate_images, outliers
 from unet_core.groundtruth.check.tally import Counts, Tally, inner_voxels
 
 
@@ -107,11 +107,11 @@ def test_overlaps_name_the_objects_as_the_annotation_does() -> None:
     assert twice == [("duplicate", [0, 0, 0], "ROI 0 is ROI 0 drawn again (they share 8 voxels, an IoU of 1.00)")]
 
 
-@pytest.mark.parametrize(("last", "told"), [(255, True), (254, False)])
-def test_numbers_that_end_with_their_type(last: int, told: bool) -> None:
+@pytest.mark.parametrize(("last", "expected"), [(255, True), (254, False)])
+def test_numbers_that_end_with_their_type(last: int, expected: bool) -> None:
     labels = np.zeros((1, 64, 64), np.uint32)
     labels.reshape(-1)[: 4 * last] = np.repeat(np.arange(1, last + 1), 4)
-    assert ("overflow" in [kind for kind, _, _ in found(labels)]) == told
+    assert ("overflow" in [kind for kind, _, _ in found(labels)]) == expected
 
 
 def test_masks_of_classes_are_not_objects() -> None:
@@ -125,7 +125,7 @@ def test_many_findings_are_counted() -> None:
     labels = np.zeros((1, 40, 40), np.uint32)
     labels[0, ::4, ::4] = np.arange(1, 101).reshape(10, 10)
     specks = [text for kind, _, text in found(labels) if kind == "speck"]
-    assert len(specks) == LISTED + 1 and specks[-1] == f"{100 - LISTED} more of this kind"
+    assert len(specks) == MAX_FINDINGS + 1 and specks[-1] == f"{100 - MAX_FINDINGS} more of this kind"
 
 
 @settings(deadline=None, max_examples=60)
@@ -146,7 +146,7 @@ def test_findings_are_those_of_scipy(labels: np.ndarray) -> None:
             known.setdefault("speck", set()).add(name)
         cross = np.zeros((3, 3, 3), bool)
         cross[1, 1], cross[1, :, 1] = True, True
-        if own.sum() >= SLIVER and not ndimage.binary_erosion(own, cross, border_value=1).any():
+        if own.sum() >= MIN_SLIVER_VOXELS and not ndimage.binary_erosion(own, cross, border_value=1).any():
             known.setdefault("sliver", set()).add(name)
         if own.sum() > own.size / 2:
             known.setdefault("large", set()).add(name)
@@ -240,7 +240,7 @@ def test_empty_samples_and_other_scales() -> None:
 
 def test_the_same_image_under_two_names() -> None:
     splits = {"a": "train", "b": "test", "c": "train"}
-    assert twins({"a": "x", "b": "x", "c": "y"}, splits) == [
+    assert duplicate_images({"a": "x", "b": "x", "c": "y"}, splits) == [
         ("b", Finding("warning", "twin", None, "is the same image as a, but a is in train and b in test"))
     ]
 
@@ -249,8 +249,8 @@ def test_a_batch_that_differs_is_told_once() -> None:
     random = np.random.default_rng(0)
     values = statistics([*random.normal(100, 10, 20), *random.normal(200, 20, 10)])
     batches = {name: "1" if number < 20 else "2" for number, name in enumerate(values)}
-    (finding,) = drift(values, batches)
+    (finding,) = batch_differences(values, batches)
     assert finding.kind == "drift" and finding.text.startswith("batch 2: median size of objects")
-    assert drift(statistics([*random.normal(100, 10, 30)]), batches) == []
+    assert batch_differences(statistics([*random.normal(100, 10, 30)]), batches) == []
     # Few samples say nothing.
-    assert drift(dict([*values.items()][17:24]), batches) == []
+    assert batch_differences(dict([*values.items()][17:24]), batches) == []

@@ -17,7 +17,7 @@ import zarr
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from unet_core.annotations.layer import NOTHING, Layer
+from unet_core.annotations.layer import NO_POSITIONS, Layer
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
@@ -117,7 +117,7 @@ def snapshot(store: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
 
 
-def told(convert: Convert, cfg: Dataset, **policy: Any) -> list[str]:
+def problems_of(convert: Convert, cfg: Dataset, **policy: Any) -> list[str]:
     """Lines of the error of a conversion."""
     with pytest.raises(UserError) as error:
         convert(cfg, **policy)
@@ -298,7 +298,7 @@ def test_overlaps_are_resolved_by_the_policy(
 def test_overlaps_are_errors_by_default(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
     cfg = dataset(tmp_path, *[cells.annotations[0].model_dump(by_alias=True)] * 2)
     way_out = "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
-    assert told(convert, cfg) == [
+    assert problems_of(convert, cfg) == [
         f"2 of 3 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):",
         f"  - a: 4 voxels belong to several objects (object 1 and object 3; object 2 and object 4); {way_out}",
         f"  - b: 3 voxels belong to several objects (object 5 and object 10); {way_out}",
@@ -306,8 +306,8 @@ def test_overlaps_are_errors_by_default(tmp_path: Path, cells: Dataset, convert:
 
 
 def test_the_smaller_object_wins_whatever_the_order_and_the_numbers() -> None:
-    large = Layer(np.arange(5), np.full(5, 4_000_000_000, np.uint32), NOTHING)
-    small = Layer(np.arange(4, 6), np.full(2, 7, np.uint32), NOTHING)
+    large = Layer(np.arange(5), np.full(5, 4_000_000_000, np.uint32), NO_POSITIONS)
+    small = Layer(np.arange(4, 6), np.full(2, 7, np.uint32), NO_POSITIONS)
     for layers, expected in (
         ((large, small), [4_000_000_000] * 4 + [4_000_000_007] * 2),
         ((small, large), [4_000_000_007] * 4 + [7] * 2),
@@ -321,16 +321,16 @@ def test_the_smaller_object_wins_whatever_the_order_and_the_numbers() -> None:
 
 def test_objects_of_the_same_size_stay_with_the_earlier() -> None:
     canvas = Canvas((1, 1, 3), "smaller")
-    canvas.add(Layer(np.array([0, 1]), np.ones(2, np.uint32), NOTHING), 1)
-    canvas.add(Layer(np.array([1, 2]), np.ones(2, np.uint32), NOTHING), 2)
+    canvas.add(Layer(np.array([0, 1]), np.ones(2, np.uint32), NO_POSITIONS), 1)
+    canvas.add(Layer(np.array([1, 2]), np.ones(2, np.uint32), NO_POSITIONS), 2)
     assert (canvas.instances.ravel().tolist(), canvas.classes.ravel().tolist()) == ([1, 1, 2], [1, 1, 2])
 
 
 def test_object_numbers_beyond_32_bits_are_an_error() -> None:
     canvas = Canvas((1, 1, 2), "error")
-    canvas.add(Layer(np.array([0]), np.array([2**32 - 1], np.uint32), NOTHING), 1)
+    canvas.add(Layer(np.array([0]), np.array([2**32 - 1], np.uint32), NO_POSITIONS), 1)
     with pytest.raises(ValueError, match=r"more than 2\^32 - 1 objects"):
-        canvas.add(Layer(np.array([1]), np.array([1], np.uint32), NOTHING), 1)
+        canvas.add(Layer(np.array([1]), np.array([1], np.uint32), NO_POSITIONS), 1)
 
 
 # ---- intensities ----
@@ -590,7 +590,7 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(
         tif(tmp_path / "masks" / f"{name}.tif", A)
     damaged = tmp_path / "images" / "d.tif"
     damaged.write_bytes(damaged.read_bytes()[:-2])
-    head, *lines = told(convert, cells)
+    head, *lines = problems_of(convert, cells)
     assert head == f"3 of 5 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):"
     assert lines == [
         f"  - a: {tmp_path}/masks/a.tif: annotation has shape (3, 3), but its image has (2, 3)",
@@ -631,7 +631,7 @@ def test_images_that_cannot_be_used_are_told_with_the_file(
     tmp_path: Path, convert: Convert, image: np.ndarray, options: dict[str, Any], problem: str
 ) -> None:
     path = tif(tmp_path / "images" / "a.tif", image)
-    assert told(convert, dataset(tmp_path, annotations=[], **options)) == [
+    assert problems_of(convert, dataset(tmp_path, annotations=[], **options)) == [
         f"1 of 1 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):",
         f"  - a: {path}{problem}",
     ]
@@ -642,7 +642,7 @@ def test_a_run_length_that_leaves_its_image_is_told_with_table_line_and_sample(
     tmp_path: Path, cells: Dataset, convert: Convert
 ) -> None:
     path = table(tmp_path / "t.csv", ("a", "1 2"), ("b", "3 9"), ("c", ""))
-    (line,) = told(convert, dataset(tmp_path, {"format": "rle", "path": str(path)}))[1:]
+    (line,) = problems_of(convert, dataset(tmp_path, {"format": "rle", "path": str(path)}))[1:]
     assert (
         line == f"  - b: {path}, line 3: the run '3 9' leaves the image of 2 x 3 pixels (runs count from 1, "
         "down the columns)"
@@ -674,7 +674,7 @@ def test_classes_of_the_annotation_are_matched_by_name(tmp_path: Path, cells: Da
 
 
 def test_unknown_classes_are_told_once_for_all_samples(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
-    (line,) = told(
+    (line,) = problems_of(
         convert, dataset(tmp_path, coco(tmp_path / "c.json", "dead", "cell", "other"), classes=["cell", "alive"])
     )[1:]
     assert line == (
@@ -691,7 +691,7 @@ def test_objects_of_the_annotation_that_overlap_follow_the_policy(
     document = json.loads(text)
     document["annotations"] += [{"image_id": 0, "category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}]
     Path(source["path"]).write_text(json.dumps(document), encoding="utf-8")
-    assert "1 voxels belong to several objects" in told(convert, dataset(tmp_path, source))[1]
+    assert "1 voxels belong to several objects" in problems_of(convert, dataset(tmp_path, source))[1]
     convert(dataset(tmp_path, source), overlaps="smaller")
     assert_labels(tmp_path, "a", [[1, 2, 0], [2, 2, 0]], [[1, 1, 0], [1, 1, 0]], NONE)
     # The others stay as they are: only what concerns an image counts.

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from unet_core.config.datasets import PixelSize
-from unet_core.images.headers import NOTHING, Header, header_of, voxel_size
+from unet_core.images.headers import EMPTY_HEADER, Header, header_of, voxel_size
 from unet_core.store.store import Spec, begin
 
 IMAGE = np.zeros((2, 3, 8, 9), np.uint8)
@@ -64,16 +64,16 @@ def test_hdf5_says_axes_and_sizes(tmp_path: Path) -> None:
         file["plain"] = IMAGE
     assert header_of(tmp_path / "a.h5", "raw") == Header("czyx", {"z": 2.0, "y": 0.5, "x": 0.25})
     assert header_of(tmp_path / "a.h5", "volume") == Header("zyx", {"z": 2.0, "y": 0.5, "x": 0.25})
-    assert header_of(tmp_path / "a.h5", "/plain") == header_of(tmp_path / "a.h5") == NOTHING
+    assert header_of(tmp_path / "a.h5", "/plain") == header_of(tmp_path / "a.h5") == EMPTY_HEADER
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.zarr", "a.png", "a.h5"])
 def test_damaged_and_missing_files_say_nothing(tmp_path: Path, name: str) -> None:
-    assert header_of(tmp_path / name) == NOTHING
+    assert header_of(tmp_path / name) == EMPTY_HEADER
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     (tmp_path / "a.zarr").mkdir(exist_ok=True)
     (tmp_path / "a.zarr" / "zarr.json").write_text("{}", encoding="utf-8")
-    assert header_of(tmp_path / name) == NOTHING
+    assert header_of(tmp_path / name) == EMPTY_HEADER
 
 
 def test_entities_in_ome_xml_are_not_resolved(tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_what_the_configuration_says_counts_before_the_file() -> None:
     assert voxel_size(PixelSize(y=2), header, "zyx") == (3, 2, 0.5)
     # Along an axis that the file does not have it says nothing.
     assert voxel_size(PixelSize(), header, "cyx") == (1, 0.5, 0.5)
-    assert voxel_size(PixelSize(z=4), NOTHING, "yx") == (4, 1, 1)
+    assert voxel_size(PixelSize(z=4), EMPTY_HEADER, "yx") == (4, 1, 1)

@@ -123,13 +123,13 @@ def test_voxels_and_statistics_are_those_of_a_copy(tmp_path: Path, kind: str, ax
 def test_few_bytes_are_copied_and_many_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "memory map", voxels("zyx"))
     assert isinstance(open_image_of(convert(tmp_path / "1", images=path, axes="zyx"), "a"), Result)
-    monkeypatch.setattr("unet_core.groundtruth.images.COPIED", 1000)
+    monkeypatch.setattr("unet_core.groundtruth.images.MAX_COPIED_BYTES", 1000)
     assert isinstance(open_image_of(convert(tmp_path / "2", images=path, axes="zyx"), "a"), InPlace)
 
 
 def test_what_cannot_be_read_in_parts_is_copied_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", voxels("yx"), compression="zlib", rowsperstrip=37)
-    monkeypatch.setattr("unet_core.groundtruth.images.COPIED", 1000)
+    monkeypatch.setattr("unet_core.groundtruth.images.MAX_COPIED_BYTES", 1000)
     assert isinstance(open_image_of(convert(tmp_path / "1", images=str(tmp_path / "a.tif")), "a"), Result)
     with pytest.raises(UserError, match=r"a\.tif: no part of it can be read .* in_place: never"):
         convert(tmp_path / "2", images=str(tmp_path / "a.tif"), in_place="always")

@@ -15,21 +15,21 @@ from scipy import ndimage
 from unet_core.blocks import Grid
 from unet_core.instances.components import (
     COMPONENT,
+    build_forest,
+    collect_objects,
     component_rows,
     contacts,
-    faces_in,
+    faces_from,
     faces_of,
     layer_width,
     load_arrays,
-    number,
+    merge_components,
+    number_objects,
     objects_by_block,
-    plant,
-    runs_in,
+    run_lengths_from,
     save_part,
-    settle,
-    unite,
 )  # fmt: skip
-from unet_core.instances.runs import label_runs, measure, paint, runs_of
+from unet_core.instances.run_lengths import encode_labels, label_mask, measure_run_lengths, paint_run_lengths
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12))
 BLOCKS = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
@@ -53,25 +53,27 @@ def by_blocks(
     """Labels of a mask, from blocks that are worked on in any order."""
     order = list(range(len(grid)))
     random.Random(seed).shuffle(order)
-    runs, found = {}, []
+    run_lengths, found = {}, []
     for index in order:
         box = grid.box(index)
-        runs[index], count = label_runs(foreground[box.slices], connectivity, planes)
-        measures = measure(runs[index], count, box.shape, no_channels(box.shape))
+        run_lengths[index], count = label_mask(foreground[box.slices], connectivity, planes)
+        measures = measure_run_lengths(run_lengths[index], count, box.shape, no_channels(box.shape))
         found.append((index, component_rows(measures, box.start, grid.shape)))
     result = np.zeros(foreground.shape, np.int64)
     with tempfile.TemporaryDirectory() as folder:
-        forest = plant(iter(found), grid, Path(folder))
+        forest = build_forest(iter(found), grid, Path(folder))
         for index in order:
             for other, pairs in contacts(
-                index, grid, lambda n: faces_of(runs[n], grid.box(n).shape), connectivity, planes
+                index, grid, lambda n: faces_of(run_lengths[n], grid.box(n).shape), connectivity, planes
             ):
-                unite(forest, index, other, pairs)
-        settle(forest)
-        labels, _, count = number(forest, least, np.empty(0, np.int64), np.empty((0, 2), np.int64), Path(folder))
+                merge_components(forest, index, other, pairs)
+        collect_objects(forest)
+        labels, _, count = number_objects(
+            forest, least, np.empty(0, np.int64), np.empty((0, 2), np.int64), Path(folder)
+        )
         for index, box in enumerate(grid):
             block = np.zeros(box.shape, np.int64)
-            paint(runs[index], np.concatenate([[0], labels[forest.of_block(index)]]), block)
+            paint_run_lengths(run_lengths[index], np.concatenate([[0], labels[forest.of_block(index)]]), block)
             result[box.slices] = block
         assert count == result.max(initial=0)
     return result
@@ -97,15 +99,15 @@ def test_objects_are_put_together_in_the_row_of_their_first_component(shape: tup
     boxes = ndimage.find_objects(expected)
     found = []
     for index, box in enumerate(grid):
-        runs, count = label_runs(foreground[box.slices], "faces")
-        measures = measure(runs, count, box.shape, no_channels(box.shape))
-        found.append((index, runs, component_rows(measures, box.start, shape)))
+        run_lengths, count = label_mask(foreground[box.slices], "faces")
+        measures = measure_run_lengths(run_lengths, count, box.shape, no_channels(box.shape))
+        found.append((index, run_lengths, component_rows(measures, box.start, shape)))
     with tempfile.TemporaryDirectory() as folder:
-        forest = plant(((index, rows) for index, _, rows in found), grid, Path(folder))
+        forest = build_forest(((index, rows) for index, _, rows in found), grid, Path(folder))
         for index in range(len(grid)):
             for other, pairs in contacts(index, grid, lambda n: faces_of(found[n][1], grid.box(n).shape), "faces"):
-                unite(forest, index, other, pairs)
-        settle(forest)
+                merge_components(forest, index, other, pairs)
+        collect_objects(forest)
         groups = dict(objects_by_block(forest, grid, lambda rows: rows["voxels"] >= 2))
         assert all(np.all(np.diff(numbers) > 0) for numbers in groups.values())
         label = 0
@@ -143,10 +145,10 @@ def test_small_objects_are_removed_by_their_whole_size_and_numbers_stay_without_
 def test_pieces_and_objects_are_counted_together_in_raster_order(tmp_path: Path) -> None:
     rows = np.zeros(4, COMPONENT)
     rows["first"], rows["voxels"] = [0, 10, 20, 30], 5
-    forest = plant(iter([(0, rows)]), Grid((1, 1, 100), (1, 1, 100)), tmp_path)
-    settle(forest)
+    forest = build_forest(iter([(0, rows)]), Grid((1, 1, 100), (1, 1, 100)), tmp_path)
+    collect_objects(forest)
     pieces = np.array([[60, 9], [15, 4], [10, 9], [25, 9]])
-    labels, piece_labels, count = number(forest, 5, np.array([1]), pieces, tmp_path)
+    labels, piece_labels, count = number_objects(forest, 5, np.array([1]), pieces, tmp_path)
     assert (labels.tolist(), piece_labels.tolist(), count) == ([1, 0, 3, 5], [6, 0, 2, 4], 6)
 
 
@@ -156,13 +158,13 @@ def test_runs_are_labelled_painted_found_and_measured(shape: tuple, connectivity
     rng = np.random.default_rng(seed)
     mask, channels = rng.random(shape) < 0.5, rng.integers(0, 256, (2, *shape), dtype=np.uint8)
     expected = in_one_piece(mask, connectivity)
-    runs, count = label_runs(mask, connectivity)
+    run_lengths, count = label_mask(mask, connectivity)
     painted = np.zeros(shape, np.uint32)
-    paint(runs, np.arange(count + 1), painted)
+    paint_run_lengths(run_lengths, np.arange(count + 1), painted)
     np.testing.assert_array_equal(painted, expected)
-    for one, other in zip(runs_of(painted), runs, strict=True):
+    for one, other in zip(encode_labels(painted), run_lengths, strict=True):
         np.testing.assert_array_equal(one, other)
-    found = measure(runs, count, shape, channels)
+    found = measure_run_lengths(run_lengths, count, shape, channels)
     for k in range(count):
         place = np.argwhere(expected == k + 1)
         values = channels[:, expected == k + 1].astype(np.int64)
@@ -180,14 +182,14 @@ def test_what_is_kept_of_a_block_is_read_again_and_a_damaged_file_counts_as_miss
     tmp_path: Path, density: float
 ) -> None:
     mask = np.random.default_rng(0).random((3, 5, 7)) < density
-    runs, count = label_runs(mask, "faces")
-    save_part(tmp_path / "0.npz", runs, mask.shape, {"more": np.arange(3)})
+    run_lengths, count = label_mask(mask, "faces")
+    save_part(tmp_path / "0.npz", run_lengths, mask.shape, {"more": np.arange(3)})
     arrays = load_arrays(tmp_path / "0.npz")
     assert arrays is not None and arrays["more"].tolist() == [0, 1, 2]
     labels = np.zeros(mask.shape, np.int64)
-    paint(runs_in(arrays), np.arange(count + 1), labels)
+    paint_run_lengths(run_lengths_from(arrays), np.arange(count + 1), labels)
     for face, expected in zip(
-        faces_in(arrays),
+        faces_from(arrays),
         (labels[0], labels[-1], labels[:, 0], labels[:, -1], labels[..., 0], labels[..., -1]),
         strict=True,
     ):

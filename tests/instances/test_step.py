@@ -245,7 +245,7 @@ def test_an_object_that_is_too_large_is_left_whole(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_probabilities(tmp_path, smooth_probabilities((2, 300, 300), 6, 0), (2, 768, 768))
-    monkeypatch.setattr("unet_core.instances.step.LARGEST_BOX", 0)
+    monkeypatch.setattr("unet_core.instances.step.MAX_BOX_VOXELS", 0)
     whole, _ = make(tmp_path, Instances(split=0.5), engine)
     expected, _ = make(tmp_path, Instances(), engine)
     np.testing.assert_array_equal(whole, expected)
@@ -256,7 +256,7 @@ def test_an_object_that_is_too_large_is_left_whole(
 def test_the_tables_describe_each_object(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], fill: str
 ) -> None:
-    monkeypatch.setattr("unet_core.instances.objects.TOGETHER", 7)  # so that the tables have many parts
+    monkeypatch.setattr("unet_core.instances.objects.OBJECTS_PER_FILE", 7)  # so that the tables have many parts
     size = (2.0, 0.5, 0.25)
     probability = store_probabilities(tmp_path, smooth_probabilities(shape, 6, 0), (1, 256, 256), size)
     labels, table = make(tmp_path, Instances(fill=fill, threshold=0.8), engine)

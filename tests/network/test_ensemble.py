@@ -14,7 +14,7 @@ from tests import test_volumes
 from tests.predict.test_step import NETWORK, NORM, prepare
 from unet_core.config.options import Network, Predict
 from unet_core.engine import Engine
-from unet_core.network.ensemble import gather, members_of
+from unet_core.network.ensemble import members_of, write_ensemble
 from unet_core.network.model import build, load_checkpoint, save_checkpoint, weights_digest
 from unet_core.network.share import share_model
 from unet_core.predict.step import predict_samples
@@ -54,7 +54,7 @@ def predict(folder: Path, engine: Engine, *names: str, model: str | None = None,
     out = folder / "predict" / (model or "+".join(names))
     stamp = folder / "train" / f"{model or '+'.join(names)}.json"
     if len(names) > 1 or model:
-        gather([folder / "train" / f"{name}.json" for name in names], stamp)
+        write_ensemble([folder / "train" / f"{name}.json" for name in names], stamp)
     predict_samples(
         cfg,
         model=stamp,
@@ -152,7 +152,7 @@ def test_measured_tiles_of_several_networks_change_nothing(
     member(tmp_path, "a", 0)
     member(tmp_path, "deep", 2, NETWORK.model_copy(update={"depth": 3}), predict_tile={"value": 156})
     expected = predict(tmp_path, engine, "a", "deep")
-    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     again = predict(tmp_path, engine, "a", "deep", model="measured")
     assert np.abs(again - expected).max() <= 1e-6
     assert (
@@ -170,7 +170,7 @@ def test_models_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"ensemble both must have the same classes, but a has \['cell'\]; b has \['nucleus'\]"
     ):
-        gather([tmp_path / "train/a.json", tmp_path / "train/b.json"], tmp_path / "train/both.json")
+        write_ensemble([tmp_path / "train/a.json", tmp_path / "train/b.json"], tmp_path / "train/both.json")
     assert not (tmp_path / "train/both.json").exists()
 
 
@@ -180,7 +180,7 @@ def test_a_stamp_names_its_networks_and_changes_with_each(tmp_path: Path) -> Non
     for seed in (1, 2):
         member(tmp_path, "a", 0)
         member(tmp_path, "b", seed)
-        gather([tmp_path / f"train/{name}.json" for name in "ab"], tmp_path / "train/both.json")
+        write_ensemble([tmp_path / f"train/{name}.json" for name in "ab"], tmp_path / "train/both.json")
         weights.add(read_json(tmp_path / "train/both.json")["weights"])
     assert len(weights) == 2 and list(members_of(tmp_path / "train/both.json")) == ["a", "b"]
     assert list(members_of(tmp_path / "train/a.json")) == ["a"]

@@ -14,21 +14,21 @@ from tests.conftest import ArraySource
 from unet_core.blocks import Box, Grid
 from unet_core.network.model import network_function
 from unet_core.network.tiles import mirror, predict_box, read_mirrored, tiling
-from unet_core.network.unet import STILL, UNet, halo, input_size
+from unet_core.network.unet import NO_POOLING, UNet, halo, input_size
 
 
 def random_net(depth: int, channels: int = 1, norm: str = "none", **network: Any) -> UNet:
     torch.manual_seed(depth)
     net = UNet(channels, 3, depth=depth, width=3, dropout=0.5, norm=norm, **network)
     if norm == "batch":
-        axes = net.shape[1:] if net.shape.z == STILL else net.shape
+        axes = net.shape[1:] if net.shape.z == NO_POOLING else net.shape
         net.train()(torch.randn(2, channels, *(input_size(8, *axis) for axis in axes)))
     return net.eval()
 
 
 def in_one_piece(net: UNet, image_CZYX: np.ndarray) -> np.ndarray:
     """The network on each whole plane, or a 3D one on the whole volume, mirrored as far as it needs."""
-    flat = net.shape.z == STILL
+    flat = net.shape.z == NO_POOLING
     axes, extent = (net.shape[1:], image_CZYX.shape[2:]) if flat else (net.shape, image_CZYX.shape[1:])
     pads = [(halo(*axis), input_size(n, *axis) - n - halo(*axis)) for n, axis in zip(extent, axes, strict=True)]
     padded = np.pad(image_CZYX, [(0, 0)] * (4 - len(pads)) + pads, mode="reflect").astype(np.float32)

@@ -221,12 +221,12 @@ def test_automatic_steps_see_each_training_pixel_often_within_bounds(
     stamps: Stamps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stamps.add("cells", {"a": "train"}, side=8)
-    monkeypatch.setattr("unet_core.plan.step.FEWEST_STEPS", 1)
+    monkeypatch.setattr("unet_core.plan.step.MIN_STEPS", 1)
     one = stamps.plan(Train(network=SMALL, batch=1))["steps"]
     four = stamps.plan(Train(network=SMALL, batch=4))["steps"]
     assert (one["value"], four["value"]) == (200 * 400 // 8**2, -(-200 * 400 // (4 * 8**2)))
     assert "each of 400 annotated training pixels is seen about 200 times" in one["why"]
-    monkeypatch.setattr("unet_core.plan.step.MOST_STEPS", 77)
+    monkeypatch.setattr("unet_core.plan.step.MAX_STEPS", 77)
     assert stamps.plan()["steps"]["value"] == 77
     assert stamps.plan(Train(network=SMALL, steps=5))["steps"] == {"value": 5, "why": "set in the configuration"}
 

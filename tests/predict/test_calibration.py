@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unet_core.network import unet
 from unet_core.predict import calibration
-from unet_core.predict.calibration import Tiles, candidates, fastest
+from unet_core.predict.calibration import Tiles, candidate_tiles, fastest_tiles
 
 
 @given(
@@ -27,7 +27,7 @@ def test_candidates_fit_the_network_and_the_memory(
 ) -> None:
     largest = unet.input_size(2**depth + more, depth, wider)
     axis = unet.Axis(depth, wider)
-    found = candidates((1, side, side), largest, unet.Shape(unet.STILL, axis, axis), batches)
+    found = candidate_tiles((1, side, side), largest, unet.Shape(unet.NO_POOLING, axis, axis), batches)
     assert found and len(found) == len(set(found))
     for tile, batch in found:
         assert isinstance(tile, int)
@@ -58,9 +58,9 @@ def tried_of(sides: list[int], batch: int = 1) -> list[Tiles]:
 
 
 def test_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    monkeypatch.setattr(calibration, "TIMING_SECONDS", 0.0)
     sides = [unet.input_size(n, 2) for n in (256, 128, 64)]
-    found = fastest(
+    found = fastest_tiles(
         network_of(dict(zip(sides, (1.0, 8.0, 1.0), strict=True))),
         tried_of(sides),
         1,
@@ -72,34 +72,35 @@ def test_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_not_fit_the_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    monkeypatch.setattr(calibration, "TIMING_SECONDS", 0.0)
     sides = [unet.input_size(n, 2) for n in (256, 128, 64)]
     network = network_of({}, most=sides[1] ** 2)
-    assert fastest(network, tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"] in sides[1:]
+    assert fastest_tiles(network, tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"] in sides[1:]
     # Where nothing fits, the smallest is left to try, and to fail with a message.
     assert (
-        fastest(network_of({}, most=0), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"] == sides[-1]
+        fastest_tiles(network_of({}, most=0), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)["largest"]
+        == sides[-1]
     )
 
 
 def test_tiles_are_measured_as_many_at_a_time_as_there_are_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    monkeypatch.setattr(calibration, "TIMING_SECONDS", 0.0)
     meeting = threading.Barrier(2, timeout=60)  # breaks if a call is alone
 
     def network(tiles: np.ndarray) -> np.ndarray:
         meeting.wait()
         return tiles
 
-    found = fastest(network, tried_of([unet.input_size(64, 2)]), 1, unet.shape(2), (1, 64, 64), 1e9, lanes=2)
+    found = fastest_tiles(network, tried_of([unet.input_size(64, 2)]), 1, unet.shape(2), (1, 64, 64), 1e9, lanes=2)
     assert len(found["rates"]) == 1
 
 
 def test_little_work_and_worse_tiles_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ENOUGH", 0.0)
+    monkeypatch.setattr(calibration, "TIMING_SECONDS", 0.0)
     sides = [unet.input_size(4 * n, 2) for n in range(40, 20, -1)]
     calls: list[int] = []
-    fastest(network_of({}, calls=calls), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1.0)
+    fastest_tiles(network_of({}, calls=calls), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1.0)
     assert set(calls) == {sides[0]}
     calls.clear()
-    fastest(network_of({sides[0]: 40.0}, calls=calls), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)
-    assert len(set(calls)) == 1 + calibration.NOT_BETTER
+    fastest_tiles(network_of({sides[0]: 40.0}, calls=calls), tried_of(sides), 1, unet.shape(2), (1, 256, 256), 1e9)
+    assert len(set(calls)) == 1 + calibration.MAX_SLOWER_IN_A_ROW

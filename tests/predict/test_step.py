@@ -226,12 +226,12 @@ def test_measured_tiles_are_kept_and_change_nothing(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = prepare(tmp_path, (3, 300, 530))
-    monkeypatch.setattr("unet_core.predict.step.WORTH_MEASURING", 0)
+    monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     result = predict(tmp_path, engine)
     assert np.abs(result.read_all() - expected(tmp_path, image)).max() <= 1e-5
     kept = read_json(tmp_path / "out.tile.json")
     assert kept["device"] == "cpu" and [kept["largest"], kept["batch"]] in [rate[:2] for rate in kept["rates"]]
-    monkeypatch.setattr("unet_core.predict.step.fastest", None)
+    monkeypatch.setattr("unet_core.predict.step.fastest_tiles", None)
     result.shards_of(1)[0].unlink()
     predict(tmp_path, engine)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
 
-from unet_core.report.cost import COLUMNS, clock, cost_table, job_cost
+from unet_core.report.cost import COLUMNS, cost_table, format_hours, job_cost
 
 
 def write_by_snakemake(path: Path, *, extended: bool = True, sampled: bool = True, **resources: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_table_sums_hours_and_takes_the_largest_memory(tmp_path: Path) -> None
 
 
 def test_hours_are_shown_with_seconds() -> None:
-    assert [clock(hours) for hours in (0, 0.4 / 3600, 59.6 / 3600, 1, 1234.5, math.nan)] == [
+    assert [format_hours(hours) for hours in (0, 0.4 / 3600, 59.6 / 3600, 1, 1234.5, math.nan)] == [
         "0:00:00",
         "0:00:00",
         "0:01:00",

@@ -20,7 +20,7 @@ from unet_core.metrics.errors import object_errors
 from unet_core.report import charts
 from unet_core.report.gallery import Places, kinds_of, object_views, sample_view, tile_view, worst_objects
 from unet_core.runtime import write_stamp
-from unet_core.store.store import Result, Spec, begin, refer
+from unet_core.store.store import Result, Spec, begin, write_reference
 from unet_core.train.tile_picture import tile_picture
 
 DECODE = {"png": imagecodecs.png_decode, "webp": imagecodecs.webp_decode, "jpeg": imagecodecs.jpeg8_decode}
@@ -38,7 +38,7 @@ def test_the_colour_of_each_pixel_is_what_became_of_its_object(seed: int) -> Non
     truth, found = (np.kron(rng.integers(0, 4, (4, 4)), np.ones((3, 3), int)) * 10**10 for _ in range(2))
     found = np.roll(found, rng.integers(0, 3), axis=1)
     objects = object_errors(contingency(truth, found))
-    shown, names = kinds_of(truth, found, objects), ["", *pictures.KINDS]
+    shown, names = kinds_of(truth, found, objects), ["", *pictures.KIND_COLOURS]
     true = {row["label"]: row["kind"] for row in objects.to_dict("records") if row["label"]}
     spurious = set(objects.loc[objects["kind"] == "spurious", "match"])
     for position in np.ndindex(truth.shape):
@@ -83,7 +83,7 @@ def test_pictures_are_what_they_were(shape: tuple[int, ...], exact: bool) -> Non
 
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_constant_images_can_be_shown(value: int) -> None:
-    assert np.unique(pictures.stretch(np.full((5, 4), value, np.uint16))).size == 1
+    assert np.unique(pictures.stretch_contrast(np.full((5, 4), value, np.uint16))).size == 1
 
 
 def test_a_weight_without_a_value_is_gray_and_the_ends_are_blue_and_red() -> None:
@@ -145,7 +145,7 @@ def volume(tmp_path: Path) -> Volume:
         "dtype": "uint8",
         "pixel_size": [1, 1, 1],
     }
-    refer(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
+    write_reference(tmp_path / "groundtruth/d.zarr/a", "d", reference | {"shape": list(truth.shape)}, {}, {})
     for part, labels in (("instances", truth), ("classes", truth > 0), ("ignore", truth < 0)):
         write(tmp_path / f"groundtruth/d.zarr/a/labels/{part}", labels.astype(np.uint16), "labels")
     write(tmp_path / "instances/m/d.zarr/a", found, "labels")
@@ -176,7 +176,7 @@ def test_all_layers_of_a_volume_show_the_same_part_of_its_fullest_plane(volume: 
     errors = decoded(view.layers["errors"])
     rows, columns = np.nonzero(errors[..., 3])
     # Where the object lies, at a quarter of the resolution.
-    assert set(map(tuple, errors[rows, columns][:, :3])) == {pictures.KINDS["matched"]}
+    assert set(map(tuple, errors[rows, columns][:, :3])) == {pictures.KIND_COLOURS["matched"]}
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 37, 50, 64)
 
 
@@ -189,7 +189,7 @@ def test_objects_are_found_by_their_label_where_no_table_knows_them(volume: Volu
     picture = decoded(view.layers["image"])[..., :3]
     assert picture.shape[:2] == view.size
     # The outline of the object in question, in the middle of the picture.
-    rows, columns = np.nonzero((picture == pictures.SPOT).all(axis=2))
+    rows, columns = np.nonzero((picture == pictures.SPOT_COLOUR).all(axis=2))
     assert (np.ptp(rows), np.ptp(columns)) == (19, 79) and columns.min() > 10 and columns.max() < view.size[1] - 10
 
 

@@ -28,7 +28,7 @@ from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
-from unet_core.report.step import FIRST, MEANINGS, TEXTS, make_report, markdown, score_table
+from unet_core.report.step import FIRST_COLUMNS, MEANINGS, TEXT_COLUMNS, make_report, markdown, score_table
 from unet_core.report.summary import Matrix, Score
 from unet_core.train.step import train_model
 from unet_core.weights.step import make_weights
@@ -218,7 +218,7 @@ def page(folder: Path) -> Page:
 
 def test_table_csv_holds_all_scores_and_begins_with_the_usual_columns(folder: Path) -> None:
     table = pd.read_csv(folder / "table.csv")
-    assert list(table.columns[: len(FIRST)]) == FIRST
+    assert list(table.columns[: len(FIRST_COLUMNS)]) == FIRST_COLUMNS
     assert {"ap60", "f1_50", "pq90"} <= set(table.columns)
     assert table[["model", "dataset", "split", "n_images"]].values.tolist() == [[MODEL, "cells", "test", 2]]
 
@@ -227,7 +227,7 @@ def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
     columns = [
         column
         for column in pd.read_csv(folder / "table.csv").columns
-        if column not in TEXTS | {"n_images", "n_objects"}
+        if column not in TEXT_COLUMNS | {"n_images", "n_objects"}
     ]
     named = {name for names in MEANINGS for name in names.split(", ")}
     # Ends of intervals mean the same for each measure.
@@ -242,13 +242,13 @@ def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
 
 def test_table_md_holds_the_first_columns_aligned(folder: Path) -> None:
     lines = (folder / "table.md").read_text().splitlines()
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == FIRST
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == FIRST_COLUMNS
     assert len(lines) == 3 and len({len(line) for line in lines}) == 1 and set(lines[1]) == {"|", "-"}
 
 
 def test_table_tex_holds_the_first_columns_with_escaped_names(folder: Path) -> None:
     text = (folder / "table.tex").read_text()
-    assert text.startswith("\\begin{tabular}{lll" + "r" * (len(FIRST) - 3) + "}")
+    assert text.startswith("\\begin{tabular}{lll" + "r" * (len(FIRST_COLUMNS) - 3) + "}")
     assert "n\\_images" in text and "unet<i>\\&" in text and "ap60" not in text
 
 
@@ -386,7 +386,7 @@ def test_a_report_of_data_sets_without_annotations_has_no_scores(run: Run) -> No
     for name, rows in (("table.csv", 1), ("table.md", 2)):
         assert len((folder / name).read_text().splitlines()) == rows
     with (folder / "table.csv").open(newline="") as file:
-        assert next(csv.reader(file)) == FIRST
+        assert next(csv.reader(file)) == FIRST_COLUMNS
 
 
 def test_a_report_of_masks_shows_no_probabilities(run: Run) -> None:
@@ -429,14 +429,14 @@ def test_models_and_data_sets_are_a_matrix_where_there_are_several(
 
 
 def test_data_sets_with_different_scores_share_one_table() -> None:
-    scores = dict.fromkeys(FIRST[3:], 0.5)
+    scores = dict.fromkeys(FIRST_COLUMNS[3:], 0.5)
     table = score_table(
         {
             ("m", "a"): {"scores": {"test": scores | {"seg": None}}},
             ("m", "b"): {"scores": {"test": scores | {"ap95": 0.1}}},
         }
     )
-    assert list(table.columns) == [*FIRST, "ap95"]
+    assert list(table.columns) == [*FIRST_COLUMNS, "ap95"]
     assert table["seg"].isna().tolist() == [True, False] and table["ap95"].isna().tolist() == [True, False]
 
 

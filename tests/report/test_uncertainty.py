@@ -13,15 +13,15 @@ from scipy import stats
 
 from unet_core.metrics.reliability import count_probabilities, expected_calibration_error, reliability_curve
 from unet_core.report.uncertainty import (
+    BOX_SIDE,
     DAMPING,
-    SIDE,
-    UNCERTAIN,
-    Doubt,
+    UNCERTAIN_ENTROPY,
+    Uncertainty,
     annotate_next,
-    doubt,
-    doubt_of,
     entropy,
-    places,
+    measure_uncertainty,
+    sampled_boxes,
+    uncertainty_of_result,
 )
 from unet_core.store.store import Result, Spec, begin, finish
 
@@ -36,26 +36,26 @@ def test_entropy_is_that_of_scipy(seed: int, classes: int) -> None:
 
 def test_the_score_is_the_damped_mean_over_uncertain_voxels() -> None:
     background = np.array([1.0, 0.5, 0.99, 0.7])
-    found = doubt(np.stack([background, 1 - background]))
+    found = measure_uncertainty(np.stack([background, 1 - background]))
     values = stats.entropy(np.stack([background, 1 - background])[:, [1, 3]], base=2)
-    assert values.min() > UNCERTAIN and found[:2] == (4, 2)
+    assert values.min() > UNCERTAIN_ENTROPY and found[:2] == (4, 2)
     assert found.score == pytest.approx(values.sum() / (2 + 4 * DAMPING), rel=1e-6)
-    assert doubt(np.array([[1.0], [0.0]])).score == 0
+    assert measure_uncertainty(np.array([[1.0], [0.0]])).score == 0
 
 
 def test_the_score_depends_neither_on_how_much_there_is_nor_on_a_single_voxel() -> None:
-    few, many = Doubt(10**6, 20_000, 12_000.0), Doubt(10**6, 200_000, 120_000.0)
+    few, many = Uncertainty(10**6, 20_000, 12_000.0), Uncertainty(10**6, 200_000, 120_000.0)
     assert few.score == pytest.approx(many.score, rel=0.06)
-    assert Doubt(10**6, 1, 1.0).score < 0.01
+    assert Uncertainty(10**6, 1, 1.0).score < 0.01
 
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(1, 30), st.integers(1, 3000), st.integers(1, 3000)), st.integers(1, 2**21))
 def test_places_lie_inside_and_stay_below_the_limit(shape: tuple[int, int, int], most: int) -> None:
-    boxes = places(shape, most)
-    assert len(set(boxes)) == len(boxes) >= 1 and all(box.shape[0] == 1 and max(box.shape) <= SIDE for box in boxes)
+    boxes = sampled_boxes(shape, most)
+    assert len(set(boxes)) == len(boxes) >= 1 and all(box.shape[0] == 1 and max(box.shape) <= BOX_SIDE for box in boxes)
     assert all(stop <= n for box in boxes for stop, n in zip(box.stop, shape, strict=True))
-    assert sum(np.prod(box.shape) for box in boxes) <= max(most, SIDE**2)
+    assert sum(np.prod(box.shape) for box in boxes) <= max(most, BOX_SIDE**2)
 
 
 def write_probabilities(path: Path, background: np.ndarray) -> None:
@@ -85,7 +85,7 @@ def test_of_a_volume_the_least_certain_plane_is_known(tmp_path: Path) -> None:
     background = np.ones((5, 40, 40))
     background[3] = 0.5
     write_probabilities(tmp_path / "predict.zarr" / "a", background)
-    found, plane = doubt_of(Result(tmp_path / "predict.zarr" / "a"))
+    found, plane = uncertainty_of_result(Result(tmp_path / "predict.zarr" / "a"))
     assert plane == 3 and found.voxels == 5 * 1600 and found.uncertain == 1600
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.predict.test_step import predict, prepare
 from unet_core.engine import Engine
-from unet_core.files import aside
+from unet_core.files import temporary_path
 from unet_core.runtime import UserError
 from unet_core.store.shards import check_shard, read_part, write_shard
-from unet_core.store.store import Spec, begin, read_attributes, refer
+from unet_core.store.store import Spec, begin, read_attributes, write_reference
 from unet_core.store.verify import mend, verify
 
 
@@ -81,7 +81,7 @@ def test_unfinished_results_are_told_apart_from_damaged_ones(tmp_path: Path) -> 
 
 
 def test_an_image_in_place_has_nothing_to_verify(tmp_path: Path) -> None:
-    refer(tmp_path / "a.zarr" / "s", "d", {"file": "x.tif"}, {}, {})
+    write_reference(tmp_path / "a.zarr" / "s", "d", {"file": "x.tif"}, {}, {})
     assert read_attributes(tmp_path / "a.zarr" / "s")["done"]
     with pytest.raises(UserError, match="has no stores"):
         verify(tmp_path)
@@ -123,12 +123,16 @@ def test_the_command_tells_mends_and_ends_with_a_status(tmp_path: Path, engine: 
 
     assert "1 results, 1 done, 0 unfinished, 0 files damaged" in run(str(tmp_path / "out")).stdout
     flip(shards_of(result.path)[0])
-    old, young = (aside(shards_of(result.path)[0]) for _ in range(2))
+    old, young = (temporary_path(shards_of(result.path)[0]) for _ in range(2))
     for path in (old, young):
         path.touch()
     os.utime(old, (0, 0))
-    told = run(str(tmp_path / "out"))
-    assert told.returncode == 1 and "--mend" in told.stderr and str(shards_of(result.path)[0]) in told.stdout
+    completed = run(str(tmp_path / "out"))
+    assert (
+        completed.returncode == 1
+        and "--mend" in completed.stderr
+        and str(shards_of(result.path)[0]) in completed.stdout
+    )
     assert old.exists() and run("--mend", str(tmp_path / "out")).returncode == 0
     assert young.exists() and not old.exists()
     shutil.rmtree(tmp_path / "out")

@@ -183,7 +183,7 @@ def test_gradients_of_several_passes_add_up_to_those_of_one() -> None:
         cfg = CFG.model_copy(update={"accumulate": accumulate, "momentum": 0.0})
         copy = deepcopy(net)
         state = State(copy, torch.optim.SGD(copy.parameters()))
-        training._step(cfg, state, copy, batch, torch.tensor([1.0, 2.0]), 10, training.ALONE)
+        training._step(cfg, state, copy, batch, torch.tensor([1.0, 2.0]), 10, training.SINGLE_PROCESS)
         changed.append(torch.cat([parameter.detach().flatten() for parameter in copy.parameters()]))
     for other in changed[1:]:
         torch.testing.assert_close(other, changed[0], rtol=1e-5, atol=1e-7)

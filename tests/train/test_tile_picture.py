@@ -4,7 +4,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from unet_core.pictures import FOUND, TRUTH
+from unet_core.pictures import FOUND_COLOUR, TRUTH_COLOUR
 from unet_core.train.tile_picture import GAP, SIDE, tile_picture
 
 
@@ -34,11 +34,11 @@ def test_image_outlines_frame_and_weight_stand_where_they_belong(depth: int | No
     assert picture.shape == (200 + GAP, 6 * 100 + 5 * GAP, 3)
     first = picture[:100, :100]
     assert (
-        (first[18, 18:82] == FOUND).all()
-        and (first[81, 18:82] == FOUND).all()
-        and not (first[17] == FOUND).all(axis=-1).any()
+        (first[18, 18:82] == FOUND_COLOUR).all()
+        and (first[81, 18:82] == FOUND_COLOUR).all()
+        and not (first[17] == FOUND_COLOUR).all(axis=-1).any()
     )
-    outline = np.argwhere((first == TRUTH).all(axis=-1))
+    outline = np.argwhere((first == TRUTH_COLOUR).all(axis=-1))
     assert outline.min() == 18 + 16 and outline.max() == 18 + 31
     assert first[0, 0].max() < 5 < 250 < first[0, -1].min()
     weight = picture[100 + GAP :, :100]

@@ -100,7 +100,7 @@ def test_training_begins_with_the_given_weights_and_frozen_parts_keep_theirs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = previous(tmp_path)
-    state = training._begin(CFG, plan(4), weights, training.ALONE)
+    state = training._begin(CFG, plan(4), weights, training.SINGLE_PROCESS)
     assert same(dict(state.net.state_dict()), weights)
     cfg = CFG.model_copy(update={"freeze": ["contracting", "output"]})
     with pytest.MonkeyPatch.context() as patch:
@@ -116,15 +116,14 @@ def test_training_begins_with_the_given_weights_and_frozen_parts_keep_theirs(
     run(tmp_path / "anew", 4, cfg)
     assert "train.freeze has no effect" in caplog.text
     with pytest.raises(UserError, match="nothing is left to learn"):
-        training._begin(
-            CFG.model_copy(update={"freeze": ["contracting", "expanding", "output"]}), plan(4), weights, training.ALONE
-        )
+        cfg = CFG.model_copy(update={"freeze": ["contracting", "expanding", "output"]})
+        training._begin(cfg, plan(4), weights, training.SINGLE_PROCESS)
 
 
 def test_a_frozen_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     weights = previous(tmp_path)
     cfg = CFG.model_copy(update={"freeze": ["contracting"]})
-    state = training._begin(cfg, plan(4), weights, training.ALONE)
+    state = training._begin(cfg, plan(4), weights, training.SINGLE_PROCESS)
     state.save(tmp_path, "d")
-    other = training._begin(cfg, plan(4), weights, training.ALONE)
+    other = training._begin(cfg, plan(4), weights, training.SINGLE_PROCESS)
     assert isinstance(other, State) and other.resume(tmp_path, "d")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
-from unet_core.weights.distance import outlines, separate, two_nearest
+from unet_core.weights.distance import outermost_voxels, separate, two_nearest
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.8)]
 
@@ -61,7 +61,7 @@ def test_distances_within_reach_equal_one_transform_per_object(
 def test_outlines_are_the_inner_boundaries(seed: int, shape: tuple[int, int, int]) -> None:
     labels = random_labels(seed, shape, 9)
     inner = find_boundaries(np.squeeze(labels), mode="inner").reshape(shape)
-    np.testing.assert_array_equal(outlines(labels), np.where(inner, labels, 0))
+    np.testing.assert_array_equal(outermost_voxels(labels), np.where(inner, labels, 0))
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.5]), st.sampled_from(SPACINGS))

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from unet_core.annotations import labels, raster
-from unet_core.annotations.layer import NOTHING, Found, Images, Layer, object_of, one_image_each, one_plane
+from unet_core.annotations.layer import NO_POSITIONS, Found, Images, Layer, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -35,7 +35,7 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
     for file in files:
         size = one_plane("aperio", file, shape)
         for index, (name, regions) in enumerate(_layers(read_xml(file, "ImageScope"), file), start=1):
-            objects, holes = [], NOTHING
+            objects, holes = [], NO_POSITIONS
             for place, (region, kind, points) in enumerate(regions, start=1):
                 position = _pixels(kind, points, size, f"{file}: layer {index}, region {place}")
                 if region.get("NegativeROA", "0") == "0":

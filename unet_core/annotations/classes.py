@@ -1,4 +1,4 @@
-"""Names of classes in annotations, and what is told where the data set does not have them."""
+"""Classes that annotations name and the data set does not have, and the messages about problems of samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class UnknownClasses(ValueError):
         self.names = names
 
 
-def told(problems: Mapping[str, Exception], classes: Sequence[str]) -> list[str]:
+def problem_lines(problems: Mapping[str, Exception], classes: Sequence[str]) -> list[str]:
     """One line for each sample with a problem, and one for the unknown classes of all samples.
 
     Examples

@@ -131,7 +131,7 @@ def _pixels(segmentation: list[list[float]] | _Runs | None, size: tuple[int, int
         if segmentation.size != size:
             raise ValueError(f"{where}: run-lengths for {segmentation.size} pixels, but the image has {size}")
         counts = segmentation.counts if isinstance(segmentation.counts, list) else counts_of(segmentation.counts, where)
-        return raster.transposed(raster.alternating(counts, size, where), size)
+        return raster.transpose_positions(raster.decode_alternating(counts, size, where), size)
     if not segmentation:
         raise ValueError(f"{where}: has no segmentation (a bounding box alone says nothing about pixels)")
     if any(len(ring) % 2 for ring in segmentation):

@@ -22,7 +22,7 @@ from unet_core.images.readers import open_image, split_internal
 __all__ = ["find", "read"]
 
 # Background, classes and what is to be ignored.
-MOST = 256
+MAX_COLOURS = 256
 
 
 def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
@@ -52,7 +52,7 @@ def classes_of(values: np.ndarray, named: set[str], where: str, form: str = "{}"
         If there are more values than a data set may have classes.
     """
     present = np.unique(values).tolist()
-    if len(present) > MOST:
+    if len(present) > MAX_COLOURS:
         raise ValueError(
             f"{where}: has {len(present)} colours or values, but a mask of classes has few; was it smoothed or scaled?"
         )

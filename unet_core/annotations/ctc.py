@@ -17,17 +17,17 @@ from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_o
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
-NAME = {"SEG": "man_seg", "TRA": "man_track"}
+FILE_PREFIXES = {"SEG": "man_seg", "TRA": "man_track"}
 
 
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
-    folder = Path(path) if Path(path).name in NAME else Path(path) / "SEG"
+    folder = Path(path) if Path(path).name in FILE_PREFIXES else Path(path) / "SEG"
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; path must name a folder like 01_GT with SEG/man_seg*.tif in it")
     masks = _frames(folder)
     if not masks:
-        raise ValueError(f"no {NAME[folder.name]}NNN.tif in {folder}")
+        raise ValueError(f"no {FILE_PREFIXES[folder.name]}NNN.tif in {folder}")
     tracks = _frames(folder.parent / "TRA") if folder.name == "SEG" and folder.parent.name.endswith("GT") else {}
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[int, str] = {}
@@ -71,7 +71,7 @@ def _frames(folder: Path) -> dict[int, tuple[Path, ...]]:
     """Mask files of each frame."""
     frames: dict[int, tuple[Path, ...]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if match := re.fullmatch(rf"{NAME[folder.name]}(\d+|_\d+_\d+)\.tiff?", file.name):
+        if match := re.fullmatch(rf"{FILE_PREFIXES[folder.name]}(\d+|_\d+_\d+)\.tiff?", file.name):
             frame = int(match.group(1).strip("_").partition("_")[0])
             frames[frame] = (*frames.get(frame, ()), file)
     return frames

@@ -82,7 +82,7 @@ def _pixels(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
         return raster.polygon([points], size, where)
     if drawn.tag == "box":
         ring = raster.box((value("xtl"), value("ytl")), (value("xbr"), value("ybr")))
-        return raster.polygon([raster.turned(ring, value("rotation", default=0))], size, where)
+        return raster.polygon([raster.rotate(ring, value("rotation", default=0))], size, where)
     if drawn.tag == "ellipse":
         return raster.ellipse(
             (value("cx"), value("cy")), (value("rx"), value("ry")), value("rotation", default=0), size, where
@@ -104,7 +104,7 @@ def _mask(drawn: Element, size: tuple[int, int], where: str) -> np.ndarray:
         counts = np.array([int(part) for part in drawn.get("rle", "").split(",")], np.int64)
     except (ValueError, OverflowError):
         raise ValueError(f"{where}: rle must be whole numbers, as in 3, 10, 2") from None
-    inside = raster.alternating(counts, (height, width), where)
+    inside = raster.decode_alternating(counts, (height, width), where)
     return (inside // width + top) * size[1] + inside % width + left
 
 

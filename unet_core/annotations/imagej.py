@@ -20,7 +20,7 @@ from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
 # A ROI is some kilobytes; more than these is no set of ROIs, or one that was made to fill the memory.
-LARGEST, ALL = 2**27, 2**30
+MAX_ROI_BYTES, MAX_ROI_SET_BYTES = 2**27, 2**30
 
 
 def find(path: str, images: Images) -> Found:
@@ -57,8 +57,12 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
             rois = [info for info in members if info.filename.lower().endswith(".roi")]
             if members and not rois:
                 raise ValueError(f"no .roi in it, but {members[0].filename}")
-            if sum(info.file_size for info in rois) > ALL or any(info.file_size > LARGEST for info in rois):
-                raise ValueError(f"its ROIs take more than {ALL} bytes, or one of them more than {LARGEST}")
+            if sum(info.file_size for info in rois) > MAX_ROI_SET_BYTES or any(
+                info.file_size > MAX_ROI_BYTES for info in rois
+            ):
+                raise ValueError(
+                    f"its ROIs take more than {MAX_ROI_SET_BYTES} bytes, or one of them more than {MAX_ROI_BYTES}"
+                )
             for info in rois:
                 with archive.open(info) as member:
                     # Never more than was announced.

@@ -26,10 +26,10 @@ def find(path: str, images: Images) -> Found:
         file = Path(path.replace("{stem}", stem))
         if split_internal(str(file))[0].exists():
             found[position] = (file,)
-    return found, strangers(path, {stem for stem, _ in images})
+    return found, unmatched_files(path, {stem for stem, _ in images})
 
 
-def strangers(path: str, stems: set[str]) -> list[str]:
+def unmatched_files(path: str, stems: set[str]) -> list[str]:
     """Files (or folders) that fit the pattern but belong to none of the images."""
     head, stem, tail = split_internal(path)[0].as_posix().partition("{stem}")
     if not stem or "{stem}" in tail:

@@ -40,18 +40,18 @@ class Layer(NamedTuple):
     name: str | None = None
 
 
-NOTHING = np.empty(0, np.int64)
+NO_POSITIONS = np.empty(0, np.int64)
 ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def object_of(position: np.ndarray, class_name: str | None = None, name: str | None = None) -> Layer:
     """Layer of one object."""
-    return Layer(position, np.ones(position.size, np.uint32), NOTHING, class_name, name)
+    return Layer(position, np.ones(position.size, np.uint32), NO_POSITIONS, class_name, name)
 
 
 def as_ignored(position: np.ndarray) -> Layer:
     """Layer of an area to ignore."""
-    return Layer(NOTHING, np.empty(0, np.uint32), position)
+    return Layer(NO_POSITIONS, np.empty(0, np.uint32), position)
 
 
 def stem_of(name: str) -> str:
@@ -177,4 +177,4 @@ def as_labels(array: np.ndarray, path: Path) -> np.ndarray:
 def layer_of(labels: np.ndarray, ignore: np.ndarray | None = None) -> Layer:
     """Layer of a label array."""
     position = np.flatnonzero(labels)
-    return Layer(position, labels.ravel()[position], NOTHING if ignore is None else np.flatnonzero(ignore))
+    return Layer(position, labels.ravel()[position], NO_POSITIONS if ignore is None else np.flatnonzero(ignore))

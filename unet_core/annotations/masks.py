@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.labels import strangers
+from unet_core.annotations.labels import unmatched_files
 from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -37,7 +37,7 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
         if files:
             found[position] = tuple(Path(file) for file in files)
     folders = (
-        strangers(f"{before}{{stem}}", {stem for stem, _ in images})
+        unmatched_files(f"{before}{{stem}}", {stem for stem, _ in images})
         if before.endswith("/") and after.startswith("/")
         else []
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from unet_core.annotations import labels, raster
 from unet_core.annotations.layer import Found, Images, Layer, object_of
-from unet_core.annotations.parsed import LIMIT
+from unet_core.annotations.parsed import MAX_FILE_BYTES
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -42,8 +42,8 @@ def _shapes(file: Path) -> dict[str, tuple[str, list[list[float]]]]:
     """Kind and vertices (in napari's order of axes) of each shape."""
     shapes: dict[str, tuple[str, list[list[float]]]] = {}
     try:
-        if file.stat().st_size > LIMIT:
-            raise ValueError(f"{file}: has more than {LIMIT} bytes")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file}: has more than {MAX_FILE_BYTES} bytes")
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened)
             columns = list(reader.fieldnames or [])

@@ -12,7 +12,7 @@ from defusedxml.ElementTree import fromstring
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # Tables for all images of a data set are read at once.
-LIMIT = 2**31
+MAX_FILE_BYTES = 2**31
 
 
 class Record(BaseModel):
@@ -91,10 +91,10 @@ def number(element: Element, attribute: str, where: str, default: float | None =
 
 
 def read_bytes(file: Path) -> bytes:
-    """Content of a file of at most `LIMIT` bytes."""
+    """Content of a file of at most `MAX_FILE_BYTES` bytes."""
     try:
-        if file.stat().st_size > LIMIT:
-            raise ValueError(f"{file}: has more than {LIMIT} bytes")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file}: has more than {MAX_FILE_BYTES} bytes")
         return file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from None

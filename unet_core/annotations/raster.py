@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # Rows that the edges of a shape may cross, taken together, before it counts as made to fill the memory.
-MOST = 2**22
+MAX_CROSSED_ROWS = 2**22
 
 
 def polygon(rings: Iterable[ArrayLike], size: tuple[int, int], where: str) -> np.ndarray:
@@ -56,7 +56,7 @@ def polygons(several: Iterable[Iterable[ArrayLike]], size: tuple[int, int], wher
     """
     closed = [[_ring(points, where) for points in rings] for rings in several]
     crossed = sum(_crossed(ring, size[0]) for rings in closed for ring in rings)
-    if crossed > MOST:
+    if crossed > MAX_CROSSED_ROWS:
         raise ValueError(
             f"{where}: its outline crosses the rows of the image {crossed} times, which no outline of an object does"
         )
@@ -75,7 +75,7 @@ def _inside(closed: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     order = np.lexsort((columns, rows))
     # In each row a shape goes from every odd crossing to the next even one.
     rows, columns = rows[order], np.clip(columns[order], 0, width)
-    return spread(rows[::2] * width + columns[::2], columns[1::2] - columns[::2])
+    return expand_runs(rows[::2] * width + columns[::2], columns[1::2] - columns[::2])
 
 
 def ellipse(
@@ -122,7 +122,7 @@ def box(low: Sequence[float], high: Sequence[float]) -> np.ndarray:
     return np.array([(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])], np.float64)
 
 
-def turned(ring: ArrayLike, angle: float) -> np.ndarray:
+def rotate(ring: ArrayLike, angle: float) -> np.ndarray:
     """Ring turned around the middle of its points by degrees, clockwise as seen on the screen."""
     points = np.asarray(ring, np.float64)
     if angle == 0:
@@ -132,18 +132,18 @@ def turned(ring: ArrayLike, angle: float) -> np.ndarray:
     return (points - middle) @ np.array([[cosine, sine], [-sine, cosine]]) + middle
 
 
-def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def expand_runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """All positions of runs: ``starts[i], starts[i] + 1, ...``, as many as `lengths` says."""
     lengths = lengths.astype(np.int64)
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
-def transposed(down: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def transpose_positions(down: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Flat C-order positions of those that count down the columns."""
     return np.unique(down % size[0] * size[1] + down // size[0])
 
 
-def alternating(counts: ArrayLike, size: tuple[int, int], where: str) -> np.ndarray:
+def decode_alternating(counts: ArrayLike, size: tuple[int, int], where: str) -> np.ndarray:
     """Positions of runs that are in turn outside and inside of the object, and fill the image.
 
     Raises
@@ -155,7 +155,7 @@ def alternating(counts: ArrayLike, size: tuple[int, int], where: str) -> np.ndar
     if (lengths < 0).any() or int(lengths.sum()) != size[0] * size[1]:
         raise ValueError(f"{where}: the run-lengths do not add up to the {size[0]} x {size[1]} pixels of the image")
     starts = np.cumsum(lengths) - lengths
-    return spread(starts[1::2], lengths[1::2])
+    return expand_runs(starts[1::2], lengths[1::2])
 
 
 def _ring(points: ArrayLike, where: str) -> np.ndarray:
@@ -198,7 +198,7 @@ def _crossings(ring: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
     first = np.clip(np.ceil(top[:, 1] - 0.5), 0, height).astype(np.int64)
     after = np.clip(np.ceil(bottom[:, 1] - 0.5), 0, height).astype(np.int64)
     edge = np.repeat(np.arange(len(ring)), after - first)
-    row = spread(first, after - first)
+    row = expand_runs(first, after - first)
     (x, y), (width, rise) = top[edge].T, (bottom - top)[edge].T
     # Multiplied first: a quotient that is a centre is exact.
     column = np.ceil(x + (row + 0.5 - y) * width / rise - 0.5)

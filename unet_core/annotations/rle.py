@@ -71,7 +71,7 @@ def decode(runs: str, shape: ZYX, where: str) -> np.ndarray:
             f"{where}: the run '{start} {length}' leaves the image of {height} x {width} pixels (runs count from 1, "
             "down the columns)"
         )
-    return raster.transposed(raster.spread(starts, lengths), (height, width))
+    return raster.transpose_positions(raster.expand_runs(starts, lengths), (height, width))
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.section import Section
 
-NAME = r"^[\w-]+$"
-Name = Annotated[str, Field(pattern=NAME, description="letters, digits, '_' and '-'")]
+NAME_PATTERN = r"^[\w-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, description="letters, digits, '_' and '-'")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Splits whose samples are divided into folds; split of a sample that was predicted by networks that have not seen it.
-DIVIDED, HELD_OUT = ("train", "validation"), "cross-validation"
+DIVIDED_SPLITS, HELD_OUT_SPLIT = ("train", "validation"), "cross-validation"
 
 
-def divide(names: Iterable[str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
+def divide_into_folds(names: Iterable[str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
     """Divide samples into folds, by pattern or by the hash of their names.
 
     By hash, new samples leave old ones where they are, but for one case.
@@ -88,7 +88,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def divided(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
+def folds_of_samples(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
     """Folds of all samples for training and validation.
 
     Parameters
@@ -96,7 +96,7 @@ def divided(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> 
     stamps : mapping
         Data set -> stamp with the split of each sample.
     folds : int or list of list of str
-        As for `divide`.
+        As for `divide_into_folds`.
 
     Returns
     -------
@@ -107,13 +107,13 @@ def divided(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[str]]) -> 
         (dataset, name)
         for dataset, stamp in stamps.items()
         for name, entry in stamp["samples"].items()
-        if entry["split"] in DIVIDED
+        if entry["split"] in DIVIDED_SPLITS
     ]
-    found = divide((name for _, name in names), folds)
+    found = divide_into_folds((name for _, name in names), folds)
     return {f"{dataset}/{name}": found[name] for dataset, name in names}
 
 
-def seen_as(plan: Mapping[str, Any], key: str, split: str) -> str:
+def split_in_training(plan: Mapping[str, Any], key: str, split: str) -> str:
     """Split that a sample had in the training of the network of a plan.
 
     Without folds this is the sample's own split. With folds a sample is for validation in one network and trains the
@@ -133,9 +133,9 @@ def may_predict(plan: Mapping[str, Any], key: str) -> bool:
     return key not in plan.get("folds", {}) or holds_out(plan, key)
 
 
-def predicted_as(plans: Sequence[Mapping[str, Any]], key: str, split: str) -> str:
+def split_in_scores(plans: Sequence[Mapping[str, Any]], key: str, split: str) -> str:
     """Split that a sample has in the scores of a model.
 
     This is its own split, or cross-validation where all networks of these plans held it out.
     """
-    return HELD_OUT if all(holds_out(plan, key) for plan in plans) else split
+    return HELD_OUT_SPLIT if all(holds_out(plan, key) for plan in plans) else split

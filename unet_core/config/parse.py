@@ -10,7 +10,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from unet_core.config.datasets import NAME, ConfigError
+from unet_core.config.datasets import NAME_PATTERN, ConfigError
 from unet_core.config.options import Config
 from unet_core.config.presets import with_preset
 from unet_core.config.section import override
@@ -63,7 +63,7 @@ def _fill_models(raw: Mapping[str, Any]) -> dict[str, Any]:
     annotated = [
         name
         for name, dataset in datasets.items()
-        if _mapping(dataset).get("annotations") and re.fullmatch(NAME, str(name))
+        if _mapping(dataset).get("annotations") and re.fullmatch(NAME_PATTERN, str(name))
     ]
     models = {}
     for name, model in (raw.get("models") or {name: {} for name in annotated}).items():

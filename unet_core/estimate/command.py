@@ -28,7 +28,7 @@ from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
 from unet_core.estimate.measure import Cost, process_start
 from unet_core.estimate.rehearsal import Rehearsal, Stage, first_folds
-from unet_core.estimate.stand_in import LARGEST, Sized
+from unet_core.estimate.stand_in import MAX_SAMPLE_VOXELS, Sized
 from unet_core.estimate.workload import STEPS, PendingJob, Workload, pending, sizes, threads_of
 from unet_core.groundtruth.samples import check_data, expand
 from unet_core.instances.objects import SUFFIXES
@@ -37,9 +37,9 @@ from unet_core.runtime import UserError
 from unet_core.store.store import LABELS, Spec
 
 # Steps that belong to a model.
-MODELLED = ("plan", "train", "predict", "instances", "evaluate")
+MODEL_STEPS = ("plan", "train", "predict", "instances", "evaluate")
 # Bytes per voxel while annotations are painted: labels of several types, and positions of the objects' voxels.
-PAINTING = 24
+PAINTING_BYTES_PER_VOXEL = 24
 
 
 @dataclass
@@ -98,7 +98,9 @@ def _inodes(job: PendingJob, item: Sized) -> int:
 def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
     """Run the chain on a few samples of each data set that something is to be done for."""
     cfg = work.cfg
-    keys = {job.key[0] if isinstance(job.key, tuple) else job.key for job in work.jobs.values() if job.step in MODELLED}
+    keys = {
+        job.key[0] if isinstance(job.key, tuple) else job.key for job in work.jobs.values() if job.step in MODEL_STEPS
+    }
     models = [name for name in cfg.models if keys & {name, *cfg.networks_of(name)}]
     # Of the folds of a model the first stands for all.
     networks = list(dict.fromkeys(network for name in models for network in first_folds(cfg, name)))
@@ -124,7 +126,7 @@ def rehearse(work: Workload, folder: Path, cores: int) -> Rehearsal:
         else:
             stage.adopt(network, bought or work.results / "train" / network)
     for model in models:
-        stage.gather(model)
+        stage.ensemble(model)
         for name in cfg.models[model].predict_on:
             stage.predict(model, name)
             stage.instances(model, name)
@@ -197,7 +199,7 @@ def _painting(job: PendingJob, workers: int) -> int:
     if job.step != "groundtruth":
         return 0
     voxels = sorted(item.voxels for item in job.items if item.sample.split != "unannotated")
-    return sum(PAINTING * n for n in voxels[-workers:] if n > LARGEST)
+    return sum(PAINTING_BYTES_PER_VOXEL * n for n in voxels[-workers:] if n > MAX_SAMPLE_VOXELS)
 
 
 def warnings(rows: list[Row], results: Path) -> Iterator[str]:

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import DIVIDED, HELD_OUT, seen_as
+from unet_core.config.folds import DIVIDED_SPLITS, HELD_OUT_SPLIT, split_in_training
 from unet_core.config.options import Config, Network
 from unet_core.engine import Engine, local_engine
 from unet_core.estimate.measure import Cost, allocated, clock
-from unet_core.estimate.stand_in import LARGEST, PIECE, Sized, as_pieces, choose, pretend
+from unet_core.estimate.stand_in import MAX_SAMPLE_VOXELS, PIECE_SHAPE, Sized, as_pieces, choose_samples, write_stand_in
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
-from unet_core.network.ensemble import gather
+from unet_core.network.ensemble import write_ensemble
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
 from unet_core.report.step import make_report
@@ -33,7 +33,7 @@ from unet_core.train.step import adopt_model, train_model
 from unet_core.weights.step import make_weights
 
 # Training steps are timed over that long, or that many; prediction of more than one sample is not timed beyond.
-TRAINING_S, MOST_STEPS, PREDICTION_S = 4.0, 256, 5.0
+TRAINING_S, MAX_STEPS, PREDICTION_S = 4.0, 256, 5.0
 
 
 @dataclass
@@ -71,14 +71,14 @@ class Stage:
     ) -> None:
         self.cfg, self.folder, self.workers, self.found = cfg, folder, workers, Rehearsal()
         self.datasets = dict(cfg.datasets)
-        self.picks = {name: choose(items) for name, items in sized.items()}
+        self.picks = {name: choose_samples(items) for name, items in sized.items()}
         for name, picks in self.picks.items():
-            if max(item.voxels for item in picks) > LARGEST:
+            if max(item.voxels for item in picks) > MAX_SAMPLE_VOXELS:
                 dimensions = 3 if name in volumes else 2
                 self.datasets[name], self.picks[name] = as_pieces(
                     cfg.datasets[name], picks, folder / "pieces" / name, dimensions
                 )
-                extent = " x ".join(map(str, PIECE[dimensions]))
+                extent = " x ".join(map(str, PIECE_SHAPE[dimensions]))
                 self.found.measured.append(f"{name}: pieces of {extent} px of its large images, with generated objects")
 
     def voxels(self, dataset: str, names: list[str]) -> int:
@@ -151,7 +151,7 @@ class Stage:
         first = self._train(model, 1, True, cost)
         once, more = self._train(model, 1, False, cost), 4
         longer = self._train(model, 1 + more, False, cost)
-        while more < MOST_STEPS and longer - once < TRAINING_S:
+        while more < MAX_STEPS and longer - once < TRAINING_S:
             more *= 2
             longer = self._train(model, 1 + more, False, cost)
         validated = self._train(model, 2, True, cost)
@@ -160,7 +160,7 @@ class Stage:
         seen = sum(
             item.voxels
             for key, item in self._annotated(model).items()
-            if seen_as(read_json(path), key, item.sample.split) == "validation"
+            if split_in_training(read_json(path), key, item.sample.split) == "validation"
         )
         write_stamp(path, plan)
         cost.validation = max(validated - 2 * cost.per_voxel, 0.0) / max(seen, 1)
@@ -172,7 +172,7 @@ class Stage:
     def _annotated(self, model: str) -> dict[str, Sized]:
         """Samples for training and validation, as ``<data set>/<sample>``."""
         items = [(name, item) for name in self.cfg.model_of(model).train_on for item in self.picks[name]]
-        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED}
+        return {f"{name}/{item.sample.name}": item for name, item in items if item.sample.split in DIVIDED_SPLITS}
 
     def _two_folds(self, model: str) -> dict[str, Any]:
         """What the plan of a fold says, of the chosen samples: one is for validation, as far as there are several."""
@@ -191,7 +191,8 @@ class Stage:
             whole = self.stamp("weights", name)
             samples = read_json(whole)["samples"].items()
             weights[name] = self._only(
-                whole, [key for key, entry in samples if seen_as(plan, f"{name}/{key}", entry["split"]) in splits]
+                whole,
+                [key for key, entry in samples if split_in_training(plan, f"{name}/{key}", entry["split"]) in splits],
             )
         with clock(cost) as seconds:
             train_model(
@@ -216,11 +217,11 @@ class Stage:
         (copy / "model.json").write_text(json.dumps(description), encoding="utf-8")
         adopt_model(copy, self.stamp("train", model))
 
-    def gather(self, model: str) -> None:
+    def ensemble(self, model: str) -> None:
         """A model of several networks, of those that were trained or taken."""
         networks = first_folds(self.cfg, model)
         if networks != [model]:
-            gather([self.stamp("train", network) for network in networks], self.stamp("train", model))
+            write_ensemble([self.stamp("train", network) for network in networks], self.stamp("train", model))
 
     def predict(self, model: str, dataset: str) -> None:
         """Predict the chosen samples (one, where it takes long); then put in what a trained network might say."""
@@ -249,7 +250,7 @@ class Stage:
         cost = self._rehearse("predict", (model, dataset), names, predict, PREDICTION_S)
         predicted = list(read_json(stamp)["samples"])
         for seed, name in enumerate(predicted):
-            pretend(store / name, images, cfg, mask_threshold, seed)
+            write_stand_in(store / name, images, cfg, mask_threshold, seed)
         cost.per_voxel /= len(networks)
         cost.bytes_per_voxel = allocated(store) / max(self.voxels(dataset, predicted), 1)
 
@@ -274,7 +275,7 @@ class Stage:
         """Scores of the samples of which there are objects, whatever their split."""
         truth, instances = self.stamp("groundtruth", dataset), self.stamp("instances", model, dataset)
         stamp = self.stamp("evaluate", model, dataset)
-        cfg = self.cfg.evaluate.model_copy(update={"splits": [*DIVIDED, "test", HELD_OUT]})
+        cfg = self.cfg.evaluate.model_copy(update={"splits": [*DIVIDED_SPLITS, "test", HELD_OUT_SPLIT]})
 
         def score(names: list[str], engine: Engine) -> None:
             evaluate_samples(

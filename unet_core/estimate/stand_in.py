@@ -22,10 +22,10 @@ from unet_core.predict.probabilities import to_mask, to_stored
 from unet_core.store.store import Result, open_labels, read_attributes
 
 # Samples of more voxels are stood in for by a piece of their image, with generated objects.
-LARGEST = 2**23
-VOXELS, MOST = 2**24, 5
+MAX_SAMPLE_VOXELS = 2**23
+REHEARSED_VOXELS, MAX_SAMPLES = 2**24, 5
 # By the dimensions of the networks that it is for.
-PIECE = {2: (1, 2048, 2048), 3: (64, 256, 256)}
+PIECE_SHAPE = {2: (1, 2048, 2048), 3: (64, 256, 256)}
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Sized:
         return self.shape[1] * self.shape[2] * self.shape[3]
 
 
-def choose(sized: list[Sized]) -> list[Sized]:
+def choose_samples(sized: list[Sized]) -> list[Sized]:
     """A few samples, of each split in turn, whose sizes are near the mean."""
     mean = sum(item.voxels for item in sized) / len(sized)
-    count = min(MOST, max(2, int(VOXELS // max(min(mean, LARGEST), 1))))
+    count = min(MAX_SAMPLES, max(2, int(REHEARSED_VOXELS // max(min(mean, MAX_SAMPLE_VOXELS), 1))))
     by_split = [
         sorted((item for item in sized if item.sample.split == split), key=lambda item: abs(item.voxels - mean))
         for split in ("train", "validation", "test", "unannotated")
@@ -67,7 +67,7 @@ def piece_of(sized: Sized, cfg: Dataset, folder: Path, seed: int, dimensions: in
     sample, name = sized.sample, sized.sample.name
     with open_image(sample.image, sample.internal) as opened:
         view = to_czyx(opened, sample.axes, sample.time)
-        extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE[dimensions], strict=True)]
+        extent = [min(n, limit) for n, limit in zip(sized.shape[1:], PIECE_SHAPE[dimensions], strict=True)]
         starts = [(n - e) // 2 for n, e in zip(sized.shape[1:], extent, strict=True)]
         z, y, x = (slice(a, a + e) for a, e in zip(starts, extent, strict=True))
         image = view[z, y, x][cfg.channels or slice(None)]
@@ -90,7 +90,7 @@ def objects(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.broadcast_to(plane, shape)
 
 
-def pretend(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
+def write_stand_in(path: Path, truth: Path, cfg: Predict, mask_threshold: float | None, seed: int) -> None:
     """Write probabilities as a trained network might give them: soft at borders, with errors here and there."""
     result = Result(path)
     if (truth / path.name / "labels").is_dir():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import DIVIDED, divided, may_predict, predicted_as, seen_as
+from unet_core.config.folds import DIVIDED_SPLITS, folds_of_samples, may_predict, split_in_scores, split_in_training
 from unet_core.config.options import Config, Network, Train
 from unet_core.digest import FileHashes
 from unet_core.estimate.stand_in import Sized
@@ -179,8 +179,8 @@ class Workload:
     def _training(self, network: str) -> Iterator[tuple[str, Sized]]:
         for name in self.cfg.model_of(network).train_on:
             for item in self.sized[name]:
-                split = seen_as(self.folds[network], f"{name}/{item.sample.name}", item.sample.split)
-                if split in DIVIDED:
+                split = split_in_training(self.folds[network], f"{name}/{item.sample.name}", item.sample.split)
+                if split in DIVIDED_SPLITS:
                     yield name, replace(item, sample=replace(item.sample, split=split))
 
     def _folds(self, network: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Workload:
             name: {"samples": {item.sample.name: {"split": item.sample.split} for item in self.sized[name]}}
             for name in self.cfg.model_of(network).train_on
         }
-        return {"fold": fold[0], "folds": divided(splits, fold[1])}
+        return {"fold": fold[0], "folds": folds_of_samples(splits, fold[1])}
 
     def predictors(self, pair: tuple[str, str], item: Sized) -> list[dict[str, Any]]:
         """What the plans of the networks by which a model predicts a sample say of folds."""
@@ -201,7 +201,7 @@ class Workload:
     def _is_scored(self, pair: tuple[str, str], item: Sized) -> bool:
         sample = item.sample
         return (
-            predicted_as(self.predictors(pair, item), f"{pair[1]}/{sample.name}", sample.split)
+            split_in_scores(self.predictors(pair, item), f"{pair[1]}/{sample.name}", sample.split)
             in self.cfg.evaluate.splits
         )
 

@@ -8,9 +8,9 @@ import numpy as np
 
 RESAMPLES = 2000
 SEED = 0
-SHARE = 0.95
+CONFIDENCE = 0.95
 # Images drawn at once, so that memory does not grow with their number.
-DRAWN_AT_ONCE = 2**22
+MAX_DRAWS_AT_ONCE = 2**22
 
 
 class Sums(NamedTuple):
@@ -80,7 +80,7 @@ def _resampled(scores: dict[str, Sums]) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in scores}
     left = RESAMPLES if count > 1 else 0
     while left:
-        rows = min(left, max(1, DRAWN_AT_ONCE // count))
+        rows = min(left, max(1, MAX_DRAWS_AT_ONCE // count))
         drawn = rng.multinomial(count, np.full(count, 1 / count), rows)
         for name, sums in scores.items():
             over, under = drawn @ sums.over, drawn @ sums.under
@@ -93,5 +93,5 @@ def _interval(values: np.ndarray) -> Interval | None:
     known = values[~np.isnan(values)]
     if not known.size:
         return None
-    low, high = np.quantile(known, [(1 - SHARE) / 2, (1 + SHARE) / 2]).tolist()
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     return Interval(low, high)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unet_core.config.folds import HELD_OUT
+from unet_core.config.folds import HELD_OUT_SPLIT
 from unet_core.config.options import Evaluate
 from unet_core.evaluate.history import compare, read_history, read_images
 from unet_core.files import write_atomic
@@ -17,7 +17,7 @@ from unet_core.runtime import UserError, read_json, write_stamp
 logger = logging.getLogger(__name__)
 
 # What is compared, on images that were not trained on: foreground, outlines, objects.
-GATED, UNSEEN = ("iou", "seg", "ap50"), ("test", HELD_OUT)
+GATED_MEASURES, GATED_SPLITS = ("iou", "seg", "ap50"), ("test", HELD_OUT_SPLIT)
 
 
 def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], history: Path, stamp: Path) -> None:
@@ -107,7 +107,9 @@ def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) 
         after = read_images(path, read_json(stamp).get("digest", ""))
         if before is not None and after is not None:
             change = compare(before, after)
-            tables.append(change[change["split"].isin(UNSEEN) & change["measure"].isin(GATED)].assign(dataset=name))
+            tables.append(
+                change[change["split"].isin(GATED_SPLITS) & change["measure"].isin(GATED_MEASURES)].assign(dataset=name)
+            )
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True)

@@ -27,13 +27,13 @@ from unet_core.metrics.warping import Warping, warp, warping_error
 from unet_core.store.store import Result, open_labels
 
 # Larger planes are warped in squares of this size: no part of a program's memory, but of the definition of the score.
-PLANE: ZYX = (1, 4096, 4096)
-PIECE: ZYX = (32, 512, 512)
+PLANE_SHAPE: ZYX = (1, 4096, 4096)
+PIECE_SHAPE: ZYX = (32, 512, 512)
 # Pixels along x up to which distances of boundaries are measured: further only where 95 % of them do not lie within.
-REACHES = (16, 64, 256)
-REACHES_IN_VOLUMES = (16, 64)
+MAX_DISTANCES = (16, 64, 256)
+MAX_DISTANCES_3D = (16, 64)
 # Pixels along x within which boundaries agree, where the user does not say.
-TOLERANCE = 2
+DEFAULT_TOLERANCE = 2
 
 
 def score_space(truth_store: Path, found: Path, sample: str, tolerance: float | None, engine: Engine) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def score_space(truth_store: Path, found: Path, sample: str, tolerance: float | 
         `warping`, `boundary` (counts) and `hausdorff` (micrometres, or None).
     """
     shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
-    within = TOLERANCE * spacing[2] if tolerance is None else tolerance
-    planes = Grid(shape, PLANE)
+    within = DEFAULT_TOLERANCE * spacing[2] if tolerance is None else tolerance
+    planes = Grid(shape, PLANE_SHAPE)
     warped = functools.partial(_warp_piece, truth_store=truth_store, found=found, sample=sample)
     warping = functools.reduce(
         Warping.__add__,
@@ -101,7 +101,7 @@ def summarise_space(images: Sequence[dict[str, Any]]) -> dict[str, float | None]
 def _warp_piece(index: int, truth_store: Path, found: Path, sample: str) -> Warping:
     result = Result(found)
     truth, _, ignore = open_labels(truth_store, sample)
-    box = Grid(result.shape, PLANE).box(index)
+    box = Grid(result.shape, PLANE_SHAPE).box(index)
     return warp(truth.read(box)[0], result.read(box)[0], ignore.read(box)[0])
 
 
@@ -110,8 +110,8 @@ def _measure_boundaries(
 ) -> tuple[Surface, float]:
     """Distances of boundaries, and the micrometres up to which they were measured."""
     shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
-    pieces, surface, reach = Grid(shape, PIECE), Surface({}, {}), 0.0
-    for pixels in REACHES if shape[0] == 1 else REACHES_IN_VOLUMES:
+    pieces, surface, reach = Grid(shape, PIECE_SHAPE), Surface({}, {}), 0.0
+    for pixels in MAX_DISTANCES if shape[0] == 1 else MAX_DISTANCES_3D:
         reach = max(pixels * spacing[2], tolerance)
         measure = functools.partial(
             _compare_piece, truth_store=truth_store, found=found, sample=sample, spacing=spacing, reach=reach
@@ -128,7 +128,7 @@ def _compare_piece(
 ) -> Surface:
     result = Result(found)
     truth, _, ignore = open_labels(truth_store, sample)
-    write = Grid(result.shape, PIECE).box(index)
+    write = Grid(result.shape, PIECE_SHAPE).box(index)
     z, y, x = (int(reach / size * (1 + 1e-9)) for size in spacing)
     seen = write.grow((z, y, x)).clip(result.shape)
     # One more voxel, which says whether the last one is a boundary.

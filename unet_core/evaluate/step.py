@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from unet_core.config.folds import HELD_OUT
+from unet_core.config.folds import HELD_OUT_SPLIT
 from unet_core.config.options import Evaluate
 from unet_core.digest import digest
 from unet_core.engine import Engine
@@ -33,7 +33,7 @@ from unet_core.metrics.pixels import PixelCounts, count_class_pixels, count_pixe
 from unet_core.metrics.rand import adapted_rand_error
 from unet_core.metrics.seg import seg_scores
 from unet_core.metrics.strata import size_strata
-from unet_core.metrics.thinning import REACH, thin_borders
+from unet_core.metrics.thinning import MAX_STEPS, thin_borders
 from unet_core.metrics.voi import variation_of_information
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.removal import remove_other_files
@@ -241,7 +241,7 @@ def evaluate_samples(
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
         # By whom it was predicted, not what it is for, says whether it was held out.
-        split = HELD_OUT if entry["split"] == HELD_OUT else truth["split"]
+        split = HELD_OUT_SPLIT if entry["split"] == HELD_OUT_SPLIT else truth["split"]
         if split not in cfg.splits:
             continue
         options = [cfg.thresholds, cfg.boundary_tolerance, names]
@@ -391,7 +391,7 @@ def _count_block(index: int, name: str, truth_store: Path, instance_store: Path)
     result = Result(instance_store / name)
     instances, classes, ignore = open_labels(truth_store, name)
     box = result.grid.box(index)
-    read = box.grow((0, REACH, REACH)).clip(result.shape)
+    read = box.grow((0, MAX_STEPS, MAX_STEPS)).clip(result.shape)
     inner, found, unknown = box.within(read).slices, result.read(read), ignore.read(read)
     thin = thin_borders(found, unknown)[inner]
     truth, found, unknown = instances.read(box), found[inner], unknown[inner]

@@ -18,7 +18,7 @@ from unet_core.config.datasets import Annotation, Dataset
 from unet_core.groundtruth.samples import Sample
 
 # What the names of classes in an annotation may stand for, beside the data set's classes.
-IGNORED, LEFT_OUT = "ignore", "background"
+IGNORE_CLASS, BACKGROUND_CLASS = "ignore", "background"
 
 
 class Overlap(NamedTuple):
@@ -156,7 +156,7 @@ class Canvas:
         return np.where(ignored, 0, self.instances), np.where(ignored, 0, self.classes), self.ignore
 
     def conflict(self) -> str | None:
-        """What is told of objects that overlap and may not; None if there are none."""
+        """Message about objects that overlap though they may not; None if there are none."""
         if not self.overlapping or self.policy != "error":
             return None
         pairs = [f"{self.called(pair.earlier)} and {self.called(pair.later)}" for pair in self.overlaps]
@@ -239,11 +239,11 @@ def paint_layers(canvas: Canvas, source: Annotation, layers: Iterable[Layer], cl
             painted |= set(np.unique(layer.position // math.prod(canvas.shape[1:])).tolist())
         if source.region:
             areas.append(layer.position)
-        elif source.ignore or (name == IGNORED and name not in classes):
+        elif source.ignore or (name == IGNORE_CLASS and name not in classes):
             canvas.ignore.ravel()[layer.position] = 1
         elif name in classes:
             canvas.add(layer, classes.index(name) + 1)
-        elif name != LEFT_OUT:
+        elif name != BACKGROUND_CLASS:
             unknown.append(name)
     if source.region:
         canvas.ignore_outside(areas)

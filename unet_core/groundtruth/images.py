@@ -18,12 +18,12 @@ from unet_core.groundtruth.samples import Sample
 from unet_core.images.headers import Header, header_of, voxel_size
 from unet_core.images.in_place import InPlace, pieces
 from unet_core.images.readers import CZYX, open_image, to_czyx
-from unet_core.store.store import Spec, begin, finish, refer
+from unet_core.store.store import Spec, begin, finish, write_reference
 
 # Bytes above which an image stays where it lies, where the configuration leaves it open.
-COPIED = 2**30
+MAX_COPIED_BYTES = 2**30
 # Voxels of an image in place from which its statistics are taken.
-LOOKED_AT = 2**27
+STATISTICS_VOXELS = 2**27
 
 
 def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def size_of(sample: Sample, cfg: Dataset) -> tuple[float, float, float]:
 
 def stays_in_place(cfg: Dataset, size: int, readable: bool) -> bool:
     """Whether an image of `size` bytes is read where it lies; `readable`: parts of it can be read without the rest."""
-    return cfg.in_place == "always" or (cfg.in_place == "auto" and readable and size > COPIED)
+    return cfg.in_place == "always" or (cfg.in_place == "auto" and readable and size > MAX_COPIED_BYTES)
 
 
 def _stays(source: CZYX, cfg: Dataset, sample: Sample) -> bool:
@@ -133,7 +133,7 @@ def _refer(
         "pixel_size": list(size),
         "chunk": list(source.chunk or (1, 1, 1)),
     }
-    image, boxes = InPlace(reference), pieces(shape, source.chunk, LOOKED_AT)
+    image, boxes = InPlace(reference), pieces(shape, source.chunk, STATISTICS_VOXELS)
     seen = sum(math.prod(box.shape) for box in boxes)
     intensities = [Intensities(np.dtype(dtype), seen) for _ in channels]
     for box in boxes:
@@ -142,7 +142,7 @@ def _refer(
     details = _details(shape, intensities, header, _chosen(header.channels, source, channels), size) | {
         "voxels_looked_at": seen
     }
-    refer(path, image_digest, reference, details, _provenance(sample, cfg))
+    write_reference(path, image_digest, reference, details, _provenance(sample, cfg))
     return details
 
 

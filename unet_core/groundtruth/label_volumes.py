@@ -27,11 +27,11 @@ from unet_core.images.readers import CZYX
 from unet_core.store.store import BLOCK
 
 # Voxels above which a sample is taken in pieces.
-WHOLE = 2**26
+MAX_WHOLE_VOXELS = 2**26
 # Bytes of a source that are read at once, so that chunks of many planes are not decoded for each block of few planes.
-READ = 2**27
+READ_BYTES = 2**27
 # Side of the part of the middle plane of a label volume that is compared with the image.
-SEEN = 4096
+COMPARED_SIDE = 4096
 
 
 class Piece(NamedTuple):
@@ -111,7 +111,10 @@ class LabelVolume:
 
     def __init__(self, sources: list[tuple[Annotation, Path, CZYX]], cfg: Dataset, overlaps: str, shape: ZYX) -> None:
         self._classes, self._overlaps, self.shape = cfg.classes, overlaps, shape
-        low, high = [(n - min(n, SEEN)) // 2 for n in shape[1:]], [(n + min(n, SEEN)) // 2 for n in shape[1:]]
+        low, high = (
+            [(n - min(n, COMPARED_SIDE)) // 2 for n in shape[1:]],
+            [(n + min(n, COMPARED_SIDE)) // 2 for n in shape[1:]],
+        )
         self.window = Box((shape[0] // 2, low[0], low[1]), (shape[0] // 2 + 1, high[0], high[1]))
         self._halo = 1 + math.ceil(max(source.border for source, _, _ in sources))
         self._sources = [(self._with_planes(source, file, view), file, view) for source, file, view in sources]
@@ -191,7 +194,7 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
     fit = all(
         DESCRIPTIONS[source.format].in_pieces and not source.classes and len(files) == 1 for source, files in found
     )
-    if math.prod(shape) <= WHOLE or len(objects) != 1 or not fit:
+    if math.prod(shape) <= MAX_WHOLE_VOXELS or len(objects) != 1 or not fit:
         yield Painted(paint(sample, cfg, overlaps, shape))
         return
     with ExitStack() as stack:
@@ -206,8 +209,8 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
 
 
 def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:
-    """What is read at once: so many blocks on each other that no chunk is decoded twice, or `READ` bytes."""
+    """What is read at once: so many blocks on each other that no chunk is decoded twice, or `READ_BYTES` bytes."""
     deep = max((view.chunk or (1, 1, 1))[0] for view in views)
     z, y, x = block
-    most = READ // (math.prod(block) * max(view.dtype.itemsize for view in views))
+    most = READ_BYTES // (math.prod(block) * max(view.dtype.itemsize for view in views))
     return Grid(shape, (z * max(1, min(math.ceil(deep / z), most)), y, x))

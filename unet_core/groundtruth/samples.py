@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import ConfigError, Dataset, Split
-from unet_core.config.folds import DIVIDED, divide
+from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
@@ -94,7 +94,7 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
         return [], problems
     matches = [_match(cfg, number, images) for number in range(len(cfg.annotations))]
     matched = [found for found, _ in matches]
-    problems += [f"annotations.{number}: {told}" for number, (_, wrong) in enumerate(matches) for told in wrong]
+    problems += [f"annotations.{number}: {problem}" for number, (_, wrong) in enumerate(matches) for problem in wrong]
     if cfg.unmatched == "error":
         problems += _unannotated(cfg, matched, images)
     sources = [found or {} for found in matched]
@@ -138,8 +138,9 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
         splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
         if model.folds and all(found[dataset] for dataset in model.train_on):
             try:
-                divide(
-                    (s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED), model.folds
+                divide_into_folds(
+                    (s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED_SPLITS),
+                    model.folds,
                 )
             except ValueError as error:
                 problems.append(f"models.{name}.folds: {error}")

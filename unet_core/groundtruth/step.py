@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unet_core.annotations.classes import UnknownClasses, told
+from unet_core.annotations.classes import UnknownClasses, problem_lines
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
@@ -91,7 +91,7 @@ def convert_groundtruth(
     ]
     page = write_check(cfg, checked, store, stamp.with_suffix(".check"))
     if problems:
-        listed = "\n".join(f"  - {line}" for line in told(problems, cfg.classes))
+        listed = "\n".join(f"  - {line}" for line in problem_lines(problems, cfg.classes))
         raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted (pictures: {page}):\n{listed}")
     converted = [part for outcome in outcomes.values() for part in outcome.converted]
     entries = {name: outcome.entry for name, outcome in outcomes.items()}
@@ -133,7 +133,7 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     if details is None:
         return None
     if sample.split == "unannotated":
-        done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _told(details)}, [])
+        done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _compared_details(details)}, [])
         return None if (path / "labels").exists() else done
     try:
         labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
@@ -143,7 +143,9 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     if counts is None:
         return None
     return Outcome(
-        _entry(sample, image_digest, details["shape"], labels_digest, counts), counts | {"image": _told(details)}, []
+        _entry(sample, image_digest, details["shape"], labels_digest, counts),
+        counts | {"image": _compared_details(details)},
+        [],
     )
 
 
@@ -157,7 +159,7 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outc
         if image is None:
             image = convert_image(sample, cfg, path, image_digest)
             done = done._replace(converted=["image"])
-        done = done._replace(details={"image": _told(image)})
+        done = done._replace(details={"image": _compared_details(image)})
         if sample.split == "unannotated":
             # The annotation of this sample was taken away.
             remove(path / "labels")
@@ -184,8 +186,8 @@ def _failed(done: Outcome, problem: Exception, findings: list[Finding]) -> Outco
     return done._replace(details=done.details | {"findings": findings}, problem=problem)
 
 
-def _told(details: dict[str, Any]) -> dict[str, Any]:
-    """Of the details of an image, what is compared between samples."""
+def _compared_details(details: dict[str, Any]) -> dict[str, Any]:
+    """Those details of an image that are compared between samples."""
     return {key: details[key] for key in ("header", "pixel_size")}
 
 
@@ -248,7 +250,7 @@ def _convert_labels(
     -------
     dict
         What was counted, findings and statistics. Where objects overlap and may not, nothing is stored, and there are
-        findings and ``conflict``, what is told of it.
+        findings and ``conflict``, a message about it.
     """
     z, y, x = image["shape"][1:]
     specs = [Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"])) for name in LABELS]

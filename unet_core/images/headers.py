@@ -14,10 +14,10 @@ from xml.etree.ElementTree import Element
 from defusedxml.ElementTree import fromstring
 
 from unet_core.config.datasets import PixelSize
-from unet_core.images.readers import VENDOR, open_hdf5
+from unet_core.images.readers import VENDOR_FILE_TYPES, open_hdf5
 
 # Micrometres.
-UNITS = {
+MICROMETRES = {
     **dict.fromkeys(("µm", "um", "μm", "\\u00B5m", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("pm", "picometer", "picometre"), 1e-6),
     **dict.fromkeys(("Å", "angstrom"), 1e-4),
@@ -28,9 +28,9 @@ UNITS = {
     **dict.fromkeys(("in", "inch"), 25400.0),
 }
 # Micrometres of a pixel, and the largest side over the smallest, that are believed: with others work would have no end.
-SMALLEST, LARGEST, LONGEST = 1e-6, 1e6, 1e3
+MIN_PIXEL_SIZE, MAX_PIXEL_SIZE, MAX_ANISOTROPY = 1e-6, 1e6, 1e3
 # Letters of a channel's name that are kept.
-LETTERS = 100
+MAX_NAME_LENGTH = 100
 
 
 class Header(NamedTuple):
@@ -51,7 +51,7 @@ class Header(NamedTuple):
     channels: tuple[str, ...] = ()
 
 
-NOTHING = Header("", {})
+EMPTY_HEADER = Header("", {})
 
 
 def header_of(path: Path, internal: str = "") -> Header:
@@ -68,16 +68,16 @@ def header_of(path: Path, internal: str = "") -> Header:
     try:
         if suffix in (".tif", ".tiff"):
             return _tiff(path)
-        if suffix in VENDOR:
+        if suffix in VENDOR_FILE_TYPES:
             return _vendor(path, internal)
         if suffix in (".h5", ".hdf5"):
             return _hdf5(path, internal)
-        return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else NOTHING
+        return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else EMPTY_HEADER
     except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
-        return NOTHING
+        return EMPTY_HEADER
 
 
-def voxel_size(told: PixelSize, header: Header, axes: str) -> tuple[float, float, float]:
+def voxel_size(configured: PixelSize, header: Header, axes: str) -> tuple[float, float, float]:
     """Micrometres per voxel along z, y, x that count: of the configuration, else of the file, else 1.
 
     What a file says counts only if with it the size along all axes is known: micrometres beside a made-up 1 would turn
@@ -85,7 +85,7 @@ def voxel_size(told: PixelSize, header: Header, axes: str) -> tuple[float, float
 
     Parameters
     ----------
-    told : PixelSize
+    configured : PixelSize
         The configuration.
     header : Header
         The file.
@@ -101,9 +101,9 @@ def voxel_size(told: PixelSize, header: Header, axes: str) -> tuple[float, float
     >>> voxel_size(PixelSize(z=2), Header("zyx", {"y": 0.5, "x": 0.5}), "zyx")
     (2.0, 0.5, 0.5)
     """
-    open_axes = [axis for axis in "zyx" if axis in axes and getattr(told, axis) is None]
+    open_axes = [axis for axis in "zyx" if axis in axes and getattr(configured, axis) is None]
     known = header.pixel_size if all(axis in header.pixel_size for axis in open_axes) else {}
-    z, y, x = (getattr(told, axis) or (known.get(axis, 1.0) if axis in open_axes else 1.0) for axis in "zyx")
+    z, y, x = (getattr(configured, axis) or (known.get(axis, 1.0) if axis in open_axes else 1.0) for axis in "zyx")
     return z, y, x
 
 
@@ -112,23 +112,23 @@ def _tiff(path: Path) -> Header:
 
     with tifffile.TiffFile(path) as file:
         if not (file.is_ome or file.is_imagej):  # the pages of others would all be looked at for nothing
-            return NOTHING
+            return EMPTY_HEADER
         axes = file.series[0].axes.lower().replace("s", "c")
         axes = axes if set(axes) <= set("tczyx") else ""
         if file.is_ome and file.ome_metadata:
             return _ome_xml(axes, fromstring(file.ome_metadata, forbid_dtd=True))
         metadata = file.imagej_metadata or {}
         unit, page = str(metadata.get("unit", "")), file.pages[0]
-        told: dict[str, tuple[float, str]] = {}
+        with_units: dict[str, tuple[float, str]] = {}
         for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
             per_unit, count = page.tags[tag].value if tag in page.tags else (0, 1)  # type: ignore[union-attr]
             if per_unit:
-                told[axis] = (count / per_unit, str(metadata.get("yunit", unit)) if axis == "y" else unit)
+                with_units[axis] = (count / per_unit, str(metadata.get("yunit", unit)) if axis == "y" else unit)
         if "spacing" in metadata:
-            told["z"] = (abs(float(metadata["spacing"])), str(metadata.get("zunit", unit)))
+            with_units["z"] = (abs(float(metadata["spacing"])), str(metadata.get("zunit", unit)))
         # ImageJ names planes; these are channels only where there is nothing else.
         labels = metadata.get("Labels") if axes == "cyx" else None
-        return Header(axes, _sizes(told), _names(labels or []))
+        return Header(axes, _sizes(with_units), _names(labels or []))
 
 
 def _ome_xml(axes: str, root: Element) -> Header:
@@ -156,13 +156,13 @@ def _ome_zarr(path: Path, internal: str) -> Header:
         if one["type"] == "scale"
     ]
     axes = "".join(axis["name"] for axis in image["axes"])
-    told = {
+    with_units = {
         axis["name"]: (math.prod(float(scale[i]) for scale in scales), axis.get("unit", ""))
         for i, axis in enumerate(image["axes"])
         if scales and axis["name"] in "zyx"
     }
     names = [channel.get("label") for channel in metadata.get("omero", {}).get("channels", [])]
-    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(told), _names(names))
+    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(with_units), _names(names))
 
 
 def _hdf5(path: Path, internal: str) -> Header:
@@ -177,8 +177,8 @@ def _hdf5(path: Path, internal: str) -> Header:
             else ""
         )
         axes = "".join(told_axes)
-    told = {} if size is None else {axis: (float(extent), "µm") for axis, extent in zip("zyx", size, strict=True)}
-    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(told))
+    with_units = {} if size is None else {axis: (float(extent), "µm") for axis, extent in zip("zyx", size, strict=True)}
+    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(with_units))
 
 
 def _zarr_metadata(node: Path) -> dict[str, Any]:
@@ -196,20 +196,24 @@ def _vendor(path: Path, internal: str) -> Header:
     image = bioio.BioImage(path)
     if internal:
         image.set_scene(internal)
-    told = image.physical_pixel_sizes
-    sizes = {axis: (float(size), "µm") for axis, size in zip("zyx", (told.Z, told.Y, told.X), strict=True) if size}
+    pixel = image.physical_pixel_sizes
+    sizes = {axis: (float(size), "µm") for axis, size in zip("zyx", (pixel.Z, pixel.Y, pixel.X), strict=True) if size}
     # As `readers` gives them: without axes of length 1.
     axes = "".join(axis for axis, length in zip("tczyx", image.shape, strict=True) if length > 1 or axis in "yx")
     return Header(axes, _sizes(sizes), _names(image.channel_names or []))
 
 
-def _sizes(told: dict[str, tuple[float, str]]) -> dict[str, float]:
-    known = {axis: size * UNITS[unit.strip()] for axis, (size, unit) in told.items() if unit.strip() in UNITS}
-    known = {axis: size for axis, size in known.items() if SMALLEST <= size <= LARGEST}
-    return known if known and max(known.values()) <= LONGEST * min(known.values()) else {}
+def _sizes(with_units: dict[str, tuple[float, str]]) -> dict[str, float]:
+    known = {
+        axis: size * MICROMETRES[unit.strip()]
+        for axis, (size, unit) in with_units.items()
+        if unit.strip() in MICROMETRES
+    }
+    known = {axis: size for axis, size in known.items() if MIN_PIXEL_SIZE <= size <= MAX_PIXEL_SIZE}
+    return known if known and max(known.values()) <= MAX_ANISOTROPY * min(known.values()) else {}
 
 
 def _names(names: list[Any]) -> tuple[str, ...]:
     """Names of channels, where all have one that is a name."""
     whole = bool(names) and all(isinstance(name, str) and name.strip() for name in names)
-    return tuple(name.strip()[:LETTERS] for name in names) if whole else ()
+    return tuple(name.strip()[:MAX_NAME_LENGTH] for name in names) if whole else ()

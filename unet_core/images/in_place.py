@@ -15,9 +15,9 @@ from unet_core.images.readers import CZYX, open_image, path_of, to_czyx
 from unet_core.runtime import UserError
 
 # Files that a thread keeps open: the next block is mostly of the same one.
-OPEN_FILES = 4
+MAX_OPEN_FILES = 4
 # Voxels of the boxes in which an image is looked through, where its own chunks are smaller.
-PIECE: ZYX = (1, 1024, 1024)
+MIN_PIECE: ZYX = (1, 1024, 1024)
 
 _opened = threading.local()
 
@@ -73,7 +73,7 @@ def _view(reference: dict[str, Any]) -> CZYX:
     files: OrderedDict[str, tuple[ExitStack, CZYX]] = _opened.__dict__.setdefault("files", OrderedDict())
     key = repr(reference)
     if key not in files:
-        while len(files) >= OPEN_FILES:
+        while len(files) >= MAX_OPEN_FILES:
             files.popitem(last=False)[1][0].close()
         with ExitStack() as stack:
             array = stack.enter_context(open_image(path_of(reference["file"]), reference["internal"]))
@@ -94,7 +94,7 @@ def pieces(shape: ZYX, chunk: ZYX | None, most: int) -> list[Box]:
     most : int
         Voxels.
     """
-    z, y, x = (max(a, -(-p // a) * a) if a else p for a, p in zip(chunk or (0, 0, 0), PIECE, strict=True))
+    z, y, x = (max(a, -(-p // a) * a) if a else p for a, p in zip(chunk or (0, 0, 0), MIN_PIECE, strict=True))
     grid = Grid(shape, (min(z, shape[0]), min(y, shape[1]), min(x, shape[2])))
     count = max(1, min(len(grid), most // math.prod(grid.block)))
     return [grid.box(index * len(grid) // count) for index in range(count)]

@@ -22,13 +22,21 @@ from unet_core.blocks import ZYX
 if TYPE_CHECKING:
     import tifffile
 
-KINDS = {".tif": "TIFF", ".tiff": "TIFF", ".png": "PNG", ".npy": "NPY", ".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+FILE_TYPES = {
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".png": "PNG",
+    ".npy": "NPY",
+    ".h5": "HDF5",
+    ".hdf5": "HDF5",
+    ".zarr": "Zarr",
+}
 # Read by bioio, an extra of this package, with its plugin for each.
-VENDOR = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
-KINDS |= VENDOR
-SUFFIXES = tuple(KINDS)
+VENDOR_FILE_TYPES = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
+FILE_TYPES |= VENDOR_FILE_TYPES
+SUFFIXES = tuple(FILE_TYPES)
 # Bytes of pixels that a byte of a file may stand for: deflate, the densest of the usual, reaches 1032.
-DENSEST = 2000
+MAX_COMPRESSION_RATIO = 2000
 
 
 def split_internal(path: str) -> tuple[Path, str]:
@@ -41,7 +49,7 @@ def split_internal(path: str) -> tuple[Path, str]:
     >>> split_internal("a:b.tif")
     (PosixPath('a:b.tif'), '')
     """
-    for suffix in (".h5", ".hdf5", ".zarr", *VENDOR):
+    for suffix in (".h5", ".hdf5", ".zarr", *VENDOR_FILE_TYPES):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
@@ -102,7 +110,7 @@ def open_image(path: Path, internal: str = "") -> Iterator[Any]:
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     opened = {".png": _open_png, ".npy": _open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".zarr": _open_zarr}
-    with (_open_vendor if suffix in VENDOR else opened.get(suffix, _open_tiff))(path, internal) as array:
+    with (_open_vendor if suffix in VENDOR_FILE_TYPES else opened.get(suffix, _open_tiff))(path, internal) as array:
         yield _Image(path, array)
 
 
@@ -132,7 +140,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"{path}: cannot be read as {KINDS[path.suffix.lower()]} ({_first_line(error)}); is it complete?"
+            f"{path}: cannot be read as {FILE_TYPES[path.suffix.lower()]} ({_first_line(error)}); is it complete?"
         ) from None
 
 
@@ -222,7 +230,7 @@ def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
     paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
     claimed = math.prod(series.shape) * series.dtype.itemsize
     if not series.is_multifile:
-        _check_claim(claimed, path, DENSEST if series.keyframe.compression != 1 else 1)
+        _check_claim(claimed, path, MAX_COMPRESSION_RATIO if series.keyframe.compression != 1 else 1)
     if series.is_multifile or (not paged and len(series.keyframe.dataoffsets) == 1):
         return _Lazy(series.shape, series.dtype, series.asarray)
     return _TiffPages(series, lead) if paged else zarr.open_array(series.aszarr(level=0), mode="r")
@@ -286,7 +294,7 @@ def _open_png(path: Path, internal: str) -> Iterator[_Lazy]:
         if colour in (0, 2, 3) and b"tRNS" in data[: max(data.find(b"IDAT"), 0)]:
             channels += 1
         dtype = np.dtype("uint16" if bits == 16 else "uint8")
-        _check_claim(width * height * channels * dtype.itemsize, path, 8 * DENSEST)
+        _check_claim(width * height * channels * dtype.itemsize, path, 8 * MAX_COMPRESSION_RATIO)
     shape = (height, width) if channels == 1 else (height, width, channels)
     yield _Lazy(shape, dtype, lambda: imagecodecs.png_decode(data))
 

@@ -1,6 +1,6 @@
 """Connected components of an array that is seen block by block.
 
-The components of a block are kept as runs, joined over the blocks' faces, and put together.
+The components of a block are kept as run-lengths (`run_lengths`), joined over the blocks' faces, and put together.
 
 What is known of all components stands in files of a scratch folder, which are mapped into memory: the system keeps of
 them what fits, so that a volume of any size needs no more memory than a few of its blocks.
@@ -19,7 +19,7 @@ import numpy as np
 from unet_core.blocks import ZYX, Grid
 from unet_core.compiled import compiled
 from unet_core.files import open_atomic
-from unet_core.instances.runs import Measures, Runs
+from unet_core.instances.run_lengths import Measures, RunLengths
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
 # it.
@@ -37,19 +37,19 @@ def component_rows(found: Measures, start: ZYX, shape: ZYX) -> np.ndarray:
     return rows
 
 
-def faces_of(runs: Runs, shape: ZYX) -> Faces:
+def faces_of(run_lengths: RunLengths, shape: ZYX) -> Faces:
     """Labels on the six faces of a block of `shape`."""
-    return _six(_faces(*runs, *shape), shape)
+    return _six(_faces(*run_lengths, *shape), shape)
 
 
-def save_part(path: Path, runs: Runs, shape: ZYX, more: dict[str, np.ndarray]) -> None:
+def save_part(path: Path, run_lengths: RunLengths, shape: ZYX, more: dict[str, np.ndarray]) -> None:
     """Write what is kept of a block of `shape`, whole or not at all.
 
-    Kept are its runs, the labels on its faces, and the arrays in `more`.
+    Kept are its run-lengths, the labels on its faces, and the arrays in `more`.
     """
-    flat = _faces(*runs, *shape)
+    flat = _faces(*run_lengths, *shape)
     start = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    compact = runs._replace(label=runs.label.astype(np.int32))
+    compact = run_lengths._replace(label=run_lengths.label.astype(np.int32))
     save_arrays(path, shape=np.array(shape), face_start=start, face_label=flat[start], **compact._asdict(), **more)
 
 
@@ -69,12 +69,12 @@ def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def runs_in(arrays: dict[str, np.ndarray]) -> Runs:
-    """Runs of a block from its file."""
-    return Runs(arrays["rows"], arrays["start"], arrays["stop"], arrays["label"].astype(np.int64))
+def run_lengths_from(arrays: dict[str, np.ndarray]) -> RunLengths:
+    """Run-lengths of a block from its file."""
+    return RunLengths(arrays["rows"], arrays["start"], arrays["stop"], arrays["label"].astype(np.int64))
 
 
-def faces_in(arrays: dict[str, np.ndarray]) -> Faces:
+def faces_from(arrays: dict[str, np.ndarray]) -> Faces:
     """Labels on the six faces of a block from the arrays shape, face_start and face_label of its file."""
     z, y, x = arrays["shape"].tolist()
     size = 2 * (z * y + y * x + x * z)
@@ -151,9 +151,9 @@ class Forest(NamedTuple):
     ids : ndarray of int64
         Number of each component, block by block.
     components : ndarray of COMPONENT
-        By number; from `settle` on, the row of an object's first component is that of the object.
+        By number; from `collect_objects` on, the row of an object's first component is that of the object.
     roots : ndarray of int64
-        By number: from `settle` on, the first component of the object.
+        By number: from `collect_objects` on, the first component of the object.
     """
 
     offsets: np.ndarray
@@ -166,8 +166,8 @@ class Forest(NamedTuple):
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
-def plant(found: Iterable[tuple[int, np.ndarray]], grid: Grid, folder: Path) -> Forest:
-    """Count the components of all blocks through.
+def build_forest(found: Iterable[tuple[int, np.ndarray]], grid: Grid, folder: Path) -> Forest:
+    """Number the components of all blocks, each a tree of its own in a disjoint-set forest.
 
     Blocks whose voxels lie between each other in raster order, a layer of blocks, are held in memory together.
 
@@ -230,15 +230,15 @@ def layer_width(grid: Grid) -> int:
     return columns if grid.block[0] == 1 or grid.shape[0] == 1 else rows * columns
 
 
-def unite(forest: Forest, index: int, other: int, pairs: np.ndarray) -> None:
-    """Note that components of two blocks are one, from `contacts`."""
-    _unite(forest.roots, forest.of_block(index)[pairs[:, 0] - 1], forest.of_block(other)[pairs[:, 1] - 1])
+def merge_components(forest: Forest, index: int, other: int, pairs: np.ndarray) -> None:
+    """Note that components of two blocks belong to one object; `pairs` are those of `contacts`."""
+    _merge(forest.roots, forest.of_block(index)[pairs[:, 0] - 1], forest.of_block(other)[pairs[:, 1] - 1])
 
 
-def settle(forest: Forest) -> None:
-    """Put each object together in the row of its first component."""
+def collect_objects(forest: Forest) -> None:
+    """Add up the components of each object in the row of its first component."""
     rows = forest.components
-    _settle(forest.roots, rows["voxels"], rows["low"], rows["high"])
+    _collect(forest.roots, rows["voxels"], rows["low"], rows["high"])
     _flush(forest.roots)
     _flush(rows)
 
@@ -251,7 +251,7 @@ def objects_by_block(
     Parameters
     ----------
     forest : Forest
-        Settled.
+        After `collect_objects`.
     grid : Grid
         The blocks.
     wanted : callable
@@ -268,7 +268,7 @@ def objects_by_block(
             yield int(index), numbers[block == index]
 
 
-def number(
+def number_objects(
     forest: Forest, least: int, split: np.ndarray, pieces: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Final labels 1, 2, ... in raster order of first voxels.
@@ -276,7 +276,7 @@ def number(
     Parameters
     ----------
     forest : Forest
-        Settled.
+        After `collect_objects`.
     least : int
         Objects and pieces of fewer voxels get 0.
     split : ndarray of int64
@@ -367,14 +367,14 @@ def _root(roots, n):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _unite(roots, left, right):  # type: ignore[no-untyped-def]
+def _merge(roots, left, right):  # type: ignore[no-untyped-def]
     for k in range(left.size):
         a, b = _root(roots, left[k]), _root(roots, right[k])
         roots[max(a, b)] = min(a, b)
 
 
 @compiled
-def _settle(roots, voxels, low, high):  # type: ignore[no-untyped-def]
+def _collect(roots, voxels, low, high):  # type: ignore[no-untyped-def]
     for n in range(roots.size):
         # What a component points to comes before it, and points to its root already.
         root = roots[roots[n]]

@@ -10,12 +10,12 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from unet_core.blocks import ZYX
-from unet_core.instances.runs import Measures
+from unet_core.instances.run_lengths import Measures
 
 POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")
 # Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
-TOGETHER = 2**13
+OBJECTS_PER_FILE = 2**13
 
 
 def measured_type(classes: int) -> np.dtype:
@@ -146,7 +146,7 @@ class Measured:
 
     def add(self, rows: np.ndarray) -> None:
         """Take in the measurements of a block, from `measure_rows`."""
-        place = (rows["label"] - 1) // TOGETHER
+        place = (rows["label"] - 1) // OBJECTS_PER_FILE
         for number in np.unique(place):
             with self._file(int(number)).open("ab") as file:
                 rows[place == number].tofile(file)
@@ -165,7 +165,7 @@ class Measured:
             pyarrow.csv.CSVWriter(made[0], schema, write_options=options) as csv,
             pyarrow.parquet.ParquetWriter(made[1], schema) as parquet,
         ):
-            for number in range(-(-count // TOGETHER)):
+            for number in range(-(-count // OBJECTS_PER_FILE)):
                 rows = np.fromfile(self._file(number), self._type)
                 table = object_table(put_together(rows), self._classes, shape, pixel_size, unit)
                 csv.write_table(table)

@@ -20,25 +20,25 @@ from unet_core.instances.components import (
     Forest,
     component_rows,
     contacts,
-    faces_in,
+    faces_from,
     load_arrays,
     mapped,
     open_forest,
-    runs_in,
+    run_lengths_from,
     save_arrays,
     save_part,
 )
 from unet_core.instances.objects import measure_rows
-from unet_core.instances.runs import (
+from unet_core.instances.run_lengths import (
     Measures,
-    Stretches,
+    PlacedRunLengths,
     concatenate,
-    label_runs,
-    measure,
-    paint,
-    paint_stretches,
-    runs_of,
-    stretches_of,
+    encode_labels,
+    label_mask,
+    measure_run_lengths,
+    paint_placed,
+    paint_run_lengths,
+    place_run_lengths,
 )
 from unet_core.instances.split import split_object
 from unet_core.predict.probabilities import foreground, is_foreground
@@ -47,8 +47,8 @@ from unet_core.store.store import Result
 from unet_core.weights.distance import Spacing
 
 # Objects whose bounding box has more voxels are left whole: it is held in memory when an object is split.
-LARGEST_BOX = 2**26
-DUAL = {"faces": "full", "full": "faces"}
+MAX_BOX_VOXELS = 2**26
+DUAL_CONNECTIVITY = {"faces": "full", "full": "faces"}
 
 
 class Work(NamedTuple):
@@ -101,7 +101,11 @@ def join(index: int, work: Work, kind: str) -> list[tuple[int, np.ndarray]]:
     if kind == "objects":
         return contacts(index, grid, lambda n: _faces(n, work, kind), work.cfg.connectivity)
     return contacts(
-        index, grid, lambda n: _faces(n, work, kind), DUAL[work.cfg.connectivity], _in_planes(work.cfg, grid)
+        index,
+        grid,
+        lambda n: _faces(n, work, kind),
+        DUAL_CONNECTIVITY[work.cfg.connectivity],
+        _in_planes(work.cfg, grid),
     )
 
 
@@ -117,7 +121,7 @@ def _load(index: int, work: Work, kind: str, *names: str) -> dict[str, np.ndarra
 
 
 def _faces(index: int, work: Work, kind: str) -> Faces:
-    return faces_in(_load(index, work, kind, "shape", "face_start", "face_label"))
+    return faces_from(_load(index, work, kind, "shape", "face_start", "face_label"))
 
 
 def _find_objects(index: int, work: Work, path: Path) -> None:
@@ -125,8 +129,8 @@ def _find_objects(index: int, work: Work, path: Path) -> None:
     source = Result(work.source)
     box = source.grid.box(index)
     stored = source.read(box)
-    runs, count = label_runs(is_foreground(stored, work.cfg.threshold), work.cfg.connectivity)
-    save_part(path, runs, box.shape, measure(runs, count, box.shape, stored)._asdict())
+    run_lengths, count = label_mask(is_foreground(stored, work.cfg.threshold), work.cfg.connectivity)
+    save_part(path, run_lengths, box.shape, measure_run_lengths(run_lengths, count, box.shape, stored)._asdict())
 
 
 def _find_holes(index: int, work: Work, path: Path) -> None:
@@ -141,15 +145,17 @@ def _find_holes(index: int, work: Work, path: Path) -> None:
     forest = open_forest(work.run / "objects")
     numbers = _kept_objects(forest, index, work)
     own = np.zeros(box.shape, np.uint32)
-    paint(runs_in(_load(index, work, "objects")), np.where(numbers >= 0, np.arange(len(numbers)), 0), own)
-    runs, count = label_runs(own == 0, DUAL[work.cfg.connectivity], _in_planes(work.cfg, grid))
-    found = measure(runs, count, box.shape, np.empty((0, *box.shape), np.uint8))
+    paint_run_lengths(
+        run_lengths_from(_load(index, work, "objects")), np.where(numbers >= 0, np.arange(len(numbers)), 0), own
+    )
+    run_lengths, count = label_mask(own == 0, DUAL_CONNECTIVITY[work.cfg.connectivity], _in_planes(work.cfg, grid))
+    found = measure_run_lengths(run_lengths, count, box.shape, np.empty((0, *box.shape), np.uint8))
     z, y, x = found.first.T
     owner = np.where(x > 0, numbers[own[z, y, x - 1]], -1)
     if box.start[2] > 0:
         before = _kept_objects(forest, index - 1, work)[_faces(index - 1, work, "objects")[5]]
         owner[x == 0] = before[z[x == 0], y[x == 0]]
-    save_part(path, runs, box.shape, {**found._asdict(), "owner": owner})
+    save_part(path, run_lengths, box.shape, {**found._asdict(), "owner": owner})
 
 
 def _kept_objects(forest: Forest, index: int, work: Work) -> np.ndarray:
@@ -200,20 +206,20 @@ def split_objects(item: tuple[int, np.ndarray], work: Work) -> Pieces:
         return Pieces(**arrays)
     source = Result(work.source)
     rows = open_forest(work.run / "objects").components[numbers]
-    split, pieces, stretches, blocks = [], [np.empty((0, 2), np.int64)], [], [np.empty(0, np.int64)]
+    split, pieces, placed, blocks = [], [np.empty((0, 2), np.int64)], [], [np.empty(0, np.int64)]
     for k, (box, mask, probability) in enumerate(_masks(numbers, rows, source, work)):
         parts = split_object(mask, work.spacing, work.cfg.split or 0.0, work.cfg.connectivity, probability)
         count = int(parts.max())
         if count > 1:
-            runs = runs_of(parts.astype(np.uint32))
-            found = measure(runs, count, box.shape, np.empty((0, *box.shape), np.uint8))
+            run_lengths = encode_labels(parts.astype(np.uint32))
+            found = measure_run_lengths(run_lengths, count, box.shape, np.empty((0, *box.shape), np.uint8))
             first = np.ravel_multi_index(tuple((found.first + np.array(box.start)).T), source.shape)
-            stretches.append(stretches_of(runs, box, runs.label + sum(map(len, pieces))))
+            placed.append(place_run_lengths(run_lengths, box, run_lengths.label + sum(map(len, pieces))))
             pieces.append(np.stack([first, found.voxels], axis=1))
             split.append(numbers[k])
             blocks.append(np.array([n for n, _ in source.grid.boxes_in(box)]))
     result = Pieces(np.array(split, np.int64), np.concatenate(pieces), np.unique(np.concatenate(blocks)))
-    save_arrays(path, **result._asdict(), **concatenate(stretches)._asdict())
+    save_arrays(path, **result._asdict(), **concatenate(placed)._asdict())
     return result
 
 
@@ -227,17 +233,17 @@ def _masks(
     blocks = sorted({index for box in boxes for index, _ in source.grid.boxes_in(box)})
     found = concatenate([part for index in blocks for part in _stretches(index, numbers, source.grid, work)])
     order = np.argsort(found.label, kind="stable")
-    found = Stretches(*(column[order] for column in found))
+    found = PlacedRunLengths(*(column[order] for column in found))
     ends = np.searchsorted(found.label, np.arange(1, len(numbers) + 2))
     probability = _probability(source, boxes) if work.cfg.split_by == "probability" else None
     for k, box in enumerate(boxes):
         mask = np.zeros(box.shape, np.uint8)
-        own = Stretches(*(column[ends[k] : ends[k + 1]] for column in found))
-        paint_stretches(own, np.ones(len(numbers) + 1, np.uint8), box, mask)
+        own = PlacedRunLengths(*(column[ends[k] : ends[k + 1]] for column in found))
+        paint_placed(own, np.ones(len(numbers) + 1, np.uint8), box, mask)
         yield box, mask.view(bool), probability(box) if probability else None
 
 
-def _stretches(index: int, numbers: np.ndarray, grid: Grid, work: Work) -> Iterator[Stretches]:
+def _stretches(index: int, numbers: np.ndarray, grid: Grid, work: Work) -> Iterator[PlacedRunLengths]:
     """Where some objects, and their holes, lie in a block; labelled by their place in the sorted `numbers`, from 1."""
     box = grid.box(index)
     kinds = {"objects": _kept_objects(open_forest(work.run / "objects"), index, work)}
@@ -246,16 +252,16 @@ def _stretches(index: int, numbers: np.ndarray, grid: Grid, work: Work) -> Itera
     for kind, owners in kinds.items():
         place = np.searchsorted(numbers, owners).clip(max=len(numbers) - 1)
         label = np.where(numbers[place] == owners, place + 1, 0)
-        runs = runs_in(_load(index, work, kind))
-        found = stretches_of(runs, box, label[runs.label])
-        yield Stretches(*(column[found.label > 0] for column in found))
+        run_lengths = run_lengths_from(_load(index, work, kind))
+        found = place_run_lengths(run_lengths, box, label[run_lengths.label])
+        yield PlacedRunLengths(*(column[found.label > 0] for column in found))
 
 
 def _probability(source: Result, boxes: list[Box]) -> Callable[[Box], np.ndarray]:
     """Reads the foreground probability of a box: once for all boxes together, unless that is too large."""
     starts, stops = (np.array([getattr(box, end) for box in boxes]) for end in ("start", "stop"))
     start, stop = starts.min(axis=0), stops.max(axis=0)
-    if np.prod(stop - start) > LARGEST_BOX:
+    if np.prod(stop - start) > MAX_BOX_VOXELS:
         return lambda box: foreground(source.read(box))
     together = Box(tuple(start.tolist()), tuple(stop.tolist()))
     read = foreground(source.read(together))
@@ -288,9 +294,11 @@ def number_block(item: tuple[int, list[tuple[int, np.ndarray]]], work: Work) -> 
     if as_found:
         found = Measures(**_load(index, work, "objects", *Measures._fields))
         return measure_rows(_labels_of_block(index, work, "objects")[1:], found, box.start)
-    runs = runs_of(block)
-    present, label = np.unique(runs.label, return_inverse=True)
-    found = measure(runs._replace(label=label.astype(np.int64) + 1), len(present), box.shape, source.read(box))
+    run_lengths = encode_labels(block)
+    present, label = np.unique(run_lengths.label, return_inverse=True)
+    found = measure_run_lengths(
+        run_lengths._replace(label=label.astype(np.int64) + 1), len(present), box.shape, source.read(box)
+    )
     return measure_rows(present, found, box.start)
 
 
@@ -311,10 +319,10 @@ def _painted(index: int, box: Box, split: list[tuple[int, np.ndarray]], work: Wo
     """Final labels of a block: objects that stayed whole, their holes, and pieces of those that did not."""
     block = np.zeros(box.shape, dtype)
     for kind in ("objects", *(["holes"] if work.cfg.fill != "none" else [])):
-        paint(runs_in(_load(index, work, kind)), _labels_of_block(index, work, kind), block)
+        paint_run_lengths(run_lengths_from(_load(index, work, kind)), _labels_of_block(index, work, kind), block)
     for group, labels in split:
-        arrays = load_arrays(work.kept / "pieces" / f"{group}.npz", *Stretches._fields)
+        arrays = load_arrays(work.kept / "pieces" / f"{group}.npz", *PlacedRunLengths._fields)
         if arrays is None:
             raise FileNotFoundError(f"{work.kept} was removed while it was in use; run snakemake again")
-        paint_stretches(Stretches(**arrays), np.concatenate([[0], labels]), box, block)
+        paint_placed(PlacedRunLengths(**arrays), np.concatenate([[0], labels]), box, block)
     return block

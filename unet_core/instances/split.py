@@ -11,7 +11,7 @@ from unet_core.weights.distance import Spacing
 
 # Deviation of the Gaussian, in pixels along x, that takes the steps of the pixel grid out of the distances, and noise
 # out of the probabilities.
-SMOOTH = 1.0
+SMOOTHING_SIGMA = 1.0
 
 
 def split_object(
@@ -53,7 +53,7 @@ def split_object(
         height = ndimage.distance_transform_edt(filled, sampling=sampling)
     else:
         height = np.pad(probability.reshape(flat.shape).astype(np.float64), 1) * filled
-    height = ndimage.gaussian_filter(height, [SMOOTH / s for s in sampling]) * filled
+    height = ndimage.gaussian_filter(height, [SMOOTHING_SIGMA / s for s in sampling]) * filled
     # Extended maxima: what is left when all peaks are cut by `depth`, and those lower than that vanish.
     maxima = local_maxima(reconstruction(np.maximum(height - depth, 0), height)) & filled
     markers, count = ndimage.label(maxima, ndimage.generate_binary_structure(flat.ndim, flat.ndim))

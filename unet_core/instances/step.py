@@ -20,9 +20,16 @@ import numpy as np
 from unet_core.config.options import Instances
 from unet_core.digest import digest
 from unet_core.engine import Engine
-from unet_core.instances.components import Forest, number, objects_by_block, plant, settle, unite
+from unet_core.instances.components import (
+    Forest,
+    build_forest,
+    collect_objects,
+    merge_components,
+    number_objects,
+    objects_by_block,
+)
 from unet_core.instances.objects import SUFFIXES, Measured
-from unet_core.instances.passes import LARGEST_BOX, Work, describe, join, number_block, split_objects
+from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store.removal import remove, remove_other_files, remove_others
@@ -31,7 +38,7 @@ from unet_core.store.store import Result, Spec, begin, details_if_done, finish
 logger = logging.getLogger(__name__)
 
 # Stored value that stands for a probability of 1, for each `predict.dtype`.
-UNITS = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
+VALUE_OF_ONE = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
 
 
 def make_instances(
@@ -55,7 +62,7 @@ def make_instances(
         Where blocks are worked on.
     """
     predicted = read_json(predict)
-    classes, unit = predicted["classes"], UNITS[predicted["dtype"]]
+    classes, unit = predicted["classes"], VALUE_OF_ONE[predicted["dtype"]]
     samples = predicted["samples"]
     wanted = {name: objects_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
     done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
@@ -114,7 +121,7 @@ def _make_sample(
     if cfg.fill != "none":
         _components("holes", work, source, engine)
     split, pieces, groups = _split(objects, work, source, engine)
-    _, piece_labels, count = number(objects, work.least, split, pieces, run / "objects")
+    _, piece_labels, count = number_objects(objects, work.least, split, pieces, run / "objects")
     spec = Spec(
         source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block
     )
@@ -140,14 +147,14 @@ def _components(kind: str, work: Work, source: Result, engine: Engine) -> Forest
     grid, folder = source.grid, work.run / kind
     folder.mkdir()
     finding = functools.partial(describe, work=work, kind=kind)
-    forest = plant(
+    forest = build_forest(
         engine.run(finding, range(len(grid)), len(grid), f"instances {source.path.name}, describe {kind}"), grid, folder
     )
     joining = functools.partial(join, work=work, kind=kind)
     for index, found in engine.run(joining, range(len(grid)), len(grid), f"instances {source.path.name}, join {kind}"):
         for other, pairs in found:
-            unite(forest, index, other, pairs)
-    settle(forest)
+            merge_components(forest, index, other, pairs)
+    collect_objects(forest)
     return forest
 
 
@@ -166,7 +173,7 @@ def _split(
         def wanted(rows: np.ndarray) -> np.ndarray:
             nonlocal too_large
             enough = rows["voxels"] >= work.least
-            large = np.prod(rows["high"] - rows["low"].astype(np.int64), axis=1) > LARGEST_BOX
+            large = np.prod(rows["high"] - rows["low"].astype(np.int64), axis=1) > MAX_BOX_VOXELS
             too_large += int((enough & large).sum())
             return enough & ~large
 
@@ -183,7 +190,7 @@ def _split(
                 "%s: %d objects are too large to be split (bounding box above %d voxels)",
                 source.path.name,
                 too_large,
-                LARGEST_BOX,
+                MAX_BOX_VOXELS,
             )
     return np.sort(np.concatenate(split)), np.concatenate(pieces), groups
 

@@ -9,7 +9,7 @@ from unet_core.metrics.contingency import Contingency
 from unet_core.metrics.matching import matched_pairs
 
 # IoU from which a true and a found object match.
-MATCH = 0.5
+MATCH_IOU = 0.5
 
 
 def object_errors(table: Contingency) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def object_errors(table: Contingency) -> pd.DataFrame:
     (labels, sizes), (found_labels, found_sizes) = table.truth_sizes(), table.found_sizes()
     i, j, shared, iou = table.pairs()
     best, partner = _best(i, found_labels[j], iou, labels.size)
-    matched_truth, matched_found, value = matched_pairs(table, MATCH)
+    matched_truth, matched_found, value = matched_pairs(table, MATCH_IOU)
     best[matched_truth], partner[matched_truth] = value, found_labels[matched_found]
     matched, found_matched = np.zeros(labels.size, bool), np.zeros(found_labels.size, bool)
     matched[matched_truth], found_matched[matched_found] = True, True

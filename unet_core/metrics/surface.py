@@ -9,9 +9,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 Spacing = tuple[float, float, float]
-SHARE = 0.95
+HAUSDORFF_QUANTILE = 0.95
 # Distances are told apart to this many micrometres, so that rounding cannot tell blocks apart.
-DIGITS = 6
+DISTANCE_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def compare_boundaries(
 def count_near(surface: Surface, tolerance: float) -> Near:
     """Count the boundary voxels that lie within a tolerance (micrometres) of the other boundary."""
     sides = (surface.of_truth, surface.of_found)
-    near = [sum(n for distance, n in side.items() if distance <= tolerance + 10**-DIGITS) for side in sides]
+    near = [sum(n for distance, n in side.items() if distance <= tolerance + 10**-DISTANCE_DECIMALS) for side in sides]
     return Near(near[0], sum(sides[0].values()), near[1], sum(sides[1].values()))
 
 
@@ -175,7 +175,7 @@ def _distances(edge: np.ndarray, other: np.ndarray, shared: int, spacing: Spacin
         distance = cKDTree(others, balanced_tree=False, compact_nodes=False).query(
             points, distance_upper_bound=reach * (1 + 1e-9)
         )[0]
-    values, count = np.unique(np.round(distance, DIGITS), return_counts=True)
+    values, count = np.unique(np.round(distance, DISTANCE_DECIMALS), return_counts=True)
     return _sum({0.0: shared} if shared else {}, dict(zip(values.tolist(), count.tolist(), strict=True)))
 
 
@@ -183,7 +183,7 @@ def _quantile(side: dict[float, int]) -> float:
     """Least distance within which at least 95 % of the voxels lie."""
     distances = np.array(sorted(side))
     count = np.cumsum([side[distance] for distance in distances])
-    return float(distances[np.searchsorted(count, SHARE * count[-1] - 1e-9)])
+    return float(distances[np.searchsorted(count, HAUSDORFF_QUANTILE * count[-1] - 1e-9)])
 
 
 def _sum(a: dict[float, int], b: dict[float, int]) -> dict[float, int]:

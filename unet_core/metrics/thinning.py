@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 # Steps that an object grows: borders of up to twice as many pixels vanish.
-REACH = 10
+MAX_STEPS = 10
 
 
-def thin_borders(labels: np.ndarray, ignore: np.ndarray | None = None, reach: int = REACH) -> np.ndarray:
+def thin_borders(labels: np.ndarray, ignore: np.ndarray | None = None, reach: int = MAX_STEPS) -> np.ndarray:
     """Grow objects into the background, plane by plane, step by step over the edges of pixels.
 
     Parameters

@@ -12,7 +12,7 @@ from unet_core.network.tiles import Readable
 
 # The chunks of our stores: to read one pixel of them is to read all of them.
 CHUNK: ZYX = (1, 256, 256)
-LIMIT = 64 * 2**20
+CACHE_BYTES = 64 * 2**20
 
 
 class Cache:
@@ -24,7 +24,7 @@ class Cache:
         Bytes that the chunks may take.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit, self._bytes = limit, 0
         self._chunks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()

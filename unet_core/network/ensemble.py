@@ -1,4 +1,8 @@
-"""A model that is the mean of several networks: the folds of a cross-validation, or other models."""
+"""Models that are the mean of several networks.
+
+Each network of such a model is a member. The members are the networks of the folds of a cross-validation
+(`config.folds`), or those of the models that the option ensemble lists.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ def members_of(model: Path) -> dict[str, dict[str, str]]:
     return dict(stamp["members"]) if "members" in stamp else {model.stem: stamp}
 
 
-def gather(members: Sequence[Path], stamp: Path) -> None:
+def write_ensemble(members: Sequence[Path], stamp: Path) -> None:
     """Write the stamp of a model that is the mean of several networks, after a look at whether they agree.
 
     Parameters

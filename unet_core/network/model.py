@@ -23,13 +23,13 @@ import torch
 from unet_core.config.options import Network
 from unet_core.files import write_atomic
 from unet_core.network.tiles import LANES
-from unet_core.network.unet import STILL, UNet
+from unet_core.network.unet import NO_POOLING, UNet
 from unet_core.runtime import UserError, read_json
 
 # By the dimensions of a network.
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Rows of a tile whose probabilities are computed at once on a CPU.
-ROWS = 64
+ROWS_AT_ONCE = 64
 # Arithmetic of the network, where it is not float32.
 LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -148,7 +148,7 @@ def network_function(
     parameter = next(net.parameters())
     where, half = parameter.device, getattr(torch, precision)
     first = 0 if background else 1
-    axes = (1,) * (2 if net.shape.z == STILL else 3)
+    axes = (1,) * (2 if net.shape.z == NO_POOLING else 3)
     shift, factor = (
         torch.tensor(values, dtype=torch.float32, device=where).view(-1, *axes) for values in (offset, scale)
     )
@@ -175,7 +175,7 @@ def network_function(
                     return _as_type(total.div_(1 + len(others))[:, first:], dtype).cpu().numpy()
                 scores = scores_of(image)
                 # In rows that fit a CPU's cache this takes a third of the time.
-                rows = ROWS if where.type == "cpu" else scores.shape[-2]
+                rows = ROWS_AT_ONCE if where.type == "cpu" else scores.shape[-2]
                 parts = [
                     _as_type(part.contiguous().float().softmax(dim=1)[:, first:], dtype)
                     for part in scores.split(rows, dim=-2)

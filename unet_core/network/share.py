@@ -24,7 +24,7 @@ from unet_core.network.unet import SameSizeUNet
 from unet_core.runtime import UserError, read_json
 from unet_core.store.store import open_image_of
 
-PAPER = (
+PAPER_CITATION = (
     "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015",
     "10.1007/978-3-319-24574-4_28",
 )
@@ -181,7 +181,7 @@ def _describe(folder: Path, description: dict[str, Any], name: str, authors: lis
             "name": name,
             "description": f"U-Net of depth {network.depth} for {', '.join(description['classes'])}",
             "authors": [{"name": author} for author in authors],
-            "cite": [{"text": PAPER[0], "doi": PAPER[1]}],
+            "cite": [{"text": PAPER_CITATION[0], "doi": PAPER_CITATION[1]}],
             "license": licence,
             "tags": ["unet", "semantic-segmentation", "pytorch", "2d"],
             "documentation": {"source": folder / "README.md"},

@@ -165,7 +165,7 @@ def predict_box(
     # end of their group of pixels.
     z, y, x = (start - halo for start, halo in zip(box.start, shape.halo, strict=True))
     image = read_mirrored(source, _placed((z, y, x), [way.extent for way in ways]))
-    in_planes = shape.z == unet.STILL
+    in_planes = shape.z == unet.NO_POOLING
     planes, rows, columns = (range(0, way.count * way.stride, way.stride) for way in ways)
     corners = itertools.product(rows, columns, planes)
     result: np.ndarray | None = None

@@ -56,7 +56,7 @@ class Shape(NamedTuple):
 
 
 # Along z a 2D network does nothing: output and input have the same size, whatever it is.
-STILL = Axis(0, -2)
+NO_POOLING = Axis(0, -2)
 
 
 def wider(depth: int, up_kernel: int, final_kernel: int) -> int:
@@ -83,7 +83,7 @@ def shape(depth: int, up_kernel: int = 2, final_kernel: int = 1, dimensions: int
     """
     plane = Axis(depth, wider(depth, up_kernel, final_kernel))
     if dimensions == 2:
-        return Shape(STILL, plane, plane)
+        return Shape(NO_POOLING, plane, plane)
     left = depth - flat_levels
     return Shape(Axis(left, wider(left, up_kernel, 1 if flat_levels else final_kernel)), plane, plane)
 

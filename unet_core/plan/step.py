@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import divided, seen_as
+from unet_core.config.folds import folds_of_samples, split_in_training
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.network import unet
 from unet_core.plan.tiles import (
@@ -31,7 +31,7 @@ from unet_core.store.store import open_labels, read_attributes
 logger = logging.getLogger(__name__)
 
 # Each training pixel is to be seen this often, with bounds, where steps is auto.
-PASSES, FEWEST_STEPS, MOST_STEPS = 200, 1_000, 200_000
+PASSES_PER_PIXEL, MIN_STEPS, MAX_STEPS = 200, 1_000, 200_000
 
 
 def class_weights(pixels: list[int], rule: str | list[float]) -> list[float]:
@@ -135,10 +135,10 @@ def training_steps(cfg: Train, pixels: int, outputs: ZYX) -> tuple[int, str]:
     """
     if cfg.steps != "auto":
         return cfg.steps, "set in the configuration"
-    steps = math.ceil(PASSES * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
-    bounds = f"within {FEWEST_STEPS:,} and {MOST_STEPS:,} steps"
-    reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES} times, {bounds}"
-    return min(max(steps, FEWEST_STEPS), MOST_STEPS), reason
+    steps = math.ceil(PASSES_PER_PIXEL * pixels / (math.prod(outputs) * cfg.batch * cfg.accumulate))
+    bounds = f"within {MIN_STEPS:,} and {MAX_STEPS:,} steps"
+    reason = f"each of {pixels:,} annotated training pixels is seen about {PASSES_PER_PIXEL} times, {bounds}"
+    return min(max(steps, MIN_STEPS), MAX_STEPS), reason
 
 
 def make_plan(
@@ -174,11 +174,11 @@ def make_plan(
     """
     truths = {dataset: read_json(path) for dataset, path in groundtruth.items()}
     maps = {dataset: read_json(path) for dataset, path in weights.items()}
-    parts = {"fold": fold[0], "folds": divided(maps, fold[1])} if fold else {}
+    parts = {"fold": fold[0], "folds": folds_of_samples(maps, fold[1])} if fold else {}
     for dataset, name, entry in [
         (d, name, entry) for d, found in maps.items() for name, entry in found["samples"].items()
     ]:
-        entry["split"] = seen_as(parts, f"{dataset}/{name}", entry["split"])
+        entry["split"] = split_in_training(parts, f"{dataset}/{name}", entry["split"])
     network, channels, classes = train.network, _channels(truths), truths[next(iter(truths))]["classes"]
     if bought is not None:
         model = read_json(bought / "model.json")

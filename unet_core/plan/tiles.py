@@ -18,12 +18,12 @@ PAPER_TILE = 572
 # In 3D about as many voxels as the tiles of Cicek et al. have: 132 x 132 x 116.
 TILE_VOXELS = 2**21
 # A block of probabilities: few enough voxels to be held a few times over, enough that files are few.
-BLOCK_VOXELS, MOST_PLANES = 2**25, 64
+BLOCK_VOXELS, MAX_PLANES = 2**25, 64
 # A larger output of one tile in prediction saves little.
-LARGEST_OUTPUT = 2048
+MAX_OUTPUT = 2048
 
 
-def grown(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
+def fit_tile(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
     """Extent of a tile for a 3D network that gives the best share of output within a number of voxels.
 
     In planes the tile is a square.
@@ -67,9 +67,9 @@ def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int |
             outputs_of(cfg.tile, shape)
         except ValueError as error:
             raise UserError(f"train.tile: {error}") from None
-        return given_tile(cfg.tile), "set in the configuration"
+        return configured_tile(cfg.tile), "set in the configuration"
     if cfg.network.dimensions == 3:
-        tile = grown(shape, (planes, longest_side, longest_side), TILE_VOXELS)
+        tile = fit_tile(shape, (planes, longest_side, longest_side), TILE_VOXELS)
         return (
             tile,
             f"the most output within about {TILE_VOXELS / 1e6:.2g} million voxels, "
@@ -80,7 +80,7 @@ def training_tile(cfg: Train, longest_side: int, planes: int = 1) -> tuple[int |
     return min(whole, paper), "the smaller of the paper's tile and what covers the largest training image"
 
 
-def given_tile(tile: int | Sequence[int]) -> int | ZYX:
+def configured_tile(tile: int | Sequence[int]) -> int | ZYX:
     """Tile of the configuration, as the plan holds it."""
     return tile if isinstance(tile, int) else unet.sides(tile)
 
@@ -137,15 +137,15 @@ def prediction_tile(
                 tiling(longest_side, side, *axis)
         except ValueError as error:
             raise UserError(f"predict.tile: {error}") from None
-        return given_tile(cfg.tile), "set in the configuration"
+        return configured_tile(cfg.tile), "set in the configuration"
     # Tiles are useful by whole groups of pooled pixels.
     group = shape.y.step
     smallest = unet.input_size(group, *shape.y)
-    wanted = max(smallest, unet.input_size(min(longest_side, LARGEST_OUTPUT), *shape.y))
+    wanted = max(smallest, unet.input_size(min(longest_side, MAX_OUTPUT), *shape.y))
     tile: int | ZYX = wanted
     if network.dimensions == 3:
-        limits = (min(planes, MOST_PLANES), min(longest_side, LARGEST_OUTPUT), 1)
-        tile = grown(shape, limits, memory // voxel_memory(network, channels))
+        limits = (min(planes, MAX_PLANES), min(longest_side, MAX_OUTPUT), 1)
+        tile = fit_tile(shape, limits, memory // voxel_memory(network, channels))
     while isinstance(tile, int) and tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= group
     if tile_memory(tile, network, channels) > memory:
@@ -157,11 +157,11 @@ def prediction_tile(
     if network.dimensions == 3:
         return (
             tile,
-            f"covers the largest volume or {MOST_PLANES} planes of it, or is the largest within {memory / 2**30:.3g} "
+            f"covers the largest volume or {MAX_PLANES} planes of it, or is the largest within {memory / 2**30:.3g} "
             "GiB",
         )
     reason = (
-        f"covers the largest image or {LARGEST_OUTPUT} px"
+        f"covers the largest image or {MAX_OUTPUT} px"
         if tile == wanted
         else f"the largest within {memory / 2**30:.3g} GiB"
     )
@@ -178,4 +178,4 @@ def prediction_block(tile: int | ZYX, network: Network) -> list[int]:
         output // axis.step * axis.step for output, axis in zip(outputs_of(tile, shape)[1:], shape[1:], strict=True)
     )
     side, step = CHUNK * math.ceil(max(useful) / CHUNK), shape.z.step
-    return [max(1, min(MOST_PLANES, BLOCK_VOXELS // side**2) // step) * step, side, side]
+    return [max(1, min(MAX_PLANES, BLOCK_VOXELS // side**2) // step) * step, side, side]

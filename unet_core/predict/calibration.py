@@ -14,10 +14,10 @@ from unet_core.network import unet
 from unet_core.network.tiles import TileFunction
 
 # Divisions of a block's side and thickness that are tried, and numbers of tiles at once on a GPU.
-MOST_TILES, MOST_LAYERS = 12, 4
+MAX_TILES_PER_SIDE, MAX_LAYERS = 12, 4
 GPU_BATCHES = (1, 2, 4, 8)
 # Seconds that a time is measured for; tiles in a row that are slower than the best, after which nothing more is tried.
-ENOUGH, NOT_BETTER = 0.05, 3
+TIMING_SECONDS, MAX_SLOWER_IN_A_ROW = 0.05, 3
 
 
 class Tiles(NamedTuple):
@@ -30,7 +30,7 @@ class Tiles(NamedTuple):
     batch: int
 
 
-def candidates(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
+def candidate_tiles(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple[int, ...] = (1,)) -> list[Tiles]:
     """Tiles that divide a block without much waste, the largest first; batches only as large as one largest tile.
 
     `shape` is that of the network.
@@ -41,8 +41,8 @@ def candidates(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: tuple
     [Tiles(largest=2236, batch=1), Tiles(largest=1212, batch=1)]
     """
     most = unet.sides(largest)
-    thick = _divided(block[0], most[0], shape.z, MOST_LAYERS)
-    wide = _divided(max(block[1:]), min(most[1:]), shape.y, MOST_TILES)
+    thick = _divided(block[0], most[0], shape.z, MAX_LAYERS)
+    wide = _divided(max(block[1:]), min(most[1:]), shape.y, MAX_TILES_PER_SIDE)
     fitting = sorted(((z, side, side) for z in thick for side in wide), key=math.prod, reverse=True)
     batched = [(tile, n) for tile in fitting for n in batches if n == 1 or n * math.prod(tile) <= math.prod(most)]
     return [Tiles(tile[1] if isinstance(largest, int) else tile, n) for tile, n in batched]
@@ -54,7 +54,7 @@ def _divided(extent: int, largest: int, axis: unet.Axis, most: int) -> list[int]
     return [tile for output in outputs if (tile := unet.input_size(output, *axis)) <= largest] or [largest]
 
 
-def fastest(
+def fastest_tiles(
     network: TileFunction,
     tried: list[Tiles],
     channels: int,
@@ -70,7 +70,7 @@ def fastest(
     network : callable
         As in `tiles.predict_box`.
     tried : list of Tiles
-        From `candidates`; those that do not fit the memory are left out.
+        From `candidate_tiles`; those that do not fit the memory are left out.
     channels : int
         Of the image.
     shape : Shape
@@ -91,7 +91,7 @@ def fastest(
     start = time.perf_counter()
     for tiles in tried:
         sides = unet.sides(tiles.largest)
-        extent = sides[1:] if shape.z == unet.STILL else sides
+        extent = sides[1:] if shape.z == unet.NO_POOLING else sides
         image = np.random.default_rng(0).integers(0, 255, (tiles.batch, channels, *extent)).astype(np.uint8)
         try:
             _seconds(network, image, lanes)  # memory is taken, and kernels are chosen
@@ -103,13 +103,13 @@ def fastest(
         rates.append((*tiles, round(voxels * tiles.batch / took / 1e6, 4)))
         best = max(rate for _, _, rate in rates)
         spent = (time.perf_counter() - start) * rates[0][2] * 1e6
-        if spent > budget or all(rate < 0.9 * best for _, _, rate in rates[-NOT_BETTER:]):
+        if spent > budget or all(rate < 0.9 * best for _, _, rate in rates[-MAX_SLOWER_IN_A_ROW:]):
             break
     largest, batch, _ = max(rates, key=lambda rate: rate[2], default=(*tried[-1], 0.0))
     return {"largest": largest, "batch": batch, "rates": rates}
 
 
-def halved(tiles: Tiles, shape: unet.Shape) -> Tiles:
+def halve_tiles(tiles: Tiles, shape: unet.Shape) -> Tiles:
     """Tiles of about half of the output or less; the same tiles if no smaller ones are possible.
 
     They are halved in planes, or in 3D along the axis with the most to give.
@@ -140,7 +140,7 @@ def _seconds(network: TileFunction, image: np.ndarray, lanes: int) -> float:
 
     def calls_per_second(_: int) -> float:
         count, start = 0, time.perf_counter()
-        while count == 0 or time.perf_counter() < start + ENOUGH:
+        while count == 0 or time.perf_counter() < start + TIMING_SECONDS:
             network(image)
             count += 1
         return count / (time.perf_counter() - start)

@@ -1,4 +1,7 @@
-"""The networks that a model is made of, as the step predict applies them: alike ones together."""
+"""The members of a model, that is its networks, as the step predict applies them.
+
+A model of one network has one member. Members with the same architecture and normalisation form a group.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from unet_core.runtime import read_json
 
 
 class Member(NamedTuple):
-    """A network, with the plan that it was trained or is applied by."""
+    """One network of a model, with the plan by which it was trained or is applied."""
 
     folder: Path
     weights: str
@@ -58,14 +61,14 @@ def members_for(key: str, members: Sequence[Member]) -> list[Member]:
 
 def kind_of(member: Member) -> str:
     """Equal for networks that belong to one group."""
-    return digest(member.plan["network"], member.plan.get("normalisation"), tile_that_counts(member.plan))
+    return digest(member.plan["network"], member.plan.get("normalisation"), tile_in_digest(member.plan))
 
 
 def groups_of(members: Sequence[Member]) -> dict[str, Group]:
     """Kind -> group, with the tiles of the plan."""
     return {
         kind_of(member): Group(
-            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_that_counts(member.plan))
+            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_in_digest(member.plan))
         )
         for member in members
     }
@@ -92,7 +95,7 @@ def parts_of(used: Sequence[Member], kinds: list[str], key: str) -> tuple[Part, 
     )
 
 
-def tile_that_counts(plan: dict[str, Any]) -> list[Any]:
+def tile_in_digest(plan: dict[str, Any]) -> list[Any]:
     """The tile where results depend on it: instance normalisation takes the statistics of each tile."""
     return [plan["predict_tile"]["value"]] if plan["network"]["norm"] == "instance" else []
 
@@ -107,7 +110,7 @@ def planes_together(member: Member) -> int:
     return member.shape.z.step
 
 
-def deepest(shapes: Sequence[unet.Shape]) -> unet.Shape:
+def common_shape(shapes: Sequence[unet.Shape]) -> unet.Shape:
     """Along each axis that of the network that pools the most: boxes that start at multiples of its steps suit all."""
     z, y, x = (max(axes, key=_step) for axes in zip(*shapes, strict=True))
     return unet.Shape(z, y, x)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX, Box, Grid
-from unet_core.network.unet import STILL, Shape
+from unet_core.network.unet import NO_POOLING, Shape
 
 # Windows per sample; half of their side, half of their thickness in 3D, and the width of what counts as border, in
 # pixels.
-WINDOWS, HALF, THICK, NEAR = 4, 64, 16, 2
+N_WINDOWS, HALF_SIDE, HALF_DEPTH, BORDER_WIDTH = 4, 64, 16, 2
 
 
 class Audit(NamedTuple):
@@ -38,17 +38,18 @@ def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
     seed : str
         Chooses the places.
     """
-    flat = shape.z == STILL
+    flat = shape.z == NO_POOLING
     meet = [list(range(b, n, b)) for b, n in zip(grid.block, grid.shape, strict=True)]
     if not any(meet[1:] if flat else meet):
         return []
     places = [range(grid.shape[0]) if flat else meet[0] or [0], meet[1] or [0], meet[2] or [0]]
     rng = np.random.default_rng(list(seed.encode()))
     thick, high, wide = (
-        math.ceil(half / step) * step for half, step in zip((THICK, HALF, HALF), shape.steps, strict=True)
+        math.ceil(half / step) * step
+        for half, step in zip((HALF_DEPTH, HALF_SIDE, HALF_SIDE), shape.steps, strict=True)
     )
     chosen = []
-    for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=WINDOWS)}):
+    for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=N_WINDOWS)}):
         rest, column = divmod(number, len(places[2]))
         plane, row = divmod(rest, len(places[1]))
         z, y, x = places[0][plane], places[1][row], places[2][column]
@@ -75,6 +76,6 @@ def audit_window(difference: np.ndarray, box: Box, border: ZYX) -> Audit:
     Audit
     """
     along = [np.arange(a, b) for a, b in zip(*box, strict=True)]
-    z, y, x = ((np.abs(at - place + 0.5) < NEAR) & (place > 0) for at, place in zip(along, border, strict=True))
+    z, y, x = ((np.abs(at - place + 0.5) < BORDER_WIDTH) & (place > 0) for at, place in zip(along, border, strict=True))
     near = z[:, None, None] | y[:, None] | x
     return Audit(float(difference[near].max(initial=0)), float(difference[~near].max(initial=0)))

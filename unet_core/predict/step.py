@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
-from unet_core.config.folds import predicted_as
+from unet_core.config.folds import split_in_scores
 from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
@@ -23,19 +23,19 @@ from unet_core.method import method
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
 from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
-from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidates, fastest, halved
+from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles, halve_tiles
 from unet_core.predict.members import (
     Group,
     Member,
     Part,
-    deepest,
+    common_shape,
     groups_of,
     members_for,
     parts_of,
     planes_together,
     read_members,
+    tile_in_digest,
     tile_of,
-    tile_that_counts,
 )
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
@@ -47,10 +47,10 @@ logger = logging.getLogger(__name__)
 
 # Voxels of a block at most, where the chunks of an image ask for more planes than planned; planes of a chunk that are
 # followed.
-LARGEST_BLOCK, MOST_PLANES = 2**26, 128
+MAX_BLOCK_VOXELS, MAX_PLANES = 2**26, 128
 # Tile sizes are measured where that is a small part of the work: with so many blocks at least (measuring two sizes
 # takes the time of about 12), and for this share of the time at most.
-WORTH_MEASURING, SHARE = 256, 0.05
+MIN_BLOCKS_TO_MEASURE, MAX_MEASURING_SHARE = 256, 0.05
 
 _LOADING = threading.Lock()
 
@@ -70,7 +70,7 @@ class PredictionJob(NamedTuple):
         return self.cfg.dtype if self.mask_threshold is None else "uint8"
 
 
-class Todo(NamedTuple):
+class PendingSample(NamedTuple):
     """A sample that is not done, and the networks whose mean it gets."""
 
     name: str
@@ -123,9 +123,12 @@ def predict_samples(
         key = f"{images.stem}/{name}"
         used = members_for(key, members)
         wanted = probabilities_digest(entry["image"], key, members, cfg, mask_threshold)
-        entries[name] = {"split": predicted_as([member.plan for member in used], key, entry["split"]), "digest": wanted}
+        entries[name] = {
+            "split": split_in_scores([member.plan for member in used], key, entry["split"]),
+            "digest": wanted,
+        }
         if details_if_done(store / name, wanted) is None:
-            todo.append(Todo(name, wanted, parts_of(used, list(groups), key)))
+            todo.append(PendingSample(name, wanted, parts_of(used, list(groups), key)))
     job = PredictionJob(cfg, mask_threshold, images, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
@@ -167,7 +170,7 @@ def probabilities_digest(
         What probabilities must exceed in the masks that are stored in their place.
     """
     networks = [
-        [member.weights, member.plan["samples"][key], *tile_that_counts(member.plan)]
+        [member.weights, member.plan["samples"][key], *tile_in_digest(member.plan)]
         for member in members_for(key, members)
     ]
     return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"))
@@ -184,14 +187,14 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
     ((8, 2048, 2048), (64, 1024, 1024))
     """
     z, y, x = planned
-    if (together := math.lcm(chunk_planes, step)) <= MOST_PLANES:
+    if (together := math.lcm(chunk_planes, step)) <= MAX_PLANES:
         z = math.ceil(z / together) * together
-    while z * y * x > LARGEST_BLOCK and max(y, x) > CHUNK:
+    while z * y * x > MAX_BLOCK_VOXELS and max(y, x) > CHUNK:
         y, x = (math.ceil(n / 2 / CHUNK) * CHUNK for n in (y, x))
     return z, y, x
 
 
-def _spec(sample: Todo, job: PredictionJob, members: Sequence[Member]) -> Spec:
+def _spec(sample: PendingSample, job: PredictionJob, members: Sequence[Member]) -> Spec:
     reference = read_attributes(job.images / sample.name).get("reference")
     image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
     # The block that suits the network that pools the most planes suits the others.
@@ -200,10 +203,10 @@ def _spec(sample: Todo, job: PredictionJob, members: Sequence[Member]) -> Spec:
     return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
 
 
-def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
+def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
     """Blocks of all samples in one stream, so that no worker waits for the last block of a sample."""
 
-    def items() -> Iterator[tuple[Todo, int]]:
+    def items() -> Iterator[tuple[PendingSample, int]]:
         for sample in todo:
             provenance = {
                 "step": "predict",
@@ -222,7 +225,7 @@ def _predict_all(todo: list[Todo], specs: dict[str, Spec], job: PredictionJob, e
         pass
 
 
-def _predict_block(item: tuple[Todo, int], job: PredictionJob) -> None:
+def _predict_block(item: tuple[PendingSample, int], job: PredictionJob) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
     computed = _computed(sample, result.grid.box(index), job)
@@ -231,7 +234,7 @@ def _predict_block(item: tuple[Todo, int], job: PredictionJob) -> None:
     )
 
 
-def _computed(sample: Todo, box: Box, job: PredictionJob) -> np.ndarray:
+def _computed(sample: PendingSample, box: Box, job: PredictionJob) -> np.ndarray:
     """Probabilities of a box as they are stored, if they are."""
     image = open_image_of(job.images, sample.name)
     if len(sample.parts) == 1:
@@ -276,7 +279,7 @@ def _fitting(tiles: Tiles) -> Tiles:
 
 def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
     """Tiles that need half of the memory, for all further blocks of this process too."""
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halved(tiles, group.shape)
+    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halve_tiles(tiles, group.shape)
     if tiles.batch == 1 and (smaller == tiles or group.tile_counts):
         advice = "set predict.tile to less" if group.tile_counts else "use one with more, or a network of less width"
         raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
@@ -288,7 +291,7 @@ def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
 
 
 def _measured(
-    job: PredictionJob, todo: list[Todo], specs: dict[str, Spec], stamp: Path, engine: Engine
+    job: PredictionJob, todo: list[PendingSample], specs: dict[str, Spec], stamp: Path, engine: Engine
 ) -> tuple[Group, ...]:
     """Groups with the fastest tiles, which are measured where there is much to do.
 
@@ -324,7 +327,7 @@ def _fastest(job: PredictionJob, part: Part, block: ZYX, pixels: int, kept: Path
     key = digest(where, weights, job.cfg.precision, job.cfg.average, block, tiles.largest)
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("key") != key:
-        if pixels < WORTH_MEASURING * math.prod(block[1:]):
+        if pixels < MIN_BLOCKS_TO_MEASURE * math.prod(block[1:]):
             return tiles
         measure = functools.partial(_calibrate, job=job, block=block, pixels=pixels / len(weights))
         ((_, found),) = engine.run(measure, [part], 1, "tiles")
@@ -342,16 +345,16 @@ def _ask_device(_: int) -> str:
 def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dict[str, Any]:
     network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
-    tried = candidates(block, tiles.largest, shape, batches)
-    return fastest(network, tried, len(part.norm["offset"]), shape, block, SHARE * pixels, LANES)
+    tried = candidate_tiles(block, tiles.largest, shape, batches)
+    return fastest_tiles(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
 
 
-def _audit_all(todo: list[Todo], job: PredictionJob, engine: Engine) -> None:
+def _audit_all(todo: list[PendingSample], job: PredictionJob, engine: Engine) -> None:
     """Compute places at block borders again, with tiles that lie otherwise, and keep the differences to what is stored.
 
     Samples are done only then, so that a run that was interrupted here goes on here.
     """
-    shape = deepest([group.shape for group in job.groups])
+    shape = common_shape([group.shape for group in job.groups])
     grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
     places = [
         (sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)

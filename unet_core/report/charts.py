@@ -117,7 +117,7 @@ def size_chart(sizes: Mapping[str, np.ndarray]) -> Chart:
     figure, axes = _axes()
     used = np.flatnonzero(sum(sizes.values()))
     first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
-    edges = 2.0 ** (np.arange(first, last + 1) / PER_OCTAVE)
+    edges = 2.0 ** (np.arange(first, last + 1) / BINS_PER_OCTAVE)
     for name, colour in (("annotated", BLUE), ("found", ORANGE)):
         if name in sizes:
             axes.stairs(sizes[name][first:last], edges, color=colour, fill=True, alpha=0.3)
@@ -131,7 +131,7 @@ def size_chart(sizes: Mapping[str, np.ndarray]) -> Chart:
 
 
 # Classes of sizes: three for each doubling.
-PER_OCTAVE, CLASSES = 3, 180
+BINS_PER_OCTAVE, N_SIZE_BINS = 3, 180
 
 
 def count_sizes(voxels: np.ndarray) -> np.ndarray:
@@ -143,8 +143,8 @@ def count_sizes(voxels: np.ndarray) -> np.ndarray:
     [0, 9]
     """
     # A little more, so that powers of two do not fall below the edge.
-    of_class = np.floor(np.log2(np.maximum(voxels, 1)) * PER_OCTAVE + 1e-9).astype(np.intp)
-    return np.bincount(of_class, minlength=CLASSES)
+    of_class = np.floor(np.log2(np.maximum(voxels, 1)) * BINS_PER_OCTAVE + 1e-9).astype(np.intp)
+    return np.bincount(of_class, minlength=N_SIZE_BINS)
 
 
 @STYLED

@@ -70,12 +70,12 @@ def cost_table(jobs: dict[str, list[str]], folder: Path) -> pd.DataFrame:
     return pd.DataFrame([{"step": step, **_together(part)} for step, part in parts])
 
 
-def clock(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """Hours as h:mm:ss, which reads well from a demo to a cluster; a dash where they are unknown.
 
     Examples
     --------
-    >>> clock(100.51)
+    >>> format_hours(100.51)
     '100:30:36'
     """
     if math.isnan(hours):

@@ -24,11 +24,11 @@ from unet_core.store.store import Result, open_image_of, open_labels, open_weigh
 
 # Longest side of a picture in pixels: about as large as the page shows it, so that outlines stay visible; of a
 # thumbnail.
-PREVIEW, THUMB = 640, 320
+PREVIEW_SIDE, THUMB_SIDE = 640, 320
 # Pixels around an object, and voxels that are searched for objects that nothing but their label is known of.
-MARGIN, SEARCHED = 24, 2**28
+MARGIN, MAX_SEARCHED_VOXELS = 24, 2**28
 # Planes of a volume of which the one with the most to see is shown.
-PLANES = 9
+N_CANDIDATE_PLANES = 9
 
 
 def short(name: str) -> str:
@@ -86,7 +86,9 @@ class Places(NamedTuple):
         return Result(self.results / step / self.model / f"{self.dataset}.zarr" / sample)
 
 
-def sample_view(places: Places, sample: str, objects: pd.DataFrame | None, note: str, limit: int = PREVIEW) -> View:
+def sample_view(
+    places: Places, sample: str, objects: pd.DataFrame | None, note: str, limit: int = PREVIEW_SIDE
+) -> View:
     """A sample with all layers there are.
 
     Parameters
@@ -107,20 +109,20 @@ def sample_view(places: Places, sample: str, objects: pd.DataFrame | None, note:
     plane = _plane(found.shape[0], truth or found)
     found_plane = found.preview(plane, limit)
     image = _like(places.image(sample).preview(plane, limit)[0], found_plane.shape)
-    layers = {"image": pictures.data_uri(pictures.stretch(image))}
+    layers = {"image": pictures.data_uri(pictures.stretch_contrast(image))}
     if places.has_probabilities:
         probability = foreground(places.result("predict", sample).preview(plane, limit))
         layers["probability"] = pictures.data_uri((probability * 255).astype(np.uint8))
     if truth is not None and ignore is not None and objects is not None:
         unknown, truth_plane = ignore.preview(plane, limit), truth.preview(plane, limit)
         if unknown.any():
-            layers["ignored"] = pictures.data_uri(pictures.veil(unknown), exact=True)
+            layers["ignored"] = pictures.data_uri(pictures.ignore_layer(unknown), exact=True)
         if len(objects):
             layers["errors"] = pictures.data_uri(
-                pictures.fills(kinds_of(truth_plane, found_plane, objects)), exact=True
+                pictures.kind_layer(kinds_of(truth_plane, found_plane, objects)), exact=True
             )
-        layers["truth"] = pictures.data_uri(pictures.outlines(truth_plane, pictures.TRUTH), exact=True)
-    layers["result"] = pictures.data_uri(pictures.outlines(found_plane, pictures.FOUND), exact=True)
+        layers["truth"] = pictures.data_uri(pictures.outline_layer(truth_plane, pictures.TRUTH_COLOUR), exact=True)
+    layers["result"] = pictures.data_uri(pictures.outline_layer(found_plane, pictures.FOUND_COLOUR), exact=True)
     where = f", plane {plane} of {found.shape[0]}" if found.shape[0] > 1 else ""
     return View(sample, note + where, (image.shape[0], image.shape[1]), layers)
 
@@ -138,9 +140,9 @@ def kinds_of(truth: np.ndarray, found: np.ndarray, objects: pd.DataFrame) -> np.
     Returns
     -------
     ndarray of uint8, shape (y, x)
-        0 where there is none, else 1 + the position in `pictures.KINDS`; a spurious object does not cover a true one.
+        0 where there is none, else 1 + the position in `pictures.KIND_COLOURS`; a spurious object covers no true one.
     """
-    code = {kind: number for number, kind in enumerate(pictures.KINDS, 1)}
+    code = {kind: number for number, kind in enumerate(pictures.KIND_COLOURS, 1)}
     true = objects[objects["label"] > 0]
     kinds = _looked_up(truth, true["label"].to_numpy(np.int64), true["kind"].map(code).to_numpy(np.uint8))
     spurious = objects.loc[objects["label"] == 0, "match"].to_numpy(np.int64)
@@ -189,12 +191,12 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
             views.append(View(str(row["kind"]), note + ", not looked for in so large an image", (1, 1), {}))
             continue
         window = _window(box, found.shape)
-        colours = np.repeat(pictures.stretch(places.image(sample).read(window)[0, 0])[..., None], 3, axis=2)
+        colours = np.repeat(pictures.stretch_contrast(places.image(sample).read(window)[0, 0])[..., None], 3, axis=2)
         true_part, found_part = truth.read(window)[0], found.read(window)[0]
-        colours[find_boundaries(true_part, mode="inner")] = pictures.TRUTH
-        colours[find_boundaries(found_part, mode="inner")] = pictures.FOUND
-        colours[find_boundaries((true_part if of_truth else found_part) == label, mode="inner")] = pictures.SPOT
-        step = -(-max(colours.shape) // THUMB)
+        colours[find_boundaries(true_part, mode="inner")] = pictures.TRUTH_COLOUR
+        colours[find_boundaries(found_part, mode="inner")] = pictures.FOUND_COLOUR
+        colours[find_boundaries((true_part if of_truth else found_part) == label, mode="inner")] = pictures.SPOT_COLOUR
+        step = -(-max(colours.shape) // THUMB_SIDE)
         height, width = colours[::step, ::step].shape[:2]
         views.append(
             View(
@@ -207,13 +209,13 @@ def object_views(places: Places, rows: pd.DataFrame, tables: Path) -> list[View]
     return views
 
 
-def doubt_view(places: Places, sample: str, plane: int, note: str) -> View:
+def uncertain_view(places: Places, sample: str, plane: int, note: str) -> View:
     """An image that nobody annotated, and how uncertain its pixels are."""
     probability = places.result("predict", sample)
-    parts = with_background(probability.preview(plane, THUMB))
-    image = _like(places.image(sample).preview(plane, THUMB)[0], parts.shape[1:])
-    layers = {"image": pictures.data_uri(pictures.stretch(image))}
-    layers["entropy"] = pictures.data_uri(pictures.heat(entropy(parts)), exact=True)
+    parts = with_background(probability.preview(plane, THUMB_SIDE))
+    image = _like(places.image(sample).preview(plane, THUMB_SIDE)[0], parts.shape[1:])
+    layers = {"image": pictures.data_uri(pictures.stretch_contrast(image))}
+    layers["entropy"] = pictures.data_uri(pictures.probability_layer(entropy(parts)), exact=True)
     return View(sample, note, (image.shape[0], image.shape[1]), layers)
 
 
@@ -235,18 +237,18 @@ def weight_views(results: Path, dataset: str, sample: str, class_weights: Sequen
     """Image, class to learn, and weight w = w_c + border term of a training sample."""
     target_result, border = open_weights(results / "weights" / f"{dataset}.zarr", sample)
     plane = target_result.shape[0] // 2
-    target = target_result.preview(plane, PREVIEW)
+    target = target_result.preview(plane, PREVIEW_SIDE)
     image = _like(
-        open_image_of(results / "groundtruth" / f"{dataset}.zarr", sample).preview(plane, PREVIEW)[0], target.shape
+        open_image_of(results / "groundtruth" / f"{dataset}.zarr", sample).preview(plane, PREVIEW_SIDE)[0], target.shape
     )
     w_c = np.array([*class_weights, *([np.nan] * (256 - len(class_weights)))])
-    weight = w_c[target] + border.preview(plane, PREVIEW)
+    weight = w_c[target] + border.preview(plane, PREVIEW_SIDE)
     known = weight[np.isfinite(weight)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     classes = np.where(target == 255, np.nan, target)
     size, shown = (image.shape[0], image.shape[1]), pictures.jet(classes, 0, len(class_weights) - 1)
     return [
-        View("image", "", size, {"image": pictures.data_uri(pictures.stretch(image))}),
+        View("image", "", size, {"image": pictures.data_uri(pictures.stretch_contrast(image))}),
         View("class to learn", "background blue", size, {"image": pictures.data_uri(shown, exact=True)}),
         View(
             "weight",
@@ -261,7 +263,7 @@ def _plane(planes: int, labels: Result) -> int:
     """The plane with the most foreground, of some."""
     if planes == 1:
         return 0
-    tried = sorted({(2 * i + 1) * planes // (2 * PLANES) for i in range(PLANES)})
+    tried = sorted({(2 * i + 1) * planes // (2 * N_CANDIDATE_PLANES) for i in range(N_CANDIDATE_PLANES)})
     return max(tried, key=lambda plane: np.count_nonzero(labels.preview(plane, 64)))
 
 
@@ -294,7 +296,7 @@ def _extent(table: Path, label: int) -> Box | None:
 
 def _search(labels: Result, label: int) -> Box | None:
     """Bounding box of an object in the first block that has it; None where the image is too large to be searched."""
-    if int(np.prod(labels.shape)) > SEARCHED:
+    if int(np.prod(labels.shape)) > MAX_SEARCHED_VOXELS:
         return None
     for box in _boxes(labels):
         places = np.nonzero(labels.read(box) == label)
@@ -310,10 +312,11 @@ def _boxes(result: Result) -> Iterable[Box]:
 
 
 def _window(box: Box, shape: tuple[int, int, int]) -> Box:
-    """The middle plane of a box with some pixels around it, a square of at most twice `PREVIEW`."""
+    """The middle plane of a box with some pixels around it, a square of at most twice `PREVIEW_SIDE`."""
     plane = (box.start[0] + box.stop[0]) // 2
     side = min(
-        max(stop - start for start, stop in zip(box.start[1:], box.stop[1:], strict=True)) + 2 * MARGIN, 2 * PREVIEW
+        max(stop - start for start, stop in zip(box.start[1:], box.stop[1:], strict=True)) + 2 * MARGIN,
+        2 * PREVIEW_SIDE,
     )
     middle = [(start + stop) // 2 for start, stop in zip(box.start[1:], box.stop[1:], strict=True)]
     y, x = (max(0, min(at - side // 2, n - side)) for at, n in zip(middle, shape[1:], strict=True))

@@ -12,32 +12,32 @@ import pandas as pd
 
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.network.ensemble import members_of
-from unet_core.pictures import KINDS
+from unet_core.pictures import KIND_COLOURS
 from unet_core.predict.probabilities import foreground
 from unet_core.report import charts
 from unet_core.report.gallery import (
     Places,
     View,
-    doubt_view,
     object_views,
     sample_view,
     short,
     tile_view,
+    uncertain_view,
     weight_views,
     worst_objects,
 )
-from unet_core.report.uncertainty import places
+from unet_core.report.uncertainty import sampled_boxes
 from unet_core.runtime import read_json
 
 # Images and objects among the worst that are shown of a model on a data set; pictures of each kind on the whole page.
-WORST, VIEWS, THUMBS = 10, 60, 48
+N_WORST, MAX_VIEWS, MAX_THUMBS = 10, 60, 48
 # Rows of a table on the page; all are in the files.
-ROWS = 500
+MAX_ROWS = 500
 # Samples of which object sizes are read, and voxels of which probabilities are compared with the truth.
-SIZED, CALIBRATED = 500, 2**24
-TEXTS = {"step", "model", "dataset", "split", "sample"}
-MAIN = ["sample", "split", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
-OBJECTS = ["sample", "label", "voxels", "best_iou", "match", "kind"]
+MAX_SIZED_SAMPLES, CALIBRATION_VOXELS = 500, 2**24
+TEXT_COLUMNS = {"step", "model", "dataset", "split", "sample"}
+MAIN_COLUMNS = ["sample", "split", "n_objects", "iou", "dice", "seg", "ap50", "ap75", "pixel_error", "rand_error"]
+OBJECT_COLUMNS = ["sample", "label", "voxels", "best_iou", "match", "kind"]
 
 
 def describe_model(name: str, results: Path) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def describe_pair(at: Places, previews: int, pairs: int) -> dict[str, Any]:
     samples = read_json(at.results / "instances" / at.model / f"{at.dataset}.json")["samples"]
     images, objects = _read_scores(folder / "images.csv"), _read_objects(folder / "objects.parquet")
     ranked = images.sort_values(["ap50", "iou"])["sample"].tolist() if len(images) else sorted(samples)
-    allowed = max(1, VIEWS // pairs)
+    allowed = max(1, MAX_VIEWS // pairs)
     views = [
         sample_view(
             at, name, _of(objects, name) if len(images) else None, _note(name, ranked, samples, images, objects)
         )
-        for name in chosen(ranked, WORST if len(images) else 0, previews, allowed)
+        for name in chosen(ranked, N_WORST if len(images) else 0, previews, allowed)
     ]
     stamp = read_json(folder.with_suffix(".json")) if folder.with_suffix(".json").is_file() else {}
     return {
@@ -106,11 +106,11 @@ def describe_pair(at: Places, previews: int, pairs: int) -> dict[str, Any]:
         "views": views,
         "kinds": Counter(objects["kind"]) if len(objects) else Counter(),
         "objects": object_views(
-            at, worst_objects(objects, min(WORST, allowed)), at.results / "instances" / at.model / at.dataset
+            at, worst_objects(objects, min(N_WORST, allowed)), at.results / "instances" / at.model / at.dataset
         ),
         "charts": _charts(at, images, objects, samples),
         "by_size": [(split, pd.DataFrame(rows)) for split, rows in stamp.get("by_size", {}).items() if rows],
-        "images": images[MAIN].sort_values(["ap50", "iou"]).head(ROWS) if len(images) else images,
+        "images": images[MAIN_COLUMNS].sort_values(["ap50", "iou"]).head(MAX_ROWS) if len(images) else images,
         "seams": _seams(at),
     }
 
@@ -125,8 +125,8 @@ def chosen(ranked: Sequence[str], worst: int, spread: int, most: int) -> list[st
     """
     count = min(spread, len(ranked))
     evenly = [round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(count)]
-    places = list(dict.fromkeys([*evenly, *range(min(worst, len(ranked)))]))[:most]
-    return [ranked[place] for place in sorted(places)]
+    positions = list(dict.fromkeys([*evenly, *range(min(worst, len(ranked)))]))[:most]
+    return [ranked[place] for place in sorted(positions)]
 
 
 def annotation_views(ranking: pd.DataFrame, results: Path) -> list[tuple[str, list[View]]]:
@@ -135,9 +135,9 @@ def annotation_views(ranking: pd.DataFrame, results: Path) -> list[tuple[str, li
     pairs = ranking.groupby(["model", "dataset"], sort=False)
     for (model, dataset), rows in pairs:
         at = Places(results, str(model), str(dataset))
-        first = rows.head(max(1, min(12, THUMBS // len(pairs))))
+        first = rows.head(max(1, min(12, MAX_THUMBS // len(pairs))))
         views = [
-            doubt_view(at, row["sample"], row["plane"], f"rank {row['rank']}, uncertainty {row['uncertainty']:.3f}")
+            uncertain_view(at, row["sample"], row["plane"], f"rank {row['rank']}, uncertainty {row['uncertainty']:.3f}")
             for row in first.to_dict("records")
         ]
         groups.append((f"{model} on {dataset}", views))
@@ -157,7 +157,7 @@ def weight_maps(models: Sequence[str], previews: int, results: Path) -> list[tup
         plan = read_json(results / "plan" / f"{network}.json")
         trained_on = read_json(Path(folder) / "model.json").get("trained_on", [])
         if "class_weights" in plan:
-            for sample in trained_on[: max(1, min(previews, VIEWS // 3 // len(models)))]:
+            for sample in trained_on[: max(1, min(previews, MAX_VIEWS // 3 // len(models)))]:
                 dataset, _, name = sample.partition("/")
                 views = weight_views(results, dataset, name, plan["class_weights"]["value"])
                 maps.append((f"{dataset}: {short(name)}, for model {model}", views))
@@ -167,7 +167,7 @@ def weight_maps(models: Sequence[str], previews: int, results: Path) -> list[tup
 def _charts(at: Places, images: pd.DataFrame, objects: pd.DataFrame, samples: dict[str, Any]) -> list[charts.Chart]:
     shown = []
     names = images["sample"].tolist() if len(images) else sorted(samples)
-    some = names[:: -(-len(names) // SIZED)] if names else []
+    some = names[:: -(-len(names) // MAX_SIZED_SAMPLES)] if names else []
     tables = at.results / "instances" / at.model / at.dataset
     found = [
         charts.count_sizes(pd.read_parquet(tables / f"{name}.parquet", columns=["voxels"])["voxels"].to_numpy())
@@ -197,7 +197,7 @@ def _calibration(at: Places, names: list[str]) -> Reliability:
     for name in some:
         truth, ignore = at.labels(name)[::2]
         probability = at.result("predict", name)
-        for box in places(probability.shape, CALIBRATED // len(some)):
+        for box in sampled_boxes(probability.shape, CALIBRATION_VOXELS // len(some)):
             counts = count_probabilities(foreground(probability.read(box)), truth.read(box), ignore.read(box))
             total = Reliability(total.voxels + counts.voxels, total.foreground + counts.foreground)
     return total
@@ -208,7 +208,7 @@ def _seams(at: Places) -> pd.DataFrame:
     samples = read_json(at.results / "predict" / at.model / f"{at.dataset}.json")["samples"]
     rows = [{"sample": name} | entry["audit"] for name, entry in samples.items() if "audit" in entry]
     table = pd.DataFrame(rows, columns=["sample", "windows", "across", "inside"])
-    return table.sort_values("across", ascending=False, kind="stable").head(ROWS)
+    return table.sort_values("across", ascending=False, kind="stable").head(MAX_ROWS)
 
 
 def _note(name: str, ranked: list[str], samples: dict[str, Any], images: pd.DataFrame, objects: pd.DataFrame) -> str:
@@ -216,13 +216,13 @@ def _note(name: str, ranked: list[str], samples: dict[str, Any], images: pd.Data
         return samples[name]["split"]
     row = images[images["sample"] == name].iloc[0]
     kinds = Counter(_of(objects, name)["kind"])
-    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind]) or "no objects"
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KIND_COLOURS if kinds[kind]) or "no objects"
     rank = f"rank {ranked.index(name) + 1} of {len(ranked)} from the worst"
     return f"{row['split']}, AP50 {row['ap50']:.3f}, IoU {row['iou']:.3f}, {rank}; {counts}"
 
 
 def _of(objects: pd.DataFrame, sample: str) -> pd.DataFrame:
-    return objects[objects["sample"] == sample] if len(objects) else pd.DataFrame(columns=OBJECTS)
+    return objects[objects["sample"] == sample] if len(objects) else pd.DataFrame(columns=OBJECT_COLUMNS)
 
 
 def _decision(value: Any) -> str:
@@ -234,13 +234,17 @@ def _read_scores(path: Path) -> pd.DataFrame:
     """Table of scores as written by `DataFrame.to_csv`; a sample may be called 007 or NA."""
     if not path.is_file():
         return pd.DataFrame()
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
 
 
 def _read_objects(path: Path) -> pd.DataFrame:
     """The columns that are needed of the table of objects, few of which are long texts."""
-    empty = pd.DataFrame(columns=OBJECTS)
+    empty = pd.DataFrame(columns=OBJECT_COLUMNS)
     if not path.is_file():
         return empty
     table = pd.read_parquet(path)
-    return table[OBJECTS].astype({"sample": "str", "kind": "str"}) if set(OBJECTS) <= set(table.columns) else empty
+    return (
+        table[OBJECT_COLUMNS].astype({"sample": "str", "kind": "str"})
+        if set(OBJECT_COLUMNS) <= set(table.columns)
+        else empty
+    )

@@ -18,18 +18,25 @@ from markupsafe import Markup
 from unet_core.config.options import Report
 from unet_core.evaluate.history import MEASURES
 from unet_core.files import write_atomic
-from unet_core.pictures import KINDS
+from unet_core.pictures import KIND_COLOURS
 from unet_core.report import provenance
-from unet_core.report.cost import HOURS, clock, cost_table
+from unet_core.report.cost import HOURS, cost_table, format_hours
 from unet_core.report.gallery import Places, short
-from unet_core.report.sections import ROWS, TEXTS, annotation_views, describe_model, describe_pair, weight_maps
-from unet_core.report.summary import MATRIX, matrix_of, matrix_tables, summary_rows
+from unet_core.report.sections import (
+    MAX_ROWS,
+    TEXT_COLUMNS,
+    annotation_views,
+    describe_model,
+    describe_pair,
+    weight_maps,
+)
+from unet_core.report.summary import MATRIX_MEASURE, matrix_of, matrix_tables, summary_rows
 from unet_core.report.uncertainty import annotate_next
 from unet_core.runtime import read_json
 
 logger = logging.getLogger(__name__)
 
-FIRST = [
+FIRST_COLUMNS = [
     "model",
     "dataset",
     "split",
@@ -82,8 +89,8 @@ def score_table(evaluations: dict[tuple[str, str], dict[str, Any]]) -> pd.DataFr
         for (model, dataset), stamp in evaluations.items()
         for split, scores in stamp["scores"].items()
     ]
-    table = pd.DataFrame(rows, columns=None if rows else FIRST)
-    return table[[*FIRST, *(column for column in table.columns if column not in FIRST)]]
+    table = pd.DataFrame(rows, columns=None if rows else FIRST_COLUMNS)
+    return table[[*FIRST_COLUMNS, *(column for column in table.columns if column not in FIRST_COLUMNS)]]
 
 
 def make_report(
@@ -120,7 +127,7 @@ def make_report(
     stamps = {key: read_json(path) for key, path in evaluations.items()}
     table = score_table(stamps)
     shown = table.map(_shown)
-    write_tables(table, shown[FIRST], folder)
+    write_tables(table, shown[FIRST_COLUMNS], folder)
     ranking = annotate_next(predictions, results)
     write_atomic(folder / "annotate_next.csv", ranking.to_csv(index=False, float_format="%.5f").encode())
     text = provenance.config_text(config)
@@ -145,12 +152,12 @@ def make_report(
     page = _render(
         summary=summary,
         matrix=matrix if len(matrix.models) > 1 or len(matrix.datasets) > 1 else None,
-        matrix_measure=MATRIX,
+        matrix_measure=MATRIX_MEASURE,
         measures=list(MEASURES),
         table=shown,
         meanings=MEANINGS,
         models=models,
-        ranking=ranking.head(ROWS),
+        ranking=ranking.head(MAX_ROWS),
         next_views=annotation_views(ranking, results),
         weights=weight_maps(names, cfg.previews, results),
         cost=_shown_cost(cost_table(jobs, results / "benchmarks")),
@@ -160,13 +167,13 @@ def make_report(
         command=provenance.command(text, folder / "config.yaml"),
     )
     write_atomic(folder / "report.html", page.encode())
-    logger.info("report: %s\n%s", folder / "report.html", markdown(shown[FIRST]))
+    logger.info("report: %s\n%s", folder / "report.html", markdown(shown[FIRST_COLUMNS]))
 
 
 def write_tables(table: pd.DataFrame, shown: pd.DataFrame, folder: Path) -> None:
     """Write all scores as CSV and Parquet, and the first columns as Markdown and LaTeX."""
     write_atomic(folder / "table.csv", table.to_csv(index=False, float_format="%.5f").encode())
-    numbers = {column: float for column in table.columns if column not in TEXTS | {"n_images", "n_objects"}}
+    numbers = {column: float for column in table.columns if column not in TEXT_COLUMNS | {"n_images", "n_objects"}}
     write_atomic(folder / "table.parquet", table.astype(numbers).to_parquet(index=False))
     write_atomic(folder / "table.md", markdown(shown).encode())
     columns = "lll" + "r" * (len(shown.columns) - 3)
@@ -186,9 +193,9 @@ def _render(**content: Any) -> str:
     environment.filters |= {"shown": _shown, "short": short}
     return environment.get_template("report.html.j2").render(
         content,
-        texts=TEXTS,
-        kinds=KINDS,
-        rows=ROWS,
+        texts=TEXT_COLUMNS,
+        kinds=KIND_COLOURS,
+        rows=MAX_ROWS,
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -215,4 +222,4 @@ def _shown(value: Any) -> str:
 
 
 def _shown_cost(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: table[name].map(clock) for name in HOURS}).map(_shown)
+    return table.assign(**{name: table[name].map(format_hours) for name in HOURS}).map(_shown)

@@ -14,11 +14,11 @@ import pandas as pd
 from unet_core.evaluate.history import MEASURES, read_history
 
 # Measures of which less is better.
-ERRORS = {"pixel_error", "rand_error"}
+LOWER_IS_BETTER = {"pixel_error", "rand_error"}
 
 
 # The measure of the matrix of models and data sets.
-MATRIX = "ap50"
+MATRIX_MEASURE = "ap50"
 
 
 class Score(NamedTuple):
@@ -107,14 +107,18 @@ class Matrix(NamedTuple):
 
 
 def matrix_of(rows: list[Row]) -> Matrix:
-    """The score `MATRIX` of each model on the test images of each data set.
+    """The score `MATRIX_MEASURE` of each model on the test images of each data set.
 
     Parameters
     ----------
     rows : list of Row
         From `summary_rows`.
     """
-    scored = {(row.model, row.dataset): row.scores[list(MEASURES).index(MATRIX)] for row in rows if row.split == "test"}
+    scored = {
+        (row.model, row.dataset): row.scores[list(MEASURES).index(MATRIX_MEASURE)]
+        for row in rows
+        if row.split == "test"
+    }
     models, datasets = (list(dict.fromkeys(pair[i] for pair in scored)) for i in (0, 1))
     cells = [[scored.get((model, dataset)) for dataset in datasets] for model in models]
     best = set()
@@ -155,5 +159,5 @@ def _score(name: str, scores: dict[str, Any], change: dict[str, Any]) -> Score:
     if change["low"] is not None:
         ends = f"{change['low']:+.3f} to {change['high']:+.3f}"
         if change["low"] > 0 or change["high"] < 0:
-            verdict = "worse" if (change["low"] > 0) == (name in ERRORS) else "better"
+            verdict = "worse" if (change["low"] > 0) == (name in LOWER_IS_BETTER) else "better"
     return Score(value, "-" if value is None else f"{value:.3f}", interval, text, ends, verdict)

@@ -16,12 +16,12 @@ from unet_core.store.store import Result
 
 # Entropy, as a share of the highest one, from which a voxel is uncertain; and share of an image that a few uncertain
 # voxels must stand up to. Both were chosen on three public data sets (docs/metrics.md).
-UNCERTAIN, DAMPING = 0.25, 0.001
+UNCERTAIN_ENTROPY, DAMPING = 0.25, 0.001
 # Voxels of an image that are looked at, in boxes of one plane.
-MOST, SIDE = 2**21, 512
+MAX_VOXELS, BOX_SIDE = 2**21, 512
 
 
-class Doubt(NamedTuple):
+class Uncertainty(NamedTuple):
     """What makes an image worth annotating; may be added up.
 
     Attributes
@@ -65,22 +65,22 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     return (0 - (parts * logs).sum(axis=0)) / np.float32(np.log2(len(parts)))
 
 
-def doubt(probabilities: np.ndarray) -> Doubt:
+def measure_uncertainty(probabilities: np.ndarray) -> Uncertainty:
     """What some voxels add; the argument is as for `entropy`."""
     values = entropy(probabilities)
-    uncertain = values > UNCERTAIN
-    return Doubt(values.size, int(uncertain.sum()), float(values[uncertain].sum(dtype=np.float64)))
+    uncertain = values > UNCERTAIN_ENTROPY
+    return Uncertainty(values.size, int(uncertain.sum()), float(values[uncertain].sum(dtype=np.float64)))
 
 
-def places(shape: tuple[int, int, int], most: int = MOST) -> list[Box]:
+def sampled_boxes(shape: tuple[int, int, int], most: int = MAX_VOXELS) -> list[Box]:
     """Boxes of one plane, regularly spread over an image, of at most about `most` voxels together."""
-    grid = Grid(shape, (1, min(SIDE, shape[1]), min(SIDE, shape[2])))
+    grid = Grid(shape, (1, min(BOX_SIDE, shape[1]), min(BOX_SIDE, shape[2])))
     count = max(1, min(len(grid), most // (grid.block[1] * grid.block[2])))
     # The middle of each part: of a volume also one place lies inside.
     return [grid.box((2 * index + 1) * len(grid) // (2 * count)) for index in range(count)]
 
 
-def doubt_of(result: Result) -> tuple[Doubt, int]:
+def uncertainty_of_result(result: Result) -> tuple[Uncertainty, int]:
     """What makes a sample worth annotating, and its least certain plane of those that were looked at.
 
     Parameters
@@ -88,12 +88,12 @@ def doubt_of(result: Result) -> tuple[Doubt, int]:
     result : Result
         Its probabilities. Of large ones regularly spread places are read, one by one.
     """
-    whole, by_plane = Doubt(0, 0, 0.0), dict[int, Doubt]()
-    for box in places(result.shape):
-        found = doubt(with_background(result.read(box)[:, 0]))
+    whole, by_plane = Uncertainty(0, 0, 0.0), dict[int, Uncertainty]()
+    for box in sampled_boxes(result.shape):
+        found = measure_uncertainty(with_background(result.read(box)[:, 0]))
         plane = box.start[0]
-        by_plane[plane] = Doubt(*np.add(by_plane.get(plane, (0, 0, 0.0)), found).tolist())
-        whole = Doubt(*np.add(whole, found).tolist())
+        by_plane[plane] = Uncertainty(*np.add(by_plane.get(plane, (0, 0, 0.0)), found).tolist())
+        whole = Uncertainty(*np.add(whole, found).tolist())
     return whole, max(by_plane, key=lambda plane: by_plane[plane].score)
 
 
@@ -112,7 +112,7 @@ def annotate_next(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFra
     Returns
     -------
     DataFrame
-        model, dataset, rank, sample, uncertainty (`Doubt.score`), uncertain_share (of the voxels that were
+        model, dataset, rank, sample, uncertainty (`Uncertainty.score`), uncertain_share (of the voxels that were
         looked at) and plane (the least certain).
     """
     rows = []
@@ -121,7 +121,7 @@ def annotate_next(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFra
         if stamp["dtype"] == "mask":
             continue
         found = [
-            (name, *doubt_of(Result(results / "predict" / model / f"{dataset}.zarr" / name)))
+            (name, *uncertainty_of_result(Result(results / "predict" / model / f"{dataset}.zarr" / name)))
             for name, entry in stamp["samples"].items()
             if entry["split"] == "unannotated"
         ]

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from unet_core.files import write_atomic
-from unet_core.store.shards import LEVEL
+from unet_core.store.shards import COMPRESSION_LEVEL
 
-NAME = "zarr.json"
+METADATA_FILE = "zarr.json"
 
 
 def write_group(folder: Path, attributes: dict[str, Any]) -> None:
     """Make a folder a Zarr group with these attributes, or replace those of a group."""
-    _put(folder / NAME, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
+    _put(folder / METADATA_FILE, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
 
 def read_group(folder: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def write_array(
     """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard."""
     wide = np.dtype(dtype).itemsize > 1
     of_bytes = {"name": "bytes"} | ({"configuration": {"endian": "little"}} if wide else {})
-    chunk_codecs = [of_bytes, {"name": "zstd", "configuration": {"level": LEVEL, "checksum": True}}]
+    chunk_codecs = [of_bytes, {"name": "zstd", "configuration": {"level": COMPRESSION_LEVEL, "checksum": True}}]
     index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharding = {
         "chunk_shape": list(chunks),
@@ -68,12 +68,12 @@ def write_array(
         "node_type": "array",
         "storage_transformers": [],
     }
-    _put(folder / NAME, description)
+    _put(folder / METADATA_FILE, description)
 
 
 def read_array(folder: Path) -> dict[str, Any]:
     """Description of an array, not to be changed; see `read_group` for errors."""
-    status = os.stat(f"{folder}/{NAME}")  # noqa: PTH116
+    status = os.stat(f"{folder}/{METADATA_FILE}")  # noqa: PTH116
     return _array(str(folder), status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -130,7 +130,7 @@ def multiscale(
 def _get(folder: Path | str) -> Any:
     # Of a step that has nothing to do, this is most of the work; paths of pathlib would double it, and files of text
     # are slower.
-    with open(f"{folder}/{NAME}", "rb") as file:  # noqa: PTH123
+    with open(f"{folder}/{METADATA_FILE}", "rb") as file:  # noqa: PTH123
         return json.loads(file.read().decode())
 
 

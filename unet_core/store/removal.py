@@ -13,11 +13,11 @@ from unet_core.files import PARTIAL
 
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
-    if trash := take(path):
+    if trash := move_to_trash(path):
         shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
 
 
-def take(path: Path) -> Path | None:
+def move_to_trash(path: Path) -> Path | None:
     """Move a result away; None if there is none (any more)."""
     trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
     with contextlib.suppress(FileNotFoundError):

@@ -22,9 +22,9 @@ import zstandard
 
 from unet_core.files import open_atomic
 
-LEVEL = 3
+COMPRESSION_LEVEL = 3
 # Offset and length of a chunk that is not there.
-MISSING = 2**64 - 1
+MISSING_CHUNK = 2**64 - 1
 
 Slices = tuple[slice, ...]
 
@@ -34,7 +34,7 @@ _contexts = threading.local()
 
 def _compressor() -> zstandard.ZstdCompressor:
     if not hasattr(_contexts, "compressor"):
-        _contexts.compressor = zstandard.ZstdCompressor(LEVEL, write_checksum=True)
+        _contexts.compressor = zstandard.ZstdCompressor(COMPRESSION_LEVEL, write_checksum=True)
     return _contexts.compressor
 
 
@@ -70,7 +70,7 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
     for position in np.ndindex(*counts):
         part = whole[tuple([slice(p * c, (p + 1) * c) for p, c in zip(position, chunk, strict=True)])]
         if 0 in part.shape:
-            index.append((MISSING, MISSING))
+            index.append((MISSING_CHUNK, MISSING_CHUNK))
             continue
         parts.append(compress(np.ascontiguousarray(part).data))
         index.append((offset, len(parts[-1])))
@@ -102,7 +102,7 @@ def _index_of(file: BinaryIO, chunks: int) -> np.ndarray | None:
     if len(footer) < length or google_crc32c.value(footer[:-4]) != int.from_bytes(footer[-4:], "little"):
         return None
     index = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
-    used = index[index[:, 0] != MISSING]
+    used = index[index[:, 0] != MISSING_CHUNK]
     return index if bool((used.sum(axis=1) <= size - length).all()) else None
 
 
@@ -140,7 +140,7 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
             high = [min(s.stop, start + c) for s, start, c in zip(wanted, starts, chunk, strict=True)]
             there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, wanted, strict=True))
             offset, length = (int(value) for value in index[np.ravel_multi_index(position, tuple(counts))])
-            if offset == MISSING:
+            if offset == MISSING_CHUNK:
                 out[there] = 0
                 continue
             file.seek(offset)
@@ -171,7 +171,7 @@ def check_shard(path: Path, chunks: int, size: int) -> None:
     if index is None:
         raise ValueError("cut short" if path.is_file() else "missing")
     with path.open("rb") as file:
-        for offset, length in index[index[:, 0] != MISSING].tolist():
+        for offset, length in index[index[:, 0] != MISSING_CHUNK].tolist():
             file.seek(offset)
             try:
                 _decompress(file.read(length), size)

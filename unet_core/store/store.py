@@ -23,17 +23,17 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
-from unet_core.files import aside
+from unet_core.files import temporary_path
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
 from unet_core.store.ngff import chunk_shape, multiscale, read_array, read_group, write_array, write_group
 from unet_core.store.pyramid import halve_image, halve_labels
-from unet_core.store.removal import remove, take
+from unet_core.store.removal import move_to_trash, remove
 from unet_core.store.shards import CutShort, read_index, read_part, write_shard
 
 CHUNK = 256
 # Looks at a result that other runs begin or replace at the same moment.
-ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
 STEPS = ("groundtruth", "weights", "predict", "instances")
@@ -217,7 +217,7 @@ def begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep:
     -------
     Result
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if (result := _begin(path, digest, spec, provenance, keep)) is not None:
             return result
     raise UserError(f"other runs replace {path} again and again; let one of them end, then run again")
@@ -232,7 +232,7 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
     if keep and _is_like(path, spec):
         write_group(path, {"ome": _ome(path, spec), "unet": unet})
         return _begun(path, digest, spec)
-    if trash := take(path):
+    if trash := move_to_trash(path):
         if _begun(trash, digest, spec) is not None:  # what another run has just made is given back
             with contextlib.suppress(OSError):
                 trash.rename(path)
@@ -240,7 +240,7 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
         shutil.rmtree(trash, ignore_errors=True)  # another run may be cleaning up
     _make_parents(path)
     # Made aside and renamed, so that another run that begins the same result sees all of it or nothing.
-    temporary = aside(path)
+    temporary = temporary_path(path)
     try:
         for level in range(spec.levels):
             _create_level(temporary, spec, level)
@@ -276,7 +276,7 @@ def _is_like(path: Path, spec: Spec) -> bool:
     return same and len(here) == spec.levels and metadata == _ome(path, spec)
 
 
-def refer(
+def write_reference(
     path: Path, digest: str, reference: dict[str, Any], details: dict[str, Any], provenance: dict[str, Any]
 ) -> None:
     """Note where an image lies instead of copying it, as a result that is done.

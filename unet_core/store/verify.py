@@ -25,7 +25,7 @@ from unet_core.store.shards import check_shard
 from unet_core.store.store import Result, read_attributes
 
 # Shards in work per thread: few, so that the memory does not grow with the store.
-WAITING = 4
+SHARDS_PER_THREAD = 4
 
 
 class Damage(NamedTuple):
@@ -122,7 +122,9 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
         return index, size, found
 
     numbers = iter(range(len(result.grid)))
-    while some := [number for _, number in zip(range(WAITING * (os.cpu_count() or 1)), numbers, strict=False)]:
+    while some := [
+        number for _, number in zip(range(SHARDS_PER_THREAD * (os.cpu_count() or 1)), numbers, strict=False)
+    ]:
         yield from pool.map(look, some)
 
 

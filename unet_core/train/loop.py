@@ -22,7 +22,7 @@ from unet_core.runtime import UserError
 from unet_core.train.checkpoint import History, State, best_step
 from unet_core.train.curves import live_curves, log_entry, show
 from unet_core.train.loss import weighted_cross_entropy
-from unet_core.train.processes import ALONE, Processes, Warned, watch_signals
+from unet_core.train.processes import SINGLE_PROCESS, Processes, StopRequest, watch_signals
 from unet_core.train.sampling import Batch, Sampler, TrainingSample
 from unet_core.train.validation import validate
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # So often, in steps, several processes ask each other, and a GPU is asked for its loss; asking each time would make it
 # wait.
-ASKED_EVERY = 8
+SYNC_EVERY = 8
 # What train.freeze names, as the network calls it.
 PARTS = {"contracting": ("down",), "expanding": ("up", "merge"), "output": ("head",)}
 
@@ -54,7 +54,7 @@ def train_network(
     folder: Path,
     wanted: str,
     start: Mapping[str, torch.Tensor] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
 
@@ -246,9 +246,9 @@ def _check_loss(state: State, steps: int, folder: Path, progress: tqdm[Any]) -> 
     """Stop where the loss is no number any more; show it."""
     progress.update()
     last = state.losses[-1]
-    if last.device.type != "cpu" and state.step % ASKED_EVERY and state.step != steps:
+    if last.device.type != "cpu" and state.step % SYNC_EVERY and state.step != steps:
         return
-    if not bool(torch.isfinite(torch.stack(state.losses)[-ASKED_EVERY:]).all()):
+    if not bool(torch.isfinite(torch.stack(state.losses)[-SYNC_EVERY:]).all()):
         raise _not_finite(f"the loss became {last.item()}", state.step, folder)
     progress.set_postfix(loss=f"{last.item():.4g}", refresh=False)
 
@@ -271,10 +271,12 @@ def _not_finite(what: str, step: int, folder: Path) -> UserError:
     )
 
 
-def _stop_if_warned(warned: Warned, state: State, folder: Path, wanted: str, steps: int, processes: Processes) -> None:
+def _stop_if_warned(
+    warned: StopRequest, state: State, folder: Path, wanted: str, steps: int, processes: Processes
+) -> None:
     """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
     # Several processes must stop at the same step.
-    if (processes.size > 1 and state.step % ASKED_EVERY) or not warned.anywhere(processes):
+    if (processes.size > 1 and state.step % SYNC_EVERY) or not warned.anywhere(processes):
         return
     _check_weights(state, folder)
     if state.losses:

@@ -21,7 +21,7 @@ from unet_core.network.model import device
 from unet_core.runtime import UserError
 
 # SLURM's warning before the time limit (by --signal=USR1@60), preemption and scancel.
-WARNINGS = (signal.SIGUSR1, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Processes:
             dist.barrier()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def join_processes() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-class Warned:
+class StopRequest:
     """Whether a signal has told this process to stop; use `watch_signals`."""
 
     def __init__(self) -> None:
@@ -80,13 +80,13 @@ class Warned:
 
 
 @contextmanager
-def watch_signals() -> Iterator[Warned]:
+def watch_signals() -> Iterator[StopRequest]:
     """Remember signals that announce the end of the job, instead of dying of them."""
-    warned = Warned()
+    warned = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield warned  # only the main thread may handle signals
         return
-    before = {number: signal.signal(number, warned._remember) for number in WARNINGS}
+    before = {number: signal.signal(number, warned._remember) for number in STOP_SIGNALS}
     try:
         yield warned
     finally:

@@ -25,11 +25,11 @@ from unet_core.train.augment import CPU, random_positions, sample_at, vary_gray
 Wanted = Callable[[np.ndarray], np.ndarray]
 
 # Batches that are prepared while one is used.
-AHEAD = 2
+PREFETCHED_BATCHES = 2
 # So often a place is drawn anew where nothing is annotated; half as often where an object is wanted and there is none.
-TRIES = 100
+MAX_DRAWS = 100
 # So far around a place, in pixels, what is wanted is looked for; in 3D, with all planes of the tile's output.
-REACH, REACH_3D = 512, 128
+SEARCH_RADIUS, SEARCH_RADIUS_3D = 512, 128
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Sampler:
                 [pool.submit(self._tile, number, index) for index in range(rank, self.batch, size)]
                 for number in range(start, stop)
             )
-            coming: deque[list[Future[Batch]]] = deque(islice(orders, AHEAD))
+            coming: deque[list[Future[Batch]]] = deque(islice(orders, PREFETCHED_BATCHES))
             while coming:
                 batch = _stack([tile.result() for tile in coming.popleft()])
                 coming.extend(islice(orders, 1))
@@ -131,9 +131,9 @@ class Sampler:
         rng = np.random.default_rng([self.seed, number, index])
         flat, (depth, side, _), (above, around, _) = isinstance(self.tile, int), sides(self.tile), self.halo
         wanted = _objects if rng.random() < self.foreground else _anywhere
-        for attempt in range(TRIES):
+        for attempt in range(MAX_DRAWS):
             sample = self.samples[rng.choice(len(self.samples), p=self.shares)]
-            place = self._place(sample, rng, wanted if attempt < TRIES // 2 else _anywhere)
+            place = self._place(sample, rng, wanted if attempt < MAX_DRAWS // 2 else _anywhere)
             if place is None:
                 continue
             plane, y, x = place
@@ -165,7 +165,7 @@ class Sampler:
         plane, y, x = int(rng.integers(depth)), rng.uniform(0, height - 1), rng.uniform(0, width - 1)
         if wanted is _anywhere:
             return plane, y, x
-        reach = REACH if isinstance(self.tile, int) else REACH_3D
+        reach = SEARCH_RADIUS if isinstance(self.tile, int) else SEARCH_RADIUS_3D
         across = sides(self.tile)[0] // 2 - self.halo[0]
         start, stop = (
             (plane - across, int(y) - reach, int(x) - reach),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.config.folds import seen_as
+from unet_core.config.folds import split_in_training
 from unet_core.config.options import Network, Train
 from unet_core.digest import digest
 from unet_core.files import write_atomic
@@ -28,9 +28,9 @@ from unet_core.runtime import UserError, job_log, read_json, versions, write_sta
 from unet_core.store.store import open_image_of, open_labels, open_weights
 from unet_core.train.checkpoint import best_step, is_of
 from unet_core.train.loop import train_network
-from unet_core.train.processes import ALONE, Processes, join_processes
+from unet_core.train.processes import SINGLE_PROCESS, Processes, join_processes
 from unet_core.train.sampling import Sampler, TrainingSample
-from unet_core.train.tile_picture import TILES, tile_picture
+from unet_core.train.tile_picture import N_TILES, tile_picture
 from unet_core.train.warm_start import Start, choose_start, given_model
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def train_model(
     results: Path,
     folder: Path,
     stamp: Path,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Train a model if its data, plan or options have changed.
 
@@ -73,7 +73,7 @@ def train_model(
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
-            split = seen_as(decided, f"{dataset}/{name}", entry["split"])
+            split = split_in_training(decided, f"{dataset}/{name}", entry["split"])
             if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)
@@ -181,7 +181,7 @@ def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndar
     """Image, target and border term of the tiles that training begins with."""
     batches = (sampler.draw(number) for number in itertools.count())
     tiles = ((image, target, border) for batch in batches for image, target, border in zip(*batch, strict=True))
-    return [tuple(part.numpy(force=True) for part in tile) for tile in itertools.islice(tiles, TILES)]
+    return [tuple(part.numpy(force=True) for part in tile) for tile in itertools.islice(tiles, N_TILES)]
 
 
 def adopt_model(path: Path, stamp: Path) -> None:

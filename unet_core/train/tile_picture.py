@@ -12,10 +12,10 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from unet_core.config.datasets import IGNORE
-from unet_core.pictures import FOUND, TRUTH, jet, stretch
+from unet_core.pictures import FOUND_COLOUR, TRUTH_COLOUR, jet, stretch_contrast
 
 # Tiles in a picture, longest side of each, and pixels between them.
-TILES, SIDE, GAP = 6, 200, 4
+N_TILES, SIDE, GAP = 6, 200, 4
 
 
 def tile_picture(tiles: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], class_weights: Sequence[float]) -> bytes:
@@ -60,12 +60,12 @@ def _middle_plane(
 
 def _seen(image: np.ndarray, target: np.ndarray, step: int) -> np.ndarray:
     """Image with outlines and frame, at a `step`-th of the resolution."""
-    colours = np.repeat(stretch(image[::step, ::step])[..., None], 3, axis=2)
+    colours = np.repeat(stretch_contrast(image[::step, ::step])[..., None], 3, axis=2)
     # Outlines before the resolution is lowered would be dashed lines.
     known = target[::step, ::step]
     top, left = ((big - small) // 2 for big, small in zip(colours.shape[:2], known.shape, strict=True))
     inner = colours[top : top + known.shape[0], left : left + known.shape[1]]
-    inner[find_boundaries(known, mode="inner")] = TRUTH
-    inner[[0, -1], :] = FOUND
-    inner[:, [0, -1]] = FOUND
+    inner[find_boundaries(known, mode="inner")] = TRUTH_COLOUR
+    inner[[0, -1], :] = FOUND_COLOUR
+    inner[:, [0, -1]] = FOUND_COLOUR
     return colours

@@ -16,8 +16,8 @@ from unet_core.metrics.matching import match
 from unet_core.metrics.seg import seg_scores
 from unet_core.network.model import network_function
 from unet_core.network.tiles import predict_box
-from unet_core.network.unet import STILL, UNet
-from unet_core.train.processes import ALONE, Processes
+from unet_core.network.unet import NO_POOLING, UNet
+from unet_core.train.processes import SINGLE_PROCESS, Processes
 from unet_core.train.sampling import TrainingSample
 
 # Objects are looked for in pieces of this size, by the dimensions of the network, so that memory stays small whatever
@@ -31,7 +31,7 @@ def validate(
     class_weights: torch.Tensor,
     tile: int | Sequence[int],
     precision: str,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Weighted loss, foreground IoU, SEG and AP at IoU 0.5 of whole samples.
 
@@ -61,7 +61,7 @@ def validate(
     """
     net.eval()
     w_c = class_weights.cpu().numpy()
-    z, y, x = VALIDATION_BLOCK[2 if net.shape.z == STILL else 3]
+    z, y, x = VALIDATION_BLOCK[2 if net.shape.z == NO_POOLING else 3]
     piece = (max(z, net.shape.z.step), y, x)
     pixels, objects = np.zeros(4), np.zeros(4)
     for sample in samples:

@@ -10,7 +10,7 @@ from unet_core.compiled import compiled
 
 Spacing = tuple[float, float, float]
 # Voxels of a row that are worked on together: their state stays in the registers and the first-level cache.
-LANES = 256
+BATCH_VOXELS = 256
 
 
 def two_nearest(
@@ -60,7 +60,7 @@ def two_nearest(
     return state[0], state[2]
 
 
-def outlines(labels: np.ndarray) -> np.ndarray:
+def outermost_voxels(labels: np.ndarray) -> np.ndarray:
     """Objects reduced to their outermost voxels: those with a face neighbour that is not of the object.
 
     The edge of the array is no border.
@@ -193,17 +193,20 @@ def _across(  # type: ignore[no-untyped-def]
     """Bring in what lies along the middle axis: each voxel looks both ways until nothing can come that matters."""
     outer, length, inner = nearest.shape
     # Nearest and second, side by side: in one array, the compiler sees that they do not overlap.
-    d, label = np.empty(2 * LANES, np.float32), np.empty(2 * LANES, np.uint32)
+    d, label = np.empty(2 * BATCH_VOXELS, np.float32), np.empty(2 * BATCH_VOXELS, np.uint32)
     infinite = np.float32(np.inf)
     for o in range(outer):
         for i in range(length):
-            for start in range(0, inner, LANES):
-                lanes = min(LANES, inner - start)
+            for start in range(0, inner, BATCH_VOXELS):
+                lanes = min(BATCH_VOXELS, inner - start)
                 for j in range(lanes):
                     d[j], label[j] = nearest[o, i, start + j], nearest_label[o, i, start + j]
-                    d[LANES + j], label[LANES + j] = second[o, i, start + j], second_label[o, i, start + j]
+                    d[BATCH_VOXELS + j], label[BATCH_VOXELS + j] = (
+                        second[o, i, start + j],
+                        second_label[o, i, start + j],
+                    )
                     if last and not inside and d[j] == 0:
-                        d[LANES + j] = -1
+                        d[BATCH_VOXELS + j] = -1
                 for k in range(1, squares.size):
                     far2 = squares[k]
                     # What was not found yet is at least as far away as row k. In the last axis a second object matters
@@ -213,7 +216,7 @@ def _across(  # type: ignore[no-untyped-def]
                     lone = far2 if last and steps[k] <= alone else infinite
                     busy = 0
                     for j in range(lanes):
-                        busy += (d[LANES + j] > far2) & ((min(d[j], far2) <= room) | (d[j] > lone))
+                        busy += (d[BATCH_VOXELS + j] > far2) & ((min(d[j], far2) <= room) | (d[j] > lone))
                     if busy == 0:
                         break
                     for m in (i - k, i + k):
@@ -230,12 +233,12 @@ def _across(  # type: ignore[no-untyped-def]
                             )
                 for j in range(lanes):
                     out_nearest[o, i, start + j] = d[j]
-                    out_second[o, i, start + j] = d[LANES + j] if d[LANES + j] >= 0 else infinite
+                    out_second[o, i, start + j] = d[BATCH_VOXELS + j] if d[BATCH_VOXELS + j] >= 0 else infinite
                 if not last:
                     for j in range(lanes):
                         out_nearest_label[o, i, start + j], out_second_label[o, i, start + j] = (
                             label[j],
-                            label[LANES + j],
+                            label[BATCH_VOXELS + j],
                         )
 
 
@@ -243,10 +246,10 @@ def _across(  # type: ignore[no-untyped-def]
 def _bring(far2, nearest, nearest_label, second, second_label, d, label):  # type: ignore[no-untyped-def]
     """Put the pairs of another row, `far2` away, into those of this row."""
     for j in range(nearest.size):
-        pair = (d[j], label[j], d[LANES + j], label[LANES + j])
+        pair = (d[j], label[j], d[BATCH_VOXELS + j], label[BATCH_VOXELS + j])
         pair = _closer(far2 + nearest[j], nearest_label[j], *pair)
         pair = _closer(far2 + second[j], second_label[j], *pair)
-        d[j], label[j], d[LANES + j], label[LANES + j] = pair
+        d[j], label[j], d[BATCH_VOXELS + j], label[BATCH_VOXELS + j] = pair
 
 
 @compiled

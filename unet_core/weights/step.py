@@ -30,15 +30,15 @@ from unet_core.store.store import (
     open_weights,
     read_attributes,
 )
-from unet_core.weights.distance import Spacing, outlines, separate, two_nearest
+from unet_core.weights.distance import Spacing, outermost_voxels, separate, two_nearest
 
 logger = logging.getLogger(__name__)
 
 
 # Blocks of volumes: the planes of the halo are a smaller share of thick ones.
-THICK: ZYX = (64, 256, 256)
+VOLUME_BLOCK: ZYX = (64, 256, 256)
 # What a block was made of (hash of all that its voxels depend on) and what came of it (checksums of its shards).
-RECORD = np.dtype([("source", "<u8"), ("border", "<u4"), ("target", "<u4")])
+BLOCK_RECORD = np.dtype([("source", "<u8"), ("border", "<u4"), ("target", "<u4")])
 Record = tuple[int, int, int]
 
 
@@ -99,7 +99,7 @@ def border_term(labels: np.ndarray, spacing: Spacing, cfg: Weights) -> np.ndarra
     """
     labels = np.require(labels, np.uint32, ["C", "W"])
     inside = cfg.inside != "none"
-    seeds = outlines(labels) if cfg.inside == "border" else labels
+    seeds = outermost_voxels(labels) if cfg.inside == "border" else labels
     reach, near_reach = cutoff(cfg), near_cutoff(cfg)
     nearest, second = two_nearest(seeds, spacing, reach, near_reach, inside)
     term = np.empty(labels.shape, np.float32)
@@ -221,7 +221,7 @@ def _settings(cfg: Weights) -> str:
 
 def block_of(shape: ZYX) -> ZYX:
     """Block of the weights of a sample."""
-    return THICK if shape[0] > BLOCK[0] else BLOCK
+    return VOLUME_BLOCK if shape[0] > BLOCK[0] else BLOCK
 
 
 def class_pixels_if_done(path: Path, wanted: str) -> list[int] | None:
@@ -278,11 +278,11 @@ def _records(path: Path, blocks: int) -> np.ndarray:
     A sample of one block needs none, since it is made as a whole.
     """
     if blocks == 1:
-        return np.zeros(1, RECORD)
+        return np.zeros(1, BLOCK_RECORD)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.stat().st_size != blocks * RECORD.itemsize:
-        write_atomic(path, bytes(blocks * RECORD.itemsize))
-    return np.memmap(path, RECORD, "r+", shape=(blocks,))
+    if not path.is_file() or path.stat().st_size != blocks * BLOCK_RECORD.itemsize:
+        write_atomic(path, bytes(blocks * BLOCK_RECORD.itemsize))
+    return np.memmap(path, BLOCK_RECORD, "r+", shape=(blocks,))
 
 
 def _make_block(

@@ -10,7 +10,7 @@ import numpy as np
 from skimage.color import label2rgb
 from skimage.segmentation import find_boundaries
 
-from unet_core.pictures import FOUND, SPOT, TRUTH, data_uri, stretch
+from unet_core.pictures import FOUND_COLOUR, SPOT_COLOUR, TRUTH_COLOUR, data_uri, stretch_contrast
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first)
@@ -34,7 +34,7 @@ def weight_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, 
     """
     figure, grid = plt.subplots(len(rows), 4, figsize=(16, 3.6 * len(rows)), layout="constrained", squeeze=False)
     for panels, (name, image, objects, target, weight) in zip(grid, rows, strict=True):
-        gray = stretch(image)
+        gray = stretch_contrast(image)
         panels[0].imshow(gray, cmap="gray")
         panels[1].imshow(label2rgb(objects, gray, alpha=0.5, bg_label=0))
         panels[2].imshow(target > 0, cmap="gray")
@@ -48,7 +48,7 @@ def weight_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, 
     return buffer.getvalue()
 
 
-def spotted(image: np.ndarray, labels: np.ndarray, place: Sequence[int] | None, side: int = 128) -> str:
+def outline_picture(image: np.ndarray, labels: np.ndarray, place: Sequence[int] | None, side: int = 128) -> str:
     """Outlines of annotated objects on the image: all of it, or the surroundings of one place.
 
     Parameters
@@ -65,7 +65,7 @@ def spotted(image: np.ndarray, labels: np.ndarray, place: Sequence[int] | None, 
     str
         The picture as a data URI.
     """
-    gray = stretch(image)
+    gray = stretch_contrast(image)
     step = max(1, max(image.shape) // 640)
     window = (slice(None, None, step), slice(None, None, step))
     if place is not None:
@@ -74,14 +74,14 @@ def spotted(image: np.ndarray, labels: np.ndarray, place: Sequence[int] | None, 
         ]
         window = (slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side))
     rgb, part = np.repeat(gray[window][..., None], 3, axis=2), labels[window]
-    rgb[find_boundaries(part, mode="inner")] = TRUTH
+    rgb[find_boundaries(part, mode="inner")] = TRUTH_COLOUR
     if place is not None:
         number = labels[place[0], place[1]]
         if number:
-            rgb[find_boundaries(part == number, mode="inner")] = FOUND
+            rgb[find_boundaries(part == number, mode="inner")] = FOUND_COLOUR
         y, x = (at - start for at, start in zip(place, starts, strict=True))
         for offset in (-4, -3, -2, 2, 3, 4):
             for row, column in ((y + offset, x), (y, x + offset)):
                 if 0 <= row < part.shape[0] and 0 <= column < part.shape[1]:
-                    rgb[row, column] = SPOT
+                    rgb[row, column] = SPOT_COLOUR
     return data_uri(rgb, exact=True)

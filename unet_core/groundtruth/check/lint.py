@@ -15,15 +15,15 @@ from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.check.tally import Counts, inner_voxels
 
 # More findings of one kind in one sample are counted and not listed.
-LISTED = 20
+MAX_FINDINGS = 20
 # Shared part of two objects, over that of either, from which they are the same object drawn twice.
-SAME = 0.8
+DUPLICATE_IOU = 0.8
 # Voxels from which an object that is nowhere thicker than two is a sliver.
-SLIVER = 8
+MIN_SLIVER_VOXELS = 8
 # Share of the image from which an object is suspiciously large.
-LARGE = 0.5
+LARGE_FRACTION = 0.5
 # Longest side, in pixels, of the image in which outlines are compared with edges.
-SEEN = 512
+EDGE_IMAGE_SIDE = 512
 
 
 class Finding(NamedTuple):
@@ -66,7 +66,7 @@ def findings_of(
     Returns
     -------
     list of Finding
-        At most `LISTED` of each kind, and one that counts the others.
+        At most `MAX_FINDINGS` of each kind, and one that counts the others.
     """
     if not counts.number.size:
         return []
@@ -123,7 +123,7 @@ def _overlaps(canvas: Canvas) -> list[Finding]:
     for pair in canvas.overlaps:
         earlier, later = canvas.called(pair.earlier), canvas.called(pair.later)
         kind, text = "overlap", f"{earlier} and {later} share {pair.voxels} voxels"
-        if pair.iou >= SAME:
+        if pair.iou >= DUPLICATE_IOU:
             kind, text = (
                 "duplicate",
                 f"{later} is {earlier} drawn again (they share {pair.voxels} voxels, an IoU of {pair.iou:.2f})",
@@ -177,10 +177,12 @@ def _by_size(each: _Each, areas: np.ndarray, inners: np.ndarray) -> list[Finding
     voxels = math.prod(each.shape)
     found = each.of(areas == 1, "speck", lambda i: "is a single voxel")
     found += each.of(
-        (areas >= SLIVER) & (inners == 0), "sliver", lambda i: f"has {areas[i]} voxels and is nowhere thicker than 2"
+        (areas >= MIN_SLIVER_VOXELS) & (inners == 0),
+        "sliver",
+        lambda i: f"has {areas[i]} voxels and is nowhere thicker than 2",
     )
     return found + each.of(
-        areas > LARGE * voxels, "large", lambda i: f"covers {100 * int(areas[i]) // voxels} % of the image"
+        areas > LARGE_FRACTION * voxels, "large", lambda i: f"covers {100 * int(areas[i]) // voxels} % of the image"
     )
 
 
@@ -229,7 +231,7 @@ def _holes(canvas: Canvas) -> list[Finding]:
 
 def _misplaced(labels: np.ndarray, gray: np.ndarray) -> list[Finding]:
     """Whether the outlines would lie on edges of the image if the annotation were mirrored, turned or scaled."""
-    step = max(1, -(-max(labels.shape) // SEEN))
+    step = max(1, -(-max(labels.shape) // EDGE_IMAGE_SIDE))
     height, width = (length // step for length in labels.shape)
     blocks = gray[: height * step, : width * step].reshape(height, step, width, step)
     edges = gaussian_gradient_magnitude(blocks.mean(axis=(1, 3), dtype=np.float32), 1)
@@ -304,7 +306,7 @@ def _shortened(findings: list[Finding]) -> list[Finding]:
     shown: list[Finding] = []
     for kind in dict.fromkeys(finding.kind for finding in findings):
         same = [finding for finding in findings if finding.kind == kind]
-        shown += same[:LISTED]
-        if len(same) > LISTED:
-            shown.append(Finding(same[0].level, kind, None, f"{len(same) - LISTED} more of this kind"))
+        shown += same[:MAX_FINDINGS]
+        if len(same) > MAX_FINDINGS:
+            shown.append(Finding(same[0].level, kind, None, f"{len(same) - MAX_FINDINGS} more of this kind"))
     return shown

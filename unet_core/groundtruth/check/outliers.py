@@ -11,17 +11,17 @@ from scipy.stats import mannwhitneyu
 from unet_core.groundtruth.check.lint import Finding
 
 # Samples from which a comparison says something.
-ENOUGH = 5
+MIN_SAMPLES = 5
 # Factor by which the objects of a sample may be larger or smaller than those of the others.
-FACTOR = 5.0
+AREA_FACTOR = 5.0
 # Two batches differ if chance would so in fewer cases than this, and their medians by more than the factor (contrast:
 # difference).
-CHANCE, SHIFT = 1e-3, 1.5
+MAX_P_VALUE, MEDIAN_FACTOR = 1e-3, 1.5
 
-Named = tuple[str, Finding]
+NamedFinding = tuple[str, Finding]
 
 
-def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
+def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[NamedFinding]:
     """Samples that are empty, or with objects of another size, beside the others.
 
     Parameters
@@ -40,11 +40,11 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
         if values["objects"] == 0 and any(other["objects"] for other in statistics.values())
     ]
     areas = {name: values["area"] for name, values in statistics.items() if values["area"]}
-    if len(areas) < ENOUGH:
+    if len(areas) < MIN_SAMPLES:
         return found
     middle = float(np.median(list(areas.values())))
     for name, area in areas.items():
-        if not middle / FACTOR <= area <= middle * FACTOR:
+        if not middle / AREA_FACTOR <= area <= middle * AREA_FACTOR:
             text = (
                 f"objects have {area:g} voxels at the median, those of the other samples {middle:g}; "
                 "was it annotated at another scale?"
@@ -53,7 +53,7 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[Named]:
     return found
 
 
-def twins(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]:
+def duplicate_images(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[NamedFinding]:
     """Samples that are the same image under several names.
 
     Parameters
@@ -74,7 +74,7 @@ def twins(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[Named]
     return found
 
 
-def drift(statistics: Mapping[str, dict[str, Any]], batches: Mapping[str, str]) -> list[Finding]:
+def batch_differences(statistics: Mapping[str, dict[str, Any]], batches: Mapping[str, str]) -> list[Finding]:
     """Batches of annotations whose objects differ from those of all others: in size, density or contrast.
 
     Parameters
@@ -106,9 +106,9 @@ def drift(statistics: Mapping[str, dict[str, Any]], batches: Mapping[str, str]) 
 
 
 def _differ(inside: Sequence[float], outside: Sequence[float], signed: bool) -> str:
-    if min(len(inside), len(outside)) < ENOUGH:
+    if min(len(inside), len(outside)) < MIN_SAMPLES:
         return ""
     one, other = float(np.median(inside)), float(np.median(outside))
-    far = abs(one - other) > SHIFT / 2 if signed else max(one, other) > SHIFT * min(one, other)
+    far = abs(one - other) > MEDIAN_FACTOR / 2 if signed else max(one, other) > MEDIAN_FACTOR * min(one, other)
     chance = float(mannwhitneyu(inside, outside).pvalue)
-    return f"{one:.3g}, of the others {other:.3g} (p = {chance:.1g})" if far and chance < CHANCE else ""
+    return f"{one:.3g}, of the others {other:.3g} (p = {chance:.1g})" if far and chance < MAX_P_VALUE else ""

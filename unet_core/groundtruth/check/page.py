@@ -24,8 +24,8 @@ from unet_core.digest import digest
 from unet_core.files import write_atomic
 from unet_core.groundtruth.canvas import paint
 from unet_core.groundtruth.check.lint import Finding
-from unet_core.groundtruth.check.outliers import drift, outliers, twins
-from unet_core.groundtruth.label_volumes import WHOLE
+from unet_core.groundtruth.check.outliers import batch_differences, duplicate_images, outliers
+from unet_core.groundtruth.label_volumes import MAX_WHOLE_VOXELS
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.runtime import UserError
 from unet_core.store.store import Result, open_image_of
@@ -33,9 +33,9 @@ from unet_core.store.store import Result, open_image_of
 logger = logging.getLogger(__name__)
 
 # Pictures on the page: of each kind, and in all.
-EACH, ALL = 12, 80
+MAX_PICTURES_PER_KIND, MAX_PICTURES = 12, 80
 # Lines per data set in the terminal.
-PRINTED = 20
+MAX_PRINTED_LINES = 20
 FINDINGS = ["level", "kind", "sample", "z", "y", "x", "text", "files"]
 MEANINGS = {
     "file": "an image or annotation that cannot be read or does not fit",
@@ -133,10 +133,10 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
     splits = {one.sample.name: one.sample.split for one in checked}
     found = [(one.sample.name, Finding(*finding)) for one in checked for finding in one.details.get("findings", [])]
     found += outliers(statistics)
-    found += twins(
+    found += duplicate_images(
         {one.sample.name: digest(one.content, one.sample.internal, one.sample.time) for one in checked}, splits
     )
-    found += [("", finding) for finding in drift(statistics, {name: batches[name] for name in statistics})]
+    found += [("", finding) for finding in batch_differences(statistics, {name: batches[name] for name in statistics})]
     without = [name for name, split in splits.items() if split == "unannotated"]
     # In the Cell Tracking Challenge most frames have no mask.
     if without and not all(DESCRIPTIONS[source.format].sparse for source in cfg.annotations):
@@ -159,10 +159,10 @@ def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> 
 
 def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
     """One finding for each kind of contradiction between the headers of images and the axes or sizes that count."""
-    told = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
+    details = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
     kinds = {
-        "axes": _axes(cfg, told),
-        "pixel_size": _contradicting(cfg, told) | _incomplete(cfg, told) | _uneven(told),
+        "axes": _axes(cfg, details),
+        "pixel_size": _contradicting(cfg, details) | _incomplete(cfg, details) | _uneven(details),
     }
     return [
         Finding("warning", kind, None, f"{len(names)} of {len(checked)} images (as {names[0]}) {text}")
@@ -172,13 +172,15 @@ def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
     ]
 
 
-Told = list[tuple[Sample, dict[str, Any]]]
+ImageDetails = list[tuple[Sample, dict[str, Any]]]
 
 
-def _axes(cfg: Dataset, told: Told) -> dict[str, list[str]]:
-    said = {sample.name: image["header"]["axes"] for sample, image in told}
+def _axes(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
+    said = {sample.name: image["header"]["axes"] for sample, image in details}
     other = [
-        sample for sample, _ in told if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes
+        sample
+        for sample, _ in details
+        if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes
     ]
     if not other:
         return {}
@@ -187,10 +189,10 @@ def _axes(cfg: Dataset, told: Told) -> dict[str, list[str]]:
     return {text: [sample.name for sample in other]}
 
 
-def _contradicting(cfg: Dataset, told: Told) -> dict[str, list[str]]:
+def _contradicting(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
     """Images whose header says another size than the configuration."""
     found = []
-    for sample, image in told:
+    for sample, image in details:
         own = {
             axis: (getattr(cfg.pixel_size, axis), size)
             for axis, size in image["header"]["pixel_size"].items()
@@ -207,13 +209,13 @@ def _contradicting(cfg: Dataset, told: Told) -> dict[str, list[str]]:
     return {text: [name for name, _ in found]}
 
 
-def _incomplete(cfg: Dataset, told: Told) -> dict[str, list[str]]:
+def _incomplete(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
     """Images whose header says the pixel size along some axes and not along others.
 
     Only axes count whose size the configuration does not say either.
     """
     found = []
-    for sample, image in told:
+    for sample, image in details:
         sizes = {axis: size for axis, size in image["header"]["pixel_size"].items() if axis in sample.axes}
         asked = {axis for axis in "zyx" if axis in sample.axes and getattr(cfg.pixel_size, axis) is None}
         if asked & set(sizes) and asked - set(sizes):
@@ -226,19 +228,19 @@ def _incomplete(cfg: Dataset, told: Told) -> dict[str, list[str]]:
     return {text: [name for name, _ in found]}
 
 
-def _uneven(told: Told) -> dict[str, list[str]]:
+def _uneven(details: ImageDetails) -> dict[str, list[str]]:
     """Images whose pixels are of another size than those of the first one."""
-    if not told:
+    if not details:
         return {}
-    first = told[0][1]["pixel_size"]
+    first = details[0][1]["pixel_size"]
     found = [
-        (sample.name, image["pixel_size"]) for sample, image in told if any(map(_differ, image["pixel_size"], first))
+        (sample.name, image["pixel_size"]) for sample, image in details if any(map(_differ, image["pixel_size"], first))
     ]
     if not found:
         return {}
     sizes = [_size(dict(zip("zyx", size, strict=True))) for size in (found[0][1], first)]
     text = (
-        f"have pixels of {sizes[0]} micrometres, but those of {told[0][0].name} have {sizes[1]}; "
+        f"have pixels of {sizes[0]} micrometres, but those of {details[0][0].name} have {sizes[1]}; "
         "each counts as its file says"
     )
     return {f"{text}: if all have one size, say it in pixel_size": [name for name, _ in found]}
@@ -317,7 +319,7 @@ def _pictured(
     planes: dict[tuple[str, int | None], Any] = {}
     for name, finding in findings:
         seen[finding.kind] += 1
-        if seen[finding.kind] > EACH or len(shown) == ALL:
+        if seen[finding.kind] > MAX_PICTURES_PER_KIND or len(shown) == MAX_PICTURES:
             continue
         picture = None
         if name and finding.kind not in ("twin", "class"):
@@ -336,7 +338,7 @@ def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[
         image = open_image_of(store, one.sample.name)
         middle = image.shape[0] // 2 if plane is None else plane
         box = Box((middle, 0, 0), (middle + 1, *image.shape[1:]))
-        if one.labels is None and math.prod(image.shape) > WHOLE:
+        if one.labels is None and math.prod(image.shape) > MAX_WHOLE_VOXELS:
             return None
         if one.labels is not None:
             labels = Result(path / "labels" / "instances").read(box)[0]
@@ -349,9 +351,9 @@ def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[
 
 def _picture(plane: tuple[np.ndarray, np.ndarray] | None, finding: Finding) -> str | None:
     # matplotlib takes a second to import, and most checks find nothing.
-    from unet_core.groundtruth.check.figures import spotted
+    from unet_core.groundtruth.check.figures import outline_picture
 
-    return None if plane is None else spotted(*plane, finding.voxel[1:] if finding.voxel else None)
+    return None if plane is None else outline_picture(*plane, finding.voxel[1:] if finding.voxel else None)
 
 
 def main(arguments: list[str]) -> None:
@@ -371,9 +373,9 @@ def main(arguments: list[str]) -> None:
             continue
         errors += sum(row["level"] == "error" for row in rows)
         print(f"{name}: {len(rows)} things to look at{': ' + str(folder / 'check.html') if rows else ''}")
-        for row in rows[:PRINTED]:
+        for row in rows[:MAX_PRINTED_LINES]:
             place = f" (z {row['z']}, y {row['y']}, x {row['x']})" if row["z"] else ""
             print(f"  {row['level']}, {row['kind']}: {row['sample']}{place} {row['text']}".rstrip())
-        if len(rows) > PRINTED:
-            print(f"  and {len(rows) - PRINTED} more, in {folder / 'findings.csv'}")
+        if len(rows) > MAX_PRINTED_LINES:
+            print(f"  and {len(rows) - MAX_PRINTED_LINES} more, in {folder / 'findings.csv'}")
     sys.exit(1 if errors else 0)

@@ -10,7 +10,7 @@ import numpy as np
 from unet_core.blocks import ZYX, Box
 
 # Entries after which those of the same object are put together.
-TOGETHER = 2**20
+MAX_PENDING_ENTRIES = 2**20
 
 
 class Counts(NamedTuple):
@@ -78,7 +78,7 @@ class Tally:
         first = np.ravel_multi_index(tuple(p + s for p, s in zip(place, box.start, strict=True)), self._shape)
         self._rows.append(np.stack([number.astype(np.int64), voxels, kept, inside, first]))
         self._waiting += number.size
-        if self._waiting > TOGETHER:
+        if self._waiting > MAX_PENDING_ENTRIES:
             self._put_together()
 
     def counts(self) -> Counts:

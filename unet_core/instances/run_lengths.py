@@ -1,4 +1,4 @@
-"""Runs: stretches of equal voxels along x, in which a block's components are found, kept and painted again.
+"""Run-length encoding of a block: its components are found, kept and painted again in runs of equal voxels along x.
 
 A run is a row, where it starts and stops along x, and a label. There are far fewer runs than voxels, so that
 components, their sizes and their extents cost little more than one look at the voxels; `python -m benchmarks instances`
@@ -15,8 +15,8 @@ from unet_core.blocks import ZYX, Box
 from unet_core.compiled import compiled
 
 
-class Runs(NamedTuple):
-    """Runs of a block, in raster order.
+class RunLengths(NamedTuple):
+    """Run-lengths of a block, in raster order.
 
     Attributes
     ----------
@@ -60,8 +60,8 @@ class Measures(NamedTuple):
     top: np.ndarray
 
 
-class Stretches(NamedTuple):
-    """Runs of any number of blocks, with their place in the whole sample, and what they are labelled with.
+class PlacedRunLengths(NamedTuple):
+    """Run-lengths of any number of blocks, in coordinates of the whole sample, with their labels.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Stretches(NamedTuple):
     label: np.ndarray
 
 
-def label_runs(mask: np.ndarray, connectivity: str, planes: bool = False) -> tuple[Runs, int]:
+def label_mask(mask: np.ndarray, connectivity: str, planes: bool = False) -> tuple[RunLengths, int]:
     """Connected components of a mask, numbered from 1 in raster order of their first voxels.
 
     Parameters
@@ -92,55 +92,55 @@ def label_runs(mask: np.ndarray, connectivity: str, planes: bool = False) -> tup
 
     Returns
     -------
-    Runs, int
-        And the number of components.
+    RunLengths, int
+        Labelled runs, and the number of components.
 
     References
     ----------
     He, Chao, Suzuki: A run-based two-scan labeling algorithm. IEEE Transactions on Image Processing 17 (2008).
     """
     depth, height, width = mask.shape
-    rows, start, stop = _find(np.ascontiguousarray(mask).view(np.uint8).reshape(depth * height, width))
+    rows, start, stop = _find_ones(np.ascontiguousarray(mask).view(np.uint8).reshape(depth * height, width))
     label, count = _label(rows, start, stop, height, connectivity == "full", planes)
-    return Runs(rows, start, stop, label), int(count)
+    return RunLengths(rows, start, stop, label), int(count)
 
 
-def runs_of(labels: np.ndarray) -> Runs:
-    """Runs of equal labels above 0 of an array (z, y, x)."""
+def encode_labels(labels: np.ndarray) -> RunLengths:
+    """Run-lengths of the labels above 0 of an array (z, y, x)."""
     depth, height, width = labels.shape
-    return Runs(*_find_labels(np.ascontiguousarray(labels).reshape(depth * height, width)))
+    return RunLengths(*_find_labels(np.ascontiguousarray(labels).reshape(depth * height, width)))
 
 
-def paint(runs: Runs, values: np.ndarray, out: np.ndarray) -> None:
+def paint_run_lengths(run_lengths: RunLengths, values: np.ndarray, out: np.ndarray) -> None:
     """Write ``values[label]`` into the voxels of each run where that is not 0; `out` (z, y, x) is contiguous."""
-    _paint(*runs, values, out.reshape(-1, out.shape[-1]))
+    _paint_run_lengths(*run_lengths, values, out.reshape(-1, out.shape[-1]))
 
 
-def stretches_of(runs: Runs, box: Box, label: np.ndarray) -> Stretches:
-    """Runs of a box with their place in the whole sample and new labels."""
-    row = np.repeat(np.arange(runs.rows.size - 1, dtype=np.int32), np.diff(runs.rows))
+def place_run_lengths(run_lengths: RunLengths, box: Box, label: np.ndarray) -> PlacedRunLengths:
+    """Run-lengths of a box in coordinates of the whole sample, with new labels."""
+    row = np.repeat(np.arange(run_lengths.rows.size - 1, dtype=np.int32), np.diff(run_lengths.rows))
     (z, y, x), height = box.start, box.shape[1]
-    return Stretches(row // height + z, row % height + y, runs.start + x, runs.stop + x, label)
+    return PlacedRunLengths(row // height + z, row % height + y, run_lengths.start + x, run_lengths.stop + x, label)
 
 
-def paint_stretches(stretches: Stretches, values: np.ndarray, box: Box, out: np.ndarray) -> None:
-    """Write ``values[label]`` into the voxels of each stretch that lie in a box, unless that is 0; `out` is the box."""
-    _paint_stretches(*stretches, values, box.start, out)
+def paint_placed(placed: PlacedRunLengths, values: np.ndarray, box: Box, out: np.ndarray) -> None:
+    """Write ``values[label]`` into the voxels of each run that lie in a box, unless that is 0; `out` is the box."""
+    _paint_placed(*placed, values, box.start, out)
 
 
-def concatenate(stretches: list[Stretches]) -> Stretches:
-    """Stretches of several lists in one; there may be none."""
+def concatenate(placed: list[PlacedRunLengths]) -> PlacedRunLengths:
+    """Placed run-lengths of several blocks in one; there may be none."""
     nowhere = np.empty(0, np.int32)
-    empty = Stretches(nowhere, nowhere, nowhere, nowhere, np.empty(0, np.int64))
-    return Stretches(*(np.concatenate(columns) for columns in zip(empty, *stretches, strict=True)))
+    empty = PlacedRunLengths(nowhere, nowhere, nowhere, nowhere, np.empty(0, np.int64))
+    return PlacedRunLengths(*(np.concatenate(columns) for columns in zip(empty, *placed, strict=True)))
 
 
-def measure(runs: Runs, count: int, shape: ZYX, channels: np.ndarray) -> Measures:
+def measure_run_lengths(run_lengths: RunLengths, count: int, shape: ZYX, channels: np.ndarray) -> Measures:
     """Sizes, extents and channel values of the labels 1 to `count` of a block.
 
     Parameters
     ----------
-    runs : Runs
+    run_lengths : RunLengths
         Of the block.
     count : int
         Largest label.
@@ -152,11 +152,11 @@ def measure(runs: Runs, count: int, shape: ZYX, channels: np.ndarray) -> Measure
     flat = channels.reshape(len(channels), shape[0] * shape[1], shape[2])
     if flat.dtype != np.uint8:
         flat = flat.astype(np.float32, copy=False)  # numba has no half precision
-    return Measures(*_measure(*runs, count, shape[1], flat))
+    return Measures(*_measure(*run_lengths, count, shape[1], flat))
 
 
 @compiled
-def _find(mask):  # type: ignore[no-untyped-def]
+def _find_ones(mask):  # type: ignore[no-untyped-def]
     """Rows, starts and stops of the runs of ones."""
     count, width = mask.shape
     rows = np.zeros(count + 1, np.int64)
@@ -260,7 +260,7 @@ def _label(rows, start, stop, height, full, planes):  # type: ignore[no-untyped-
 
 
 @compiled
-def _paint(rows, start, stop, label, values, out):  # type: ignore[no-untyped-def]
+def _paint_run_lengths(rows, start, stop, label, values, out):  # type: ignore[no-untyped-def]
     for r in range(rows.size - 1):
         for n in range(rows[r], rows[r + 1]):
             value = values[label[n]]
@@ -269,7 +269,7 @@ def _paint(rows, start, stop, label, values, out):  # type: ignore[no-untyped-de
 
 
 @compiled
-def _paint_stretches(z, y, start, stop, label, values, corner, out):  # type: ignore[no-untyped-def]
+def _paint_placed(z, y, start, stop, label, values, corner, out):  # type: ignore[no-untyped-def]
     depth, height, width = out.shape
     for n in range(z.size):
         value, a, b = values[label[n]], z[n] - corner[0], y[n] - corner[1]
