@@ -287,7 +287,8 @@ def test_new_software_starts_a_job_only_where_the_version_of_a_method_is_another
     assert project.counts(output)["evaluate"] == "2 samples, 2 scored"
 
 
-@pytest.mark.parametrize("step", ["groundtruth", "weights", "train", "predict", "instances", "evaluate"])
+# The tests of weights, predict and instances kill these steps by themselves.
+@pytest.mark.parametrize("step", ["groundtruth", "train", "predict", "evaluate"])
 def test_a_run_that_was_killed_in_a_step_ends_in_the_same_table(finished: Project, project: Project, step: str) -> None:
     for later in STEPS[STEPS.index(step) :]:
         shutil.rmtree(project.folder / "results" / later)

@@ -9,7 +9,6 @@ import base64
 
 import imagecodecs
 import numpy as np
-from skimage.segmentation import find_boundaries
 
 # Outlines of annotated and of found objects, and of the one in question.
 TRUTH_COLOUR, FOUND_COLOUR, SPOT_COLOUR = (0, 191, 255), (255, 191, 0), (255, 0, 153)
@@ -60,6 +59,8 @@ def stretch_contrast(image: np.ndarray) -> np.ndarray:
 
 def outline_layer(labels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A layer with the outlines of objects, shape (y, x, 4)."""
+    from skimage.segmentation import find_boundaries  # takes half a second, and not all who draw need it
+
     return _layer(find_boundaries(labels, mode="inner"), colour, 255)
 
 

@@ -40,7 +40,6 @@ from unet_core.instances.run_lengths import (
     paint_run_lengths,
     place_run_lengths,
 )
-from unet_core.instances.split import split_object
 from unet_core.predict.probabilities import foreground, is_foreground
 from unet_core.runtime import return_freed_memory
 from unet_core.store.store import Result
@@ -199,6 +198,8 @@ class Pieces(NamedTuple):
 
 def split_objects(item: tuple[int, np.ndarray], work: Work) -> Pieces:
     """Split the objects, given by their numbers, that begin in a block; where their pieces lie is kept in a file."""
+    from unet_core.instances.split import split_object  # takes a second, and not all split
+
     index, numbers = item
     path = work.kept / "pieces" / f"{index}.npz"
     arrays = load_arrays(path, *Pieces._fields)

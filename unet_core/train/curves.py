@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tensorboardX import SummaryWriter
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ def live_curves(folder: Path, step: int) -> Iterator[SummaryWriter]:
     if step == 0:
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     # Names of files tell seconds only: without the step a run that goes on at once would overwrite the file before.
+    from tensorboardX import SummaryWriter  # takes half a second, and jobs with nothing to do need it not
+
     writer = SummaryWriter(str(folder / FOLDER), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
     try:
         yield writer

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import imagecodecs
 import numpy as np
-from skimage.segmentation import find_boundaries
 
 from unet_core.config.datasets import IGNORE
 from unet_core.pictures import FOUND_COLOUR, TRUTH_COLOUR, jet, stretch_contrast
@@ -60,6 +59,8 @@ def _middle_plane(
 
 def _seen(image: np.ndarray, target: np.ndarray, step: int) -> np.ndarray:
     """Image with outlines and frame, at a `step`-th of the resolution."""
+    from skimage.segmentation import find_boundaries  # takes half a second, and jobs with nothing to do need it not
+
     colours = np.repeat(stretch_contrast(image[::step, ::step])[..., None], 3, axis=2)
     # Outlines before the resolution is lowered would be dashed lines.
     known = target[::step, ::step]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from unet_core.groundtruth.check.lint import Finding
 
@@ -108,6 +107,8 @@ def batch_differences(statistics: Mapping[str, dict[str, Any]], batches: Mapping
 def _differ(inside: Sequence[float], outside: Sequence[float], signed: bool) -> str:
     if min(len(inside), len(outside)) < MIN_SAMPLES:
         return ""
+    from scipy.stats import mannwhitneyu  # takes half a second, and few batches need it
+
     one, other = float(np.median(inside)), float(np.median(outside))
     far = abs(one - other) > MEDIAN_FACTOR / 2 if signed else max(one, other) > MEDIAN_FACTOR * min(one, other)
     chance = float(mannwhitneyu(inside, outside).pvalue)
