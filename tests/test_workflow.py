@@ -21,6 +21,7 @@ import tifffile
 import yaml
 
 from tests.conftest import made_once
+from tests.forked import run_snakemake
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
 from unet_core.estimate.measure import allocated
@@ -73,9 +74,14 @@ class Project:
     def configure(self, config: dict[str, Any]) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def run(self, *arguments: str, fails: bool = False) -> str:
-        """Run to the end; the output of terminal and logs."""
-        done = subprocess.run([*SNAKEMAKE, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300)
+    def run(self, *arguments: str, fails: bool = False, forked: bool = True) -> str:
+        """Run to the end, in forks or as a user would; the output of terminal and logs."""
+        if forked:
+            done = run_snakemake([*SNAKEMAKE[3:], *arguments], self.folder)
+        else:
+            done = subprocess.run(
+                [*SNAKEMAKE, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300
+            )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -125,7 +131,7 @@ def make_finished(folder: Path, demo: Path) -> None:
     (folder / "data/cells/01_GT/SEG/man_seg006.tif").unlink()
     project = Project(folder)
     project.configure(CONFIG)
-    output = project.run()
+    output = project.run(forked=False)
     assert project.jobs(output) == set(STEPS)
 
 
@@ -279,10 +285,10 @@ def test_new_software_starts_a_job_only_where_the_version_of_a_method_is_another
     for path in [copy / "Snakefile", *copy.rglob("*.smk"), *copy.rglob("*.py")]:
         path.write_text(path.read_text() + "\n# Another comment.\n")
     arguments = ["--snakefile", str(copy / "Snakefile")]
-    assert "Nothing to be done" in project.run(*arguments)
+    assert "Nothing to be done" in project.run(*arguments, forked=False)
     versions = copy / "unet_core" / "method.py"
     versions.write_text(versions.read_text().replace('"evaluate": 1', '"evaluate": 2'))
-    output = project.run(*arguments)
+    output = project.run(*arguments, forked=False)
     assert {"evaluate", "report"} == project.jobs(output)
     assert project.counts(output)["evaluate"] == "2 samples, 2 scored"
 

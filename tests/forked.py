@@ -1,0 +1,67 @@
+"""Snakemake in forks of a process that has imported what the steps import: the same work, without ten starts of Python.
+
+A run is a process of its own, and so is each of its jobs. What is forked has one thread and has computed nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
+CONTEXT.set_forkserver_preload(["snakemake.cli", *(f"unet_core.{step}.step" for step in STEPS)])
+
+
+def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a folder to its end; its status, and what it and its jobs printed."""
+    output = folder / ".output"
+    output.unlink(missing_ok=True)
+    process = CONTEXT.Process(target=_snakemake, args=(arguments, folder, output))
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(arguments, seconds)
+    return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(errors="replace"), "")
+
+
+def _snakemake(arguments: list[str], folder: Path, output: Path) -> None:
+    from snakemake.benchmark import benchmarked
+    from snakemake.cli import main
+    from snakemake.script import PythonScript
+
+    def execute(self: PythonScript, script: str, edit: bool = False) -> None:
+        job = CONTEXT.Process(target=_script, args=(script, Path.cwd(), output, dict(os.environ)))
+        job.start()
+        if self.bench_record is None:
+            job.join()
+        else:
+            with benchmarked(job.pid, self.bench_record):
+                job.join()
+        if job.exitcode:
+            raise subprocess.CalledProcessError(job.exitcode, script)
+
+    _enter(folder, output)
+    PythonScript.execute_script = execute
+    # The profile looks at the command line.
+    sys.argv = ["snakemake", *arguments]
+    sys.exit(main(arguments))
+
+
+def _script(path: str, folder: Path, output: Path, environment: dict[str, str]) -> None:
+    _enter(folder, output)
+    os.environ.update(environment)
+    runpy.run_path(path, run_name="__main__")
+
+
+def _enter(folder: Path, output: Path) -> None:
+    """Work in a folder, and print to the end of a file."""
+    os.chdir(folder)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
