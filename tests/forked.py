@@ -10,6 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -21,7 +22,9 @@ def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> s
     """Run Snakemake in a folder to its end; its status, and what it and its jobs printed."""
     output = folder / ".output"
     output.unlink(missing_ok=True)
-    process = CONTEXT.Process(target=_snakemake, args=(arguments, folder, output))
+    forkserver.ensure_running()
+    address = forkserver._forkserver._forkserver_address
+    process = CONTEXT.Process(target=_snakemake, args=(arguments, folder, output, address))
     process.start()
     process.join(seconds)
     if process.exitcode is None:
@@ -30,7 +33,7 @@ def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> s
     return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(errors="replace"), "")
 
 
-def _snakemake(arguments: list[str], folder: Path, output: Path) -> None:
+def _snakemake(arguments: list[str], folder: Path, output: Path, address: str) -> None:
     from snakemake.benchmark import benchmarked
     from snakemake.cli import main
     from snakemake.script import PythonScript
@@ -46,6 +49,9 @@ def _snakemake(arguments: list[str], folder: Path, output: Path) -> None:
         if job.exitcode:
             raise subprocess.CalledProcessError(job.exitcode, script)
 
+    # Jobs are forked by the process that forked this one; Python would start another.
+    server = forkserver._forkserver
+    server._forkserver_address, server.ensure_running = address, lambda: None
     _enter(folder, output)
     PythonScript.execute_script = execute
     # The profile looks at the command line.
