@@ -176,7 +176,7 @@ def test_lost_and_damaged_benchmarks_start_no_job_and_are_not_measured(project: 
     (benchmarks / "plan/cells.jsonl").write_bytes(b"\0" * 99)
     assert "Nothing to be done" in project.run()
     # What a job may use decides no result either, but its benchmark knows it.
-    output = project.run("--forcerun", "instances", "report", "--set-resources", "instances:gpu=2")
+    output = project.run("--forcerun", "instances", "report", "--set-resources", "instances:gpu=2", forked=False)
     assert project.counts(output)["instances"] == "7 samples, 0 made" and "train" not in project.jobs(output)
     cost = project.cost()
     assert cost["train"] == cost["plan"] == ["1", "0", "-", "-", "-", "-"] and cost["total"][:2] == ["7", "5"]

@@ -74,7 +74,7 @@ def run(
     if processes == 1:
         program(job)
     else:
-        launch("tests.test_processes", job, nodes=1, per_node=processes)
+        launch("tests.train.test_processes", job, nodes=1, per_node=processes)
     tensors, state = load_checkpoint(folder / "last.safetensors")
     return tensors, state["history"]
 

@@ -18,7 +18,7 @@ def problem_lines(problems: Mapping[str, Exception], classes: Sequence[str]) -> 
 
     Examples
     --------
-    >>> told({"a": ValueError("truncated")}, ["cell"])
+    >>> problem_lines({"a": ValueError("truncated")}, ["cell"])
     ['a: truncated']
     """
     unknown = {sample: error.names for sample, error in sorted(problems.items()) if isinstance(error, UnknownClasses)}

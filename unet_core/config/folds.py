@@ -38,7 +38,7 @@ def divide_into_folds(names: Iterable[str], folds: int | Sequence[Sequence[str]]
 
     Examples
     --------
-    >>> divide(["a1", "a2", "b1"], [["a*"], ["b*"]])
+    >>> divide_into_folds(["a1", "a2", "b1"], [["a*"], ["b*"]])
     {'a1': 1, 'a2': 1, 'b1': 2}
     """
     ordered, count = sorted(set(names)), folds if isinstance(folds, int) else len(folds)

@@ -39,7 +39,7 @@ def fit_tile(shape: unet.Shape, outputs: ZYX, voxels: int) -> ZYX:
 
     Examples
     --------
-    >>> grown(unet.shape(3, dimensions=3), (10**4,) * 3, 116 * 132 * 132)
+    >>> fit_tile(unet.shape(3, dimensions=3), (10**4,) * 3, 116 * 132 * 132)
     (116, 132, 132)
     """
     steps = shape.steps

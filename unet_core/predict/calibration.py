@@ -37,7 +37,7 @@ def candidate_tiles(block: ZYX, largest: int | ZYX, shape: unet.Shape, batches: 
 
     Examples
     --------
-    >>> candidates((8, 2048, 2048), largest=2240, shape=unet.shape(4))[:2]
+    >>> candidate_tiles((8, 2048, 2048), largest=2240, shape=unet.shape(4))[:2]
     [Tiles(largest=2236, batch=1), Tiles(largest=1212, batch=1)]
     """
     most = unet.sides(largest)
@@ -116,7 +116,7 @@ def halve_tiles(tiles: Tiles, shape: unet.Shape) -> Tiles:
 
     Examples
     --------
-    >>> halved(Tiles(572, 1), unet.shape(4)), halved(Tiles((116, 132, 132), 1), unet.shape(3, dimensions=3))
+    >>> halve_tiles(Tiles(572, 1), unet.shape(4)), halve_tiles(Tiles((116, 132, 132), 1), unet.shape(3, dimensions=3))
     (Tiles(largest=380, batch=1), Tiles(largest=(116, 108, 108), batch=1))
     """
     z, y, x = unet.sides(tiles.largest)

@@ -67,7 +67,7 @@ def outermost_voxels(labels: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> outlines(np.array([[[0, 1, 1, 1, 2, 2]]], np.uint32))
+    >>> outermost_voxels(np.array([[[0, 1, 1, 1, 2, 2]]], np.uint32))
     array([[[0, 1, 0, 1, 2, 0]]], dtype=uint32)
     """
     edge = np.zeros(labels.shape, bool)
