@@ -142,8 +142,8 @@ def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
 def _lifetime(minutes: float) -> float:
     """Minutes after which a worker lets another one take its place.
 
-    Its clock begins when Python has started, which is up to a quarter of a minute after that of SLURM, and what it works
-    on must end before SLURM's limit.
+    Its clock begins when Python has started, which is up to a quarter of a minute after that of SLURM, and what it
+    works on must end before SLURM's limit.
     """
     return max(0.5 * minutes, 0.8 * minutes - 0.25)
 
