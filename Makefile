@@ -27,7 +27,7 @@ help:
 
 # The environment is made once; again only when what it is made of has changed.
 .venv/.installed: pyproject.toml constraints.txt
-	@echo "make: installing the environment into .venv (once; about a minute)"
+	@echo "make: installing the environment into .venv (once; one to five minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 	    { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: 'python -m venv' failed; on Debian: apt-get install python3-venv"; exit 1; }
