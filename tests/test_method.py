@@ -13,9 +13,12 @@ from pydantic import Field
 from tests import method as fixed
 from unet_core import method
 from unet_core.config.datasets import Weights
+from unet_core.config.options import Instances
 from unet_core.config.section import Section
 from unet_core.digest import digest
 from unet_core.engine import Engine
+from unet_core.instances.step import objects_digest
+from unet_core.weights.step import weight_map_digest
 
 RECORD = json.loads(fixed.RECORD.read_text(encoding="utf-8"))
 HOW = """
@@ -82,6 +85,16 @@ def test_a_raised_version_is_another_method(step: str, monkeypatch: pytest.Monke
         monkeypatch.setitem(method.VERSIONS, step, version)
         names.append(method.method(step))
     assert len(set(names)) == 3 and all(name for name in names)
+
+
+def test_results_of_release_0_1_0_keep_their_digests() -> None:
+    """These digests were computed by the code of that release; they change with the version of a method alone."""
+    versions = (method.VERSIONS["weights"], method.VERSIONS["instances"])
+    found = weight_map_digest("labels", Weights()), objects_digest("probabilities", Instances(), ["cell"])
+    expected = ("a62140fa520330cb81fb", "f8e83c424a1db1440ff9")
+    assert all(
+        (digest == old) == (version == 1) for digest, old, version in zip(found, expected, versions, strict=True)
+    )
 
 
 class Newer(Weights):
