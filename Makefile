@@ -3,10 +3,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UNET_DATA ?= ../shared/data
 SNAKEMAKE = .venv/bin/snakemake
-export UNET_DATA := $(abspath $(UNET_DATA))
+PINNED = --quiet --constraint constraints.txt
+PIP = .venv/bin/pip install --disable-pip-version-check $(PINNED)
+# uv takes seconds where pip takes minutes, but knows nothing of how pip is set up: where it fails, pip does it.
+INSTALL = f() { .venv/bin/uv pip install --python .venv/bin/python $(PINNED) --editable "$$1" 2>/dev/null || \
+    $(PIP) --editable "$$1"; }; f
 
 CONFIG ?= config.yaml
-.PHONY: help demo estimate check-annotations verify test browser-test slurm-test install-profile real lint config clean
+.PHONY: help demo estimate check-annotations verify test browser-test share-test slurm-test
+.PHONY: install-profile real lint config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
@@ -17,6 +22,7 @@ help:
 	    "MEND=1 deletes them, to be made again by snakemake"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make browser-test  install chromium (as root) where there is none, and test the report page in it"
+	@echo "make share-test  install what sharing a model needs, and test the packages for the model zoo"
 	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine," \
 	    "run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
@@ -27,12 +33,12 @@ help:
 
 # The environment is made once; again only when what it is made of has changed.
 .venv/.installed: pyproject.toml constraints.txt
-	@echo "make: installing the environment into .venv (once; one to five minutes)"
+	@echo "make: installing the environment into .venv (once; one to two minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 	    { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: 'python -m venv' failed; on Debian: apt-get install python3-venv"; exit 1; }
-	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,slurm]'
+	@$(PIP) torch uv==0.13.9
+	@$(INSTALL) '.[dev,slurm]'
 	@touch $@
 
 demo: .venv/.installed
@@ -64,9 +70,14 @@ browser-test: .venv/.installed
 	        apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || \
 	    { echo "make browser-test: installing chromium failed;" \
 	        "it needs root and apt-get, or install chromium yourself"; exit 1; }; }
-	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	@$(INSTALL) '.[browser]'
 	@UNET_BROWSER=1 .venv/bin/python -m pytest tests/browser
 	@echo "make browser-test: done"
+
+share-test: .venv/.installed
+	@$(INSTALL) '.[share]'
+	@.venv/bin/python -m pytest tests/network/test_share.py
+	@echo "make share-test: done"
 
 # First what only uses the cluster, side by side; then what disturbs it, one by one.
 slurm-test: .venv/.installed

@@ -38,9 +38,10 @@ include: "rules/report.smk"
 
 
 onstart:
-    if workflow.non_local_exec:
-        from unet_core.slurm import watch_preempted
+    if workflow.executor_plugin.name == "slurm":
+        from unet_core.slurm import outlast_controller, watch_preempted
 
+        outlast_controller()
         watch_preempted(Path.cwd())
 
 

@@ -23,13 +23,19 @@ collect_ignore = [name for name in ("slurm", "browser") if not os.environ.get(f"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The rules of the house come first, since they fail at once; then what takes long, to be shared by all workers."""
+    """The rules of the house come first, since they fail at once; then what takes long, to be shared by all workers.
+
+    The first of the tests of the workflow makes what all of them need, beside long tests that do not need it.
+    """
 
     def rank(item: pytest.Item) -> int:
         if item.path.name == "test_house.py":
             return 0
-        return 1 if item.get_closest_marker("workflow") or item.get_closest_marker("slow") else 2
+        if item is first:
+            return 1
+        return 2 if item.get_closest_marker("slow") else 3 if item.get_closest_marker("workflow") else 4
 
+    first = next((item for item in items if item.get_closest_marker("workflow")), None)
     items.sort(key=rank)
 
 

@@ -306,10 +306,12 @@ def test_stored_probabilities_of_a_volume_equal_the_network_in_one_piece(
         assert max(audit["across"], audit["inside"]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_measured_and_halved_tiles_give_the_same_volume(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = prepare(tmp_path, (19, 70, 90))
+    monkeypatch.setattr("unet_core.predict.seams.N_WINDOWS", 0)
     extents = set()
 
     def small(*arguments: Any, **options: Any) -> Any:
@@ -341,7 +343,7 @@ def test_a_package_is_not_made_of_a_3d_network(tmp_path: Path) -> None:
         share_model(tmp_path / "model", tmp_path / "m.zip", name="m", authors=["a"], licence="MIT")
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_volumes_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     z, y, x = np.mgrid[:20, :48, :52]

@@ -24,7 +24,7 @@ from tests.conftest import made_once
 from tests.forked import run_snakemake
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
-from unet_core.estimate.measure import allocated
+from unet_core.estimate.measure import allocated, process_start
 from unet_core.estimate.workload import Workload, pending, sizes
 from unet_core.groundtruth.samples import check_data
 
@@ -131,7 +131,7 @@ def make_finished(folder: Path, demo: Path) -> None:
     (folder / "data/cells/01_GT/SEG/man_seg006.tif").unlink()
     project = Project(folder)
     project.configure(CONFIG)
-    output = project.run(forked=False)
+    output = project.run()
     assert project.jobs(output) == set(STEPS)
 
 
@@ -364,6 +364,10 @@ def test_a_model_trained_elsewhere_is_applied_without_training(project: Project)
 def test_the_estimate_foresees_jobs_and_sizes_of_the_first_run(
     finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("unet_core.estimate.rehearsal.TRAINING_S", 0.5)
+    # The start of one process is measured; eight would take longer than all of the rest.
+    start = process_start("weights", 1)
+    monkeypatch.setattr("unet_core.estimate.command.process_start", lambda *_: start)
     shutil.copytree(finished.folder / "data", tmp_path / "data")
     Project(tmp_path).configure(CONFIG)
     monkeypatch.chdir(tmp_path)
@@ -394,6 +398,7 @@ def test_the_estimate_counts_what_a_change_leaves_to_do(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project.folder)
+    monkeypatch.setattr("unet_core.estimate.command.process_start", lambda *_: 1.0)
     assert estimate.run(Path("config.yaml")) == [] and "nothing to be done" in capsys.readouterr().out
     edit_annotation(project, 1)
     rows = {row.step: row for row in estimate.run(Path("config.yaml"))}

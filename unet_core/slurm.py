@@ -1,4 +1,7 @@
-"""Jobs that SLURM cancelled to make room for others: queued again, where Snakemake would wait for them for ever."""
+"""Where the SLURM executor of Snakemake (2.8.0) would wait for ever, or give up: it does neither.
+
+SLURM cancels jobs to make room for others, and its controller is restarted now and then, while runs take weeks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 
 def preempted_jobs(folder: Path, since: str) -> list[str]:
@@ -59,3 +64,52 @@ def _requeue(number: str) -> bool:
     # Snakemake's logging shows only messages of its own.
     print(f"SLURM job {number} was cancelled to make room for others; {what}", file=sys.stderr, flush=True)
     return not answer.returncode
+
+
+def outlast_controller(interval: float = 10) -> None:
+    """Have Snakemake wait while SLURM's controller does not answer.
+
+    The executor asks five times at once, then forgets the jobs that it asked about, and waits for them for ever. A job
+    that it cannot submit counts as failed, and its retries are over in seconds.
+
+    Parameters
+    ----------
+    interval : float
+        Seconds between two attempts to reach the controller.
+    """
+    from snakemake_executor_plugin_slurm import Executor
+
+    check, submit = Executor.check_active_jobs, Executor.run_job
+
+    async def check_active_jobs(self: Any, jobs: list[Any]) -> AsyncIterator[Any]:
+        _wait_for_controller(self, interval)
+        answered = self._status_query_calls
+        async for job in check(self, jobs):
+            yield job
+        if self._status_query_calls == answered:
+            for job in jobs:
+                yield job
+
+    def run_job(self: Any, job: Any) -> None:
+        _wait_for_controller(self, interval)
+        submit(self, job)
+
+    Executor.check_active_jobs, Executor.run_job = check_active_jobs, run_job
+
+
+def _wait_for_controller(executor: Any, interval: float) -> None:
+    """Return as soon as a controller of SLURM answers, or the run is stopped; say once that none did."""
+    told = False
+    while executor.wait and _controllers_are_down():
+        if not told:
+            print("SLURM's controller does not answer; waiting until it does", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(interval)
+    if told and executor.wait:
+        print("SLURM's controller answers again", file=sys.stderr, flush=True)
+
+
+def _controllers_are_down() -> bool:
+    """Whether SLURM says that its controller is down, and so are those that could take its place."""
+    states = subprocess.run(["scontrol", "ping"], capture_output=True, text=True).stdout.split()
+    return "DOWN" in states and "UP" not in states

@@ -26,7 +26,7 @@ PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-
 # The training of the tests; without dropout and normalisation two processes train exactly as one.
 TRAIN = CONFIG["train"] | {"batch": 2}
 # Long enough to be interrupted.
-LONG = CONFIG | {"train": TRAIN | {"steps": 900, "validate_every": 300}}
+LONG = CONFIG | {"train": TRAIN | {"steps": 450, "validate_every": 150}}
 
 
 def command(*arguments: str) -> str:
@@ -158,6 +158,8 @@ def undisturbed(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that disturbs the cluster leaves it as it was."""
     yield
     if request.node.get_closest_marker("alone"):
+        if subprocess.run(["scontrol", "ping"], capture_output=True).returncode:
+            subprocess.run([CLUSTER, "control"], check=True)
         subprocess.run(["scancel", "--user=root"], capture_output=True)
         wait_for(lambda: not command("squeue", "--noheader"), 60, "an empty queue")
         nodes = ["sinfo", "--noheader", "--Node", "--partition=cpu", "--states=idle"]

@@ -39,7 +39,7 @@ def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterPr
     project.configure(LONG)
     process = project.start("results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
-    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     node = command("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
     end_daemon(f"slurmd.{node}", signal.SIGKILL)
     try:
@@ -58,22 +58,27 @@ def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterPr
 
 
 @pytest.mark.alone
-def test_the_run_goes_on_when_slurmctld_was_away(project: ClusterProject) -> None:
-    before = project.shards("weights")
-    process = project.start(project.forget("weights"))
-    wait_for(lambda: running(project.folder, "weights"), what="a job")
+def test_the_run_goes_on_when_slurmctld_was_away(project: ClusterProject, uninterrupted: bytes) -> None:
+    """Away when a job is to be submitted, and while one runs, for longer than the executor asks."""
+    project.configure(LONG)
     end_daemon("slurmctld", signal.SIGTERM)
+    process = project.start("results/train/cells.json")
     time.sleep(15)
     subprocess.run([CLUSTER, "control"], check=True)
-    project.finish(process)
-    assert project.shards("weights") == before
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
+    end_daemon("slurmctld", signal.SIGTERM)
+    wait_for(lambda: (project.folder / "results/train/cells/model.json").exists(), what="its end")
+    time.sleep(15)
+    subprocess.run([CLUSTER, "control"], check=True)
+    assert project.finish(process).count("SLURM's controller does not answer; waiting until it does") == 2
+    assert project.weights() == uninterrupted
 
 
 def test_a_second_run_beside_the_jobs_of_a_killed_one_ends_right(project: ClusterProject, uninterrupted: bytes) -> None:
     project.configure(LONG)
     process = project.start("results/train/cells.json")
     wait_for(lambda: running(project.folder, "train"), what="a training")
-    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     refused = project.run("results/train/cells.json", fails=True)

@@ -36,7 +36,7 @@ def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_
     extra = "'--signal=USR1@300'"
     process = project.start("--set-resources", f"train:slurm_extra={extra}", "--", "results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
-    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     found = [p for p in psutil.process_iter(["name", "cmdline", "cwd"]) if p.info["cwd"] == str(project.folder)]
     (training,) = (
         p
@@ -62,7 +62,7 @@ def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_
     project.configure(LONG)
     process = project.start("--set-resources", f"train:slurm_partition={partition}", "--", "results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
-    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     # Another job wants all that the nodes have.
     hogs = [
         command(
@@ -86,7 +86,7 @@ def test_training_that_is_cancelled_is_tried_again(project: ClusterProject, unin
     project.configure(LONG)
     process = project.start("results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
-    wait_for(lambda: last_step(project) >= 300, what="a checkpoint")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     command("scancel", job)
     output = project.finish(process)
     assert re.search(r"train: goes on from step \d+", output)
