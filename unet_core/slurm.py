@@ -82,7 +82,8 @@ def outlast_controller(interval: float = 10) -> None:
     check, submit = Executor.check_active_jobs, Executor.run_job
 
     async def check_active_jobs(self: Any, jobs: list[Any]) -> AsyncIterator[Any]:
-        _wait_for_controller(self, interval)
+        if jobs:
+            _wait_for_controller(self, interval)
         answered = self._status_query_calls
         async for job in check(self, jobs):
             yield job

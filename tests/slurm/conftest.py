@@ -83,9 +83,9 @@ class ClusterProject(Project):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Begin a run, in a process group of its own."""
         call = [
             sys.executable,
@@ -96,26 +96,24 @@ class ClusterProject(Project):
             "config.yaml",
             *PROFILE,
         ]
-        process = subprocess.Popen(
-            [*call, *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.output = self.folder / f".output{len(self.processes)}"
+        with self.output.open("w") as output:
+            process = subprocess.Popen(
+                [*call, *arguments], cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+            )
         self.processes.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[str], fails: bool = False, seconds: float = 900) -> str:
-        """Wait for the end of a run; its output and the logs of its jobs."""
+    def finish(self, process: subprocess.Popen[bytes], fails: bool = False, seconds: float = 900) -> str:
+        """Wait for the end of the latest run; its output and the logs of its jobs."""
         try:
-            output, _ = process.communicate(timeout=seconds)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(
-                f"still running after {seconds} s\n{process.communicate()[0]}\n{command('squeue')}"
+                f"still running after {seconds} s\n{self.output.read_text()}\n{command('squeue')}"
             ) from None
+        output = self.output.read_text(errors="replace")
         output += "".join(path.read_text(errors="replace") for path in self.folder.glob("results/logs/**/*.log"))
         assert (process.returncode != 0) == fails, output
         return output
@@ -205,7 +203,7 @@ def project(finished: ClusterProject, tmp_path: Path) -> Iterator[ClusterProject
     for process in project.processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
     left = [*running(project.folder, state="PENDING,RUNNING"), *workers(project.folder)]
     if left:
         command("scancel", *left)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
 from tests.slurm.conftest import CLUSTER, LONG, ROOT, ClusterProject, command, comment, records, running, wait_for
 from tests.slurm.test_training import last_step
+
+WAITING = "SLURM's controller does not answer; waiting until it does"
 
 
 def states(project: ClusterProject, rule: str) -> list[str]:
@@ -63,14 +64,14 @@ def test_the_run_goes_on_when_slurmctld_was_away(project: ClusterProject, uninte
     project.configure(LONG)
     end_daemon("slurmctld", signal.SIGTERM)
     process = project.start("results/train/cells.json")
-    time.sleep(15)
+    wait_for(lambda: WAITING in project.output.read_text(), what="a job that cannot be submitted")
     subprocess.run([CLUSTER, "control"], check=True)
     wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     end_daemon("slurmctld", signal.SIGTERM)
+    wait_for(lambda: project.output.read_text().count(WAITING) == 2, what="a job whose state cannot be asked for")
     wait_for(lambda: (project.folder / "results/train/cells/model.json").exists(), what="its end")
-    time.sleep(15)
     subprocess.run([CLUSTER, "control"], check=True)
-    assert project.finish(process).count("SLURM's controller does not answer; waiting until it does") == 2
+    project.finish(process)
     assert project.weights() == uninterrupted
 
 
@@ -80,7 +81,7 @@ def test_a_second_run_beside_the_jobs_of_a_killed_one_ends_right(project: Cluste
     wait_for(lambda: running(project.folder, "train"), what="a training")
     wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     refused = project.run("results/train/cells.json", fails=True)
     assert "--unlock" in refused
     project.run_here("--unlock")

@@ -66,7 +66,13 @@ def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_
     # Another job wants all that the nodes have.
     hogs = [
         command(
-            "sbatch", "--parsable", "--partition=cpu", "--exclusive", f"--nodelist=node{n}", "--wrap=sleep 600"
+            "sbatch",
+            "--parsable",
+            "--output=/dev/null",
+            "--partition=cpu",
+            "--exclusive",
+            f"--nodelist=node{n}",
+            "--wrap=sleep 600",
         ).strip()
         for n in (1, 2, 3)
     ]
