@@ -15,7 +15,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
-CONTEXT.set_forkserver_preload(["snakemake.cli", *(f"unet_core.{step}.step" for step in STEPS)])
+CONTEXT.set_forkserver_preload(["snakemake.cli", *(f"unet_core.{step}.step" for step in STEPS), "tests.preloaded"])
 
 
 def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:

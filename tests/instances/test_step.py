@@ -24,9 +24,10 @@ from unet_core.config.options import Instances
 from unet_core.engine import Engine
 from unet_core.instances import passes
 from unet_core.instances.split import split_object
-from unet_core.instances.step import make_instances
+from unet_core.instances.step import make_instances, objects_digest
 from unet_core.predict.probabilities import to_mask
 from unet_core.runtime import read_json, write_stamp
+from unet_core.store.removal import remove_others
 from unet_core.store.store import Result, Spec, begin, finish
 
 
@@ -195,7 +196,7 @@ def test_stores_of_different_blocks_give_the_same_labels_and_tables(
 ) -> None:
     results = []
     for name, block in (("a", (1, 256, 256)), ("b", (2, 512, 256)), ("c", (2, 768, 768))):
-        probability = store_probabilities(tmp_path / name, smooth_probabilities((2, 600, 520), 6, 0), block)
+        probability = store_probabilities(tmp_path / name, smooth_probabilities((2, 530, 270), 6, 0), block)
         results.append(make(tmp_path / name, cfg, engine))
     expected = all_in_one_piece(probability, cfg)
     for labels, table in results:
@@ -406,6 +407,27 @@ def test_what_a_run_left_behind_is_used_made_again_where_it_is_damaged_and_dropp
     monkeypatch.setattr(passes, "_find_objects", lambda index, *rest: found.append(index) or finding(index, *rest))
     make(tmp_path / "cut", CUT, Shuffled(0))
     assert len(found) == 2 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_begins_keeps_what_another_has_just_begun(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other begins between two steps of this one: after it has looked what there is, and before it removes."""
+    store_probabilities(tmp_path, smooth_probabilities((1, 40, 40), 6, 0), (1, 256, 256))
+    parts = f".s 1.{objects_digest('p', CUT, ['cell', 'debris'])}.1x256x256.parts"
+    other, old = (tmp_path / "instances.zarr" / name / "run.other" for name in (parts, ".s 1.older.1x256x256.parts"))
+    seen = []
+
+    def begun_meanwhile(*arguments: Any) -> list[str]:
+        other.mkdir(parents=True)
+        old.mkdir(parents=True)
+        gone = remove_others(*arguments)
+        seen.append((other.is_dir(), old.is_dir()))
+        return gone
+
+    monkeypatch.setattr("unet_core.instances.step.remove_others", begun_meanwhile)
+    make(tmp_path, CUT, engine)
+    assert seen == [(True, False)]
 
 
 def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:

@@ -68,8 +68,7 @@ def make_instances(
     done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
     # What an unfinished run has found out is of use as long as it is about the same objects.
     useful = {(name, wanted[name]) for name, details in done.items() if details is None}
-    kept = {path.name for path in store.glob(".*.parts") if tuple(path.name[1:].rsplit(".", 3)[:2]) in useful}
-    redone = len(remove_others(store, set(samples) | kept))
+    redone = len(remove_others(store, set(samples), lambda name: _parts_of(name) in useful))
     for suffix in SUFFIXES:
         remove_other_files(tables, suffix, set(samples))
     entries = {}
@@ -86,6 +85,12 @@ def make_instances(
         entries[name] = {"split": entry["split"], "digest": wanted[name], "objects": details["objects"]}
     logger.info("instances: %d samples, %d made", len(samples), redone)
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
+
+
+def _parts_of(folder: str) -> tuple[str, str] | None:
+    """Sample and digest of a folder with what unfinished runs have found out; see `_make_sample`."""
+    name, *rest = folder.removeprefix(".").rsplit(".", 3)
+    return (name, rest[0]) if len(rest) == 3 and rest[2] == "parts" else None
 
 
 def objects_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from unet_core.files import PARTIAL
@@ -25,9 +26,26 @@ def move_to_trash(path: Path) -> Path | None:
     return None
 
 
-def remove_others(store: Path, keep: set[str]) -> list[str]:
-    """Delete the results of samples that are no longer in the data set, and leftovers of killed runs."""
-    found = [path for path in store.iterdir() if path.is_dir() and path.name not in keep] if store.is_dir() else []
+def remove_others(store: Path, keep: set[str], of_use: Callable[[str], bool] = lambda name: False) -> list[str]:
+    """Delete the results of samples that are no longer in the data set, and leftovers of killed runs.
+
+    Parameters
+    ----------
+    store : Path
+        Of the data set.
+    keep : set of str
+        Names of its samples.
+    of_use : callable
+        Whether a folder of another name is of use. A set of those that there are would not do: another run may make
+        one after they were looked up.
+
+    Returns
+    -------
+    list of str
+        What was deleted.
+    """
+    here = store.iterdir() if store.is_dir() else []
+    found = [path for path in here if path.is_dir() and path.name not in keep and not of_use(path.name)]
     gone = [path for path in found if not _in_the_making(path)]
     for path in gone:
         remove(path)
