@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UNET_DATA ?= ../shared/data
 SNAKEMAKE = .venv/bin/snakemake
+export UNET_DATA := $(abspath $(UNET_DATA))
 PINNED = --quiet --constraint constraints.txt
 PIP = .venv/bin/pip install --disable-pip-version-check $(PINNED)
 # uv takes seconds where pip takes minutes, but knows nothing of how pip is set up: where it fails, pip does it.

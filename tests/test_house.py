@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -206,6 +208,30 @@ def test_lines_of_code_hold_at_most_120_characters() -> None:
         if len(line) > 120
     ]
     assert len(files) > 200 and not long, long
+
+
+def test_make_tells_what_it_runs_where_the_public_data_lie(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UNET_", "MAKE"))}
+    call = ["make", "--silent", "--eval=told:;@echo $$UNET_DATA", "told"]
+    for given, folder in (([], ROOT.parent / "shared" / "data"), ([f"UNET_DATA={tmp_path}"], tmp_path)):
+        told = subprocess.run([*call, *given], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == str(folder)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_make_installs_by_pip_where_uv_fails(tmp_path: Path, fails: bool) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for tool, status in (("uv", int(fails)), ("pip", 0), ("python", 0)):
+        script = tmp_path / ".venv/bin" / tool
+        script.write_text(f'#!/bin/sh\necho {tool} "$@" >> called\nexit {status}\n')
+        script.chmod(0o755)
+    (tmp_path / ".venv/.installed").touch()
+    subprocess.run(["make", "--silent", "share-test"], cwd=tmp_path, capture_output=True, check=True)
+    called = (tmp_path / "called").read_text().splitlines()
+    assert [line.split()[0] for line in called] == ["uv", *(["pip"] if fails else []), "python"]
+    assert all(line.endswith("--constraint constraints.txt --editable .[share]") for line in called[:-1])
 
 
 def test_what_a_run_leaves_behind_is_not_kept() -> None:
