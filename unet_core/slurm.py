@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,38 +79,55 @@ def outlast_controller(interval: float = 10) -> None:
     """
     from snakemake_executor_plugin_slurm import Executor
 
-    check, submit = Executor.check_active_jobs, Executor.run_job
+    check = Executor.check_active_jobs
 
     async def check_active_jobs(self: Any, jobs: list[Any]) -> AsyncIterator[Any]:
         if jobs:
-            _wait_for_controller(self, interval)
-        answered = self._status_query_calls
+            wait_for_controller(interval, lambda: self.wait)
+        before = getattr(self, "_status_query_calls", None)
         async for job in check(self, jobs):
             yield job
-        if self._status_query_calls == answered:
+        # No question was answered: it went away between ours and theirs.
+        if before is not None and self._status_query_calls == before:
             for job in jobs:
                 yield job
 
-    def run_job(self: Any, job: Any) -> None:
-        _wait_for_controller(self, interval)
-        submit(self, job)
+    def outlasting(submit: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def submit_later(self: Any, job: Any) -> None:
+            wait_for_controller(interval, lambda: self.wait)
+            submit(self, job)
 
-    Executor.check_active_jobs, Executor.run_job = check_active_jobs, run_job
+        return submit_later
+
+    Executor.check_active_jobs = check_active_jobs
+    Executor.run_job = outlasting(Executor.run_job)
+    Executor.run_array_jobs = outlasting(Executor.run_array_jobs)
 
 
-def _wait_for_controller(executor: Any, interval: float) -> None:
-    """Return as soon as a controller of SLURM answers, or the run is stopped; say once that none did."""
+def wait_for_controller(interval: float = 10, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Return as soon as a controller of SLURM answers, and say once that none did.
+
+    Parameters
+    ----------
+    interval : float
+        Seconds between two attempts to reach it.
+    wanted : callable
+        Whether an answer is still of use; where it is not, waiting ends.
+    """
     told = False
-    while executor.wait and _controllers_are_down():
+    while wanted() and _controllers_are_down():
         if not told:
             print("SLURM's controller does not answer; waiting until it does", file=sys.stderr, flush=True)
             told = True
         time.sleep(interval)
-    if told and executor.wait:
+    if told and wanted():
         print("SLURM's controller answers again", file=sys.stderr, flush=True)
 
 
 def _controllers_are_down() -> bool:
     """Whether SLURM says that its controller is down, and so are those that could take its place."""
-    states = subprocess.run(["scontrol", "ping"], capture_output=True, text=True).stdout.split()
+    try:
+        states = subprocess.run(["scontrol", "ping"], capture_output=True, text=True).stdout.split()
+    except OSError:  # a site without it: what follows tells
+        return False
     return "DOWN" in states and "UP" not in states

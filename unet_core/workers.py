@@ -20,6 +20,7 @@ from distributed.security import Security
 
 from unet_core.config.cluster import Slurm
 from unet_core.runtime import UserError
+from unet_core.slurm import wait_for_controller
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +189,7 @@ def _refuse_early(script: str, step: str) -> None:
     UserError
         With SLURM's own words.
     """
+    wait_for_controller()
     answer = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if answer.returncode:
         said = "; ".join(answer.stderr.split("\n")).strip("; ")
