@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -17,7 +18,7 @@ def objects_in(
     """Class and labels of each layer of an annotation of one plane; -1 where it is to be ignored."""
     found = []
     source = Annotation.model_validate({"format": name, "path": "unused"} | options)
-    for layer in FORMATS[name].read((path,), (stem, None), shape, source):
+    for layer in FORMATS[name].read((path,), Image(stem), shape, source):
         array = np.zeros(shape, np.int64)
         array.flat[layer.position], array.flat[layer.ignore] = layer.label, -1
         found.append((layer.class_name, array[0]))

@@ -24,7 +24,7 @@ from unet_core.groundtruth.check.tally import Tally
 from unet_core.groundtruth.images import convert_image
 from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.readers import split_internal
+from unet_core.images.readers import members_of, split_internal
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
@@ -110,11 +110,11 @@ def convert_groundtruth(
 
 def with_contents(sample: Sample, hash_of: Callable[[Path], str | None]) -> Item | None:
     """A sample with the hashes of its files; None where the hash of one is None, not known."""
-    image = hash_of(sample.image)
+    members = [hash_of(member) for member in members_of(sample.image)]
     sources = [[hash_of(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
-    if image is None or any(None in contents for contents in sources):
+    if None in members or any(None in contents for contents in sources):
         return None
-    return sample, image, tuple(map(digest, sources))
+    return sample, str(members[0]) if len(members) == 1 else digest(members), tuple(map(digest, sources))
 
 
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
@@ -199,6 +199,8 @@ def _entry(
     counts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     entry = {"split": sample.split, "image": image_digest, "labels": labels_digest, "shape": shape}
+    if sample.group not in ("", sample.name):
+        entry["group"] = sample.group
     return entry if counts is None else entry | {"objects": counts["objects"]}
 
 
@@ -224,8 +226,13 @@ def _labels_digest(
         for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
+    # Annotations without axes of their own have those of the image; only unusual ones make others of the same values.
+    order = [axis for axis in sample.axes if axis in "tzyx"]
+    unusual = [] if order == sorted(order, key="tzyx".index) else [order]
     code = method("groundtruth")
-    return digest(image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code)
+    return digest(
+        image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code, *unusual
+    )
 
 
 def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
@@ -237,7 +244,7 @@ def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
     if part_of := getattr(FORMATS[source.format], "content", None):
-        return part_of(files, (sample.stem, sample.time))
+        return part_of(files, sample.annotated)
     return [content, [split_internal(str(file))[1] for file in files]]
 
 
