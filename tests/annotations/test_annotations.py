@@ -14,6 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.measure import label
 
 from unet_core.annotations import binary, ctc, labels, masks, rle
 from unet_core.annotations.formats import FORMATS
@@ -47,7 +48,8 @@ def read(
     form: str, files: tuple[Path, ...], shape: ZYX = PLANE, image: Image = IMAGE, **options: Any
 ) -> list[np.ndarray]:
     """Objects of each layer as an array; ignored voxels are -1."""
-    return [as_array(layer, shape) for layer in FORMATS[form].read(files, image, shape, source(form, **options))]
+    found = FORMATS[form].read(files, image, shape, source(form, **options))
+    return [as_array(layer, shape) for layer in found if isinstance(layer, Layer)]
 
 
 def as_array(layer: Layer, shape: ZYX) -> np.ndarray:
@@ -450,3 +452,131 @@ def test_ignored_pixels_divide_interiors(tmp_path: Path) -> None:
 def test_boundary_maps_of_one_value(tmp_path: Path, value: int, objects: int) -> None:
     path = tif(tmp_path / "a.tif", np.full((2, 3), value))
     assert_layers(read("boundaries", (path,)), np.full(PLANE, objects))
+
+
+# ---- values, axes and colours of label images ----
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("int8", -1),
+        ("int16", -1),
+        ("int64", -1),
+        ("float32", -1),
+        ("uint64", 2**64 - 3),
+        ("uint32", 2**32 - 1),
+        ("u1", 0),
+    ],
+)
+def test_any_whole_number_may_mark_ignored_pixels(tmp_path: Path, dtype: str, value: int) -> None:
+    array = np.array([[1, value, 2], [1, value, 3]], dtype)
+    np.save(tmp_path / "a.npy", array)
+    assert_layers(read("labels", (tmp_path / "a.npy",), ignore_label=value), [[1, -1, 2], [1, -1, 3]])
+
+
+def test_a_value_that_the_type_cannot_hold_ignores_nothing(tmp_path: Path) -> None:
+    assert_layers(read("labels", (tif(tmp_path / "a.tif", TWO),), ignore_label=-1), TWO)
+    assert_layers(read("labels", (tif(tmp_path / "b.tif", TWO),), ignore_label=2**64), TWO)
+
+
+def test_values_below_0_are_told_with_what_may_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"go from -1 to 2; is one of them ignore_label\?"):
+        read("labels", (tif(tmp_path / "a.tif", [[1, -1, 2], [0, 0, 0]], np.int16),))
+
+
+@pytest.mark.parametrize("form", ["labels", "cellpose"])
+def test_another_number_may_be_the_background_of_labels(tmp_path: Path, form: str) -> None:
+    path = tif(tmp_path / "a.tif", [[1, 1, 2], [5, 1, 0]])
+    assert_layers(read(form, (path,), background=1), [[0, 0, 2], [5, 0, 0]])
+
+
+@pytest.mark.parametrize("form", ["binary", "boundaries"])
+def test_masks_may_be_dark_on_white(tmp_path: Path, form: str) -> None:
+    path = tif(tmp_path / "a.tif", [[255, 255, 0], [0, 255, 0]])
+    assert_layers(read(form, (path,), background=255), [[0, 0, 1], [2, 0, 1]])
+
+
+def test_values_above_a_threshold_are_objects(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", [[200, 90, 140], [0, 20, 0]])
+    assert_layers(read("binary", (path,), threshold=127), [[1, 0, 2], [0, 0, 0]])
+    assert_layers(read("binary", (path,), threshold=127, ignore_label=20), [[1, 0, 2], [0, -1, 0]])
+    np.save(tmp_path / "a.npy", np.array([[0.9, 0.2, 0.51], [0, 0, 0.5]]))
+    assert_layers(read("binary", (tmp_path / "a.npy",), threshold=0.5), [[1, 0, 2], [0, 0, 0]])
+
+
+def test_a_binary_mask_of_many_values_is_told(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", [[200, 90, 140], [0, 20, 0]])
+    told, _ = FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary"))
+    assert told.kind == "grays"
+    assert told.text.startswith("a.tif has 5 different values, and all but 0 are object;")
+    assert "threshold: 100" in told.text
+    assert len([*FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary", threshold=100))]) == 1
+    two = tif(tmp_path / "b.tif", [[255, 7, 0], [0, 0, 0]])
+    assert len([*FORMATS["binary"].read((two,), IMAGE, PLANE, source("binary", ignore_label=7))]) == 1
+
+
+@pytest.mark.parametrize(("connectivity", "corners"), [(4, False), (6, False), (8, True), (26, True)])
+@pytest.mark.parametrize("form", ["binary", "boundaries"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_parts_are_connected_as_in_scikit_image(
+    tmp_path: Path, connectivity: int, corners: bool, form: str, depth: int
+) -> None:
+    mask = np.random.default_rng(1).random((depth, 9, 11)) > 0.7
+    path = tif(tmp_path / "a.tif", np.squeeze(mask * np.uint8(255)))
+    (found,) = read(form, (path,), mask.shape, connectivity=connectivity)
+    wanted = label(mask, connectivity=3 if corners else 1)
+    assert (found > 0).sum() == mask.sum() and found.max() == wanted.max()
+    assert len(np.unique(np.stack([found[mask], wanted[mask]]), axis=1).T) == wanted.max()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"format": "coco", "background": 1}, "background has no meaning for format coco"),
+        ({"format": "labels", "threshold": 1}, "threshold has no meaning for format labels"),
+        ({"format": "binary", "threshold": 1, "background": 1}, "threshold and background exclude each other"),
+        ({"format": "labels", "connectivity": 8}, "connectivity has no meaning for format labels"),
+    ],
+)
+def test_options_that_a_format_does_not_know_are_told(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Annotation.model_validate({"path": "a"} | options)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("form", ["labels", "binary", "masks"])
+def test_gray_saved_as_rgb_is_gray(tmp_path: Path, form: str, channels: int) -> None:
+    rgb = np.repeat(TWO[..., None].astype(np.uint8), 3, axis=2)
+    rgb = np.concatenate([rgb, np.full((2, 3, channels - 3), 255, np.uint8)], axis=2)
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(rgb))
+    assert_layers(read(form, (path,)), (TWO > 0) if form == "masks" else TWO)
+
+
+@pytest.mark.parametrize("form", ["labels", "binary", "masks", "boundaries", "cellpose"])
+def test_masks_in_colour_are_an_error_that_names_the_format_for_them(tmp_path: Path, form: str) -> None:
+    rgb = np.zeros((2, 3, 3), np.uint8)
+    rgb[0, 0] = 255, 0, 0
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(rgb))
+    with pytest.raises(ValueError, match="a.png: is in colour, .* use format colours"):
+        read(form, (tmp_path / "a.png",))
+
+
+@pytest.mark.parametrize("axes", ["zyx", "xyz", "yxz", "zxy", "xzy", "yzx"])
+def test_annotations_have_the_axes_of_their_image(tmp_path: Path, axes: str) -> None:
+    """A cube, whose shape tells nothing of its axes."""
+    cube = np.arange(27).reshape(3, 3, 3) % 5
+    np.save(tmp_path / "a.npy", cube.transpose(["zyx".index(axis) for axis in axes]))
+    assert_layers(read("labels", (tmp_path / "a.npy",), (3, 3, 3), Image("a", axes=axes)), cube)
+    film = cube.transpose(["zyx".index(axis) for axis in axes])
+    np.save(tmp_path / "b.npy", film)
+    as_film = axes.replace("z", "t")
+    assert_layers(read("labels", (tmp_path / "b.npy",), (1, 3, 3), Image("b", 2, as_film)), cube[2])
+
+
+def test_planes_have_the_axes_of_their_image_and_channels_do_not_matter(tmp_path: Path) -> None:
+    square = np.arange(9).reshape(3, 3)
+    np.save(tmp_path / "a.npy", square.T)
+    for axes in ("xy", "cxy", "xyc", "txy"):
+        assert_layers(read("labels", (tmp_path / "a.npy",), (1, 3, 3), Image("a", axes=axes)), square)

@@ -171,7 +171,7 @@ def test_samples_of_a_source_are_names_before_they_are_patterns(tmp_path: Path) 
     split = {"test": ["img[1]"], "validation": 0}
     cfg = {"images": f"{tmp_path}/raw/*.tif", "annotations": [source], "split": split}
     found: list[Sample] = find_samples(Dataset.model_validate(cfg | {"unmatched": "allow"}))[0]
-    assert [(one.name, one.split) for one in found] == [("img1", "train"), ("img[1]", "test")]
+    assert [(one.name, one.split) for one in found] == [("img1", "unannotated"), ("img[1]", "test")]
 
 
 def test_masks_that_fit_two_images_are_an_error_that_names_both(tmp_path: Path) -> None:
