@@ -20,7 +20,7 @@ from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
 from unet_core.groundtruth.listing import Placed, expand, list_images, some, unset_variable
-from unet_core.images.readers import members_of, split_internal
+from unet_core.images.readers import companions_of, split_internal
 from unet_core.patterns import fits, names_first, nfc
 
 __all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
@@ -179,9 +179,8 @@ def content_of(samples: list[Sample], cache: Path) -> str:
         Where the hashes of files are remembered. New files of more than 64 MiB count by size and time: they are read in
         the step groundtruth, and not while the workflow is parsed.
     """
-    hashes = FileHashes(cache)
-    images = {member for image in {sample.image for sample in samples} for member in members_of(image)}
-    files = images | {file for s in samples for part in s.annotations for file in part}
+    hashes = FileHashes(cache, companions_of)
+    files = {sample.image for sample in samples} | {file for s in samples for part in s.annotations for file in part}
     paths = sorted({split_internal(str(file))[0] for file in files})
     content = digest(
         [[s.name, s.time, s.split] for s in samples], [[str(path), hashes.of(path, limit=2**26)] for path in paths]

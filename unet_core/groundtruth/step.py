@@ -24,7 +24,7 @@ from unet_core.groundtruth.check.tally import Tally
 from unet_core.groundtruth.images import convert_image
 from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.readers import members_of, split_internal
+from unet_core.images.readers import companions_of, split_internal
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
@@ -76,7 +76,9 @@ def convert_groundtruth(
         One message for the mistakes of all samples; samples without mistakes are kept.
     """
     redone = remove_others(store, {sample.name for sample in samples})
-    hashes = FileHashes(stamp.with_suffix(".files.json"))
+    hashes = FileHashes(stamp.with_suffix(".files.json"), companions_of)
+    files = {one.image for one in samples} | {file for one in samples for part in one.annotations for file in part}
+    hashes.learn(sorted({split_internal(str(file))[0] for file in files}))
     items = [item for sample in samples if (item := with_contents(sample, hashes.of))]
     hashes.save()
     outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
@@ -110,11 +112,11 @@ def convert_groundtruth(
 
 def with_contents(sample: Sample, hash_of: Callable[[Path], str | None]) -> Item | None:
     """A sample with the hashes of its files; None where the hash of one is None, not known."""
-    members = [hash_of(member) for member in members_of(sample.image)]
+    image = hash_of(sample.image)
     sources = [[hash_of(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
-    if None in members or any(None in contents for contents in sources):
+    if image is None or any(None in contents for contents in sources):
         return None
-    return sample, str(members[0]) if len(members) == 1 else digest(members), tuple(map(digest, sources))
+    return sample, image, tuple(map(digest, sources))
 
 
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:

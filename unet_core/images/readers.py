@@ -407,8 +407,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def members_of(path: Path) -> list[Path]:
-    return [path]
+def companions_of(path: Path) -> list[Path]:
+    return []
 
 
 def set_of(path: Path) -> list[Path]:
