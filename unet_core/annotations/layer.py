@@ -12,6 +12,22 @@ import numpy as np
 from unet_core.blocks import ZYX
 from unet_core.images.readers import CZYX, SUFFIXES, open_image, split_internal
 
+
+class Told(NamedTuple):
+    """Something to tell of an annotation that was read, which becomes a warning of the check.
+
+    Attributes
+    ----------
+    kind : str
+        One word, the same for all samples.
+    text : str
+        What.
+    """
+
+    kind: str
+    text: str
+
+
 Images = list[tuple[str, int | None]]
 Found = tuple[dict[int, tuple[Path, ...]], list[str]]
 

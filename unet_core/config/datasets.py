@@ -72,6 +72,17 @@ class Annotation(Section):
     samples: list[str] = Field(
         default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)"
     )
+    broken: Literal["error", "skip"] = Field(
+        "error",
+        description="objects that cannot be read: error, or skip, which leaves them out with a warning",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    runs: Literal["columns", "rows"] | None = Field(
+        None,
+        description="whether run-lengths of format rle go down the columns or along the rows; default: rows where the "
+        "table has the columns width and height, else columns",
+        json_schema_extra={"since": "0.2.0"},
+    )
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Annotation:
@@ -83,6 +94,11 @@ class Annotation(Section):
             raise ValueError(
                 f"ignore_label has no meaning for format {self.format}: only for {', '.join(most)} and {last}"
             )
+        if self.broken != "error" and not described.drawn:
+            names = ", ".join(one.name for one in DESCRIPTIONS.values() if one.drawn)
+            raise ValueError(f"broken has no meaning for format {self.format}: only for {names}")
+        if self.runs is not None and self.format != "rle":
+            raise ValueError(f"runs has no meaning for format {self.format}: only for rle")
         if described.refused and self.path.endswith(described.refused[0]):
             raise ValueError(f"path {self.path!r}: {described.refused[1]}")
         return self
