@@ -79,6 +79,12 @@ class Drawn:
             )
 
 
+def complete(parts: list[np.ndarray | None]) -> list[np.ndarray]:
+    """The parts of an object; none if one of them, which is None then, could not be read."""
+    known = [part for part in parts if part is not None]
+    return known if len(known) == len(parts) else []
+
+
 def beyond(
     found: dict[int, tuple[Path, ...]],
     images: Images,
