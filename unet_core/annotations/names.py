@@ -41,7 +41,7 @@ class Names:
     def __init__(self, names: Iterable[str], file: Path) -> None:
         self._names = [*names]
         self._file = file
-        self._parts = [_parts(name) for name in self._names]
+        self._parts = [parts_of(name) for name in self._names]
         self._plain, self._decoded = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         seen: dict[tuple[str, ...], str] = {}
         for index, (name, parts) in enumerate(zip(self._names, self._parts, strict=True)):
@@ -124,7 +124,7 @@ class Names:
         return self._names[index] if len(self._plain[stem]) > 1 else stem
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def parts_of(name: str) -> tuple[str, ...]:
     """Folders of a name, and its last part without the ending of an image file."""
     path = urlsplit(name).path if "://" in name else name
     *folders, last = normalize("NFC", path).replace("\\", "/").split("/")

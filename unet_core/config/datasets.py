@@ -80,7 +80,7 @@ class Annotation(Section):
     runs: Literal["columns", "rows"] | None = Field(
         None,
         description="whether run-lengths of format rle go down the columns or along the rows; default: rows where the "
-        "table has the columns width and height, else columns",
+        "table has the columns annotation, width and height, else columns",
         json_schema_extra={"since": "0.2.0"},
     )
 
