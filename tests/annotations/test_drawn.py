@@ -58,8 +58,12 @@ def napari(rings: list[Ring]) -> str:
     return "\n".join(["index,shape-type,vertex-index,axis-0,axis-1", *lines]) + "\n"
 
 
+def yolo(rings: list[Ring]) -> str:
+    return "".join(f"0 {' '.join(f'{x / 16:.12f} {y / 12:.12f}' for x, y in ring)}\n" for ring in rings)
+
+
 WRITERS: dict[str, Callable[[list[Ring]], str]] = {
-    writer.__name__: writer for writer in (coco, geojson, labelme, cvat, aperio, napari)
+    writer.__name__: writer for writer in (coco, geojson, labelme, cvat, aperio, napari, yolo)
 }
 
 
@@ -72,7 +76,7 @@ def written(folder: Path, name: str, rings: list[Ring]) -> Path:
 
 
 def test_each_format_that_draws_is_tried() -> None:
-    assert {*WRITERS, "imagej", "rle", "yolo"} == {name for name, one in DESCRIPTIONS.items() if one.drawn}
+    assert {*WRITERS, "imagej", "rle"} == {name for name, one in DESCRIPTIONS.items() if one.drawn}
 
 
 @pytest.mark.parametrize("broken", range(len(BROKEN)))
@@ -96,7 +100,7 @@ def test_images_without_any_object_that_can_be_read_are_errors(tmp_path: Path, n
         objects_in(name, path, SHAPE, broken="skip")
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", sorted({*WRITERS} - {"yolo"}))
 def test_damaged_files_are_errors_whatever_becomes_of_broken_objects(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, [SQUARE, OTHER])
     path.write_text(path.read_text(encoding="utf-8")[:-20] if name != "napari" else "index,shape", encoding="utf-8")
@@ -107,7 +111,7 @@ def test_damaged_files_are_errors_whatever_becomes_of_broken_objects(tmp_path: P
         list(FORMATS[name].read((path,), image_of("a"), SHAPE, source))
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", sorted({*WRITERS} - {"yolo"}))
 def test_coordinates_that_are_fractions_of_the_image_are_told(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, FRACTIONS)
     (told,) = told_of(name, path, SHAPE)

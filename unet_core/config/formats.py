@@ -114,6 +114,21 @@ _FORMATS = (
         classes='with classes: {"1": cell} values are classes',
     ),
     Format(
+        "yolo",
+        "YOLO segmentation, text files",
+        "labels/{stem}.txt",
+        classes='classes: {"0": cell} names the numbers',
+        note="polygons, no boxes",
+        drawn=True,
+    ),
+    Format(
+        "matlab",
+        "MATLAB files with labels (.mat)",
+        "Labels/{stem}.mat",
+        classes='with classes: {"1": cell} types or values are classes',
+        note="or {stem}.mat:name of the array",
+    ),
+    Format(
         "cellpose",
         "Cellpose's _cp_masks images",
         "cellpose/{stem}_cp_masks.png",
