@@ -13,10 +13,11 @@ import pytest
 import tifffile
 from skimage.measure import label
 
-from tests.annotations.layers import objects_in
+from tests.annotations.layers import image_of, objects_in
 from unet_core.annotations.formats import FORMATS
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.groundtruth.canvas import Canvas, paint_layers
 
 SHAPE: ZYX = (1, 4, 6)
 MASK = np.array([[1, 1, 0, 2, 2, 0], [1, 0, 0, 0, 0, 2], [0, 0, 3, 0, 0, 2], [1, 1, 3, 3, 0, 0]], np.uint8)
@@ -162,3 +163,17 @@ def test_no_pickle_is_ever_run(tmp_path: Path, name: str) -> None:
     np.save(tmp_path / "a.npy", {"masks": MASK, "more": Bomb()}, allow_pickle=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a.npy: cannot be read as NPY"):
         objects_in(name, tmp_path / "a.npy", SHAPE)
+
+
+def test_colours_of_the_table_are_the_same_in_upper_and_lower_case(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(np.array([[0, 0, 0], [255, 171, 0], [0, 0, 0], [0, 0, 0]], np.uint8)[MASK]))
+    raw = {"format": "colours", "path": str(path), "classes": {"#FFaB00": "dead"}}
+    source, canvas = Annotation.model_validate(raw), Canvas(SHAPE, "error")
+    layers = FORMATS["colours"].read((path,), image_of("a"), SHAPE, source)
+    assert paint_layers(canvas, source, layers, ["cell", "dead"]) == []
+    np.testing.assert_array_equal(canvas.classes[0], (MASK == 1) * 2)
+    with pytest.raises(ValueError, match="a colour stands there twice"):
+        Annotation.model_validate(raw | {"classes": {"#FFAB00": "dead", "#ffab00": "cell"}})
+    kept = {"Tumor": "dead", "tumor": "cell"}
+    assert Annotation.model_validate({"format": "geojson", "path": "a", "classes": kept}).classes == kept

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.section import Section
@@ -83,6 +83,17 @@ class Annotation(Section):
         "table has the columns annotation, width and height, else columns",
         json_schema_extra={"since": "0.2.0"},
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _colours_in_lower_case(cls, classes: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        """Colours are the same in upper and lower case; other names of classes are not."""
+        if info.data.get("format") != "colours":
+            return classes
+        lower = {key.lower(): name for key, name in classes.items()}
+        if len(lower) < len(classes):
+            raise ValueError("a colour stands there twice, in upper and in lower case")
+        return lower
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Annotation:
