@@ -138,7 +138,11 @@ def groundtruth(folder: Path, engine: Engine) -> dict[str, Any]:
         tifffile.imwrite(home / f"{stem}.tif", image)
         source = {"format": name} | write(home)
         source["path"] = f"{home}/{source['path']}"
-        classes = ["cell", "dead"] if name in ("coco", "geojson", "labelme", "cvat", "aperio", "colours") else ["cell"]
+        classes = (
+            ["cell", "dead"]
+            if name in ("coco", "geojson", "labelme", "cvat", "aperio", "colours", "yolo", "matlab")
+            else ["cell"]
+        )
         dataset = {"images": f"{home}/{stem}.tif".replace("[2]", "[[]2]"), "annotations": [source]}
         made[name] = _converted(home, dataset | {"classes": classes}, engine)["arrays"]
     home = folder / "volume"

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 STEM = "{stem}"
+# What stands before the ending of OME-TIFF and OME-Zarr, and is part of a name for some tools and not for others.
+OME = ".ome"
 
 
 class Match(NamedTuple):

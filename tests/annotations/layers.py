@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Image
+from unet_core.annotations.layer import Image, Told
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -19,7 +19,15 @@ def objects_in(
     found = []
     source = Annotation.model_validate({"format": name, "path": "unused"} | options)
     for layer in FORMATS[name].read((path,), Image(stem), shape, source):
+        if isinstance(layer, Told):
+            continue
         array = np.zeros(shape, np.int64)
         array.flat[layer.position], array.flat[layer.ignore] = layer.label, -1
         found.append((layer.class_name, array[0]))
     return found
+
+
+def told_of(name: str, path: Path, shape: ZYX, stem: str = "a", **options: object) -> list[Told]:
+    """What is told of an annotation beside its objects."""
+    source = Annotation.model_validate({"format": name, "path": "unused"} | options)
+    return [told for told in FORMATS[name].read((path,), Image(stem), shape, source) if isinstance(told, Told)]

@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
+from scipy.io import savemat
 
 from unet_core.demo import run_lengths
 
@@ -265,6 +266,25 @@ def napari(folder: Path) -> dict[str, Any]:
     return {"path": "{stem}.csv"}
 
 
+def yolo(folder: Path) -> dict[str, Any]:
+    """As polygons in fractions of the image, which have no holes."""
+    numbers = {"cell": 0, "dead": 1, "debris": 2}
+    lines = []
+    for outline, _, name in [*OBJECTS, (IGNORED, None, "debris")]:
+        points = [f"{x / WIDTH:.12f} {y / HEIGHT:.12f}" for x, y in ring(outline)]
+        lines.append(f"{numbers[name]} {' '.join(points)}")
+    (folder / f"{STEM}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"path": "{stem}.txt", "classes": {"0": "cell", "1": "dead", "2": "ignore"}}
+
+
+def matlab(folder: Path) -> dict[str, Any]:
+    """As label images with a type for each object."""
+    types = [1 + (name == "dead") for _, _, name in OBJECTS] + [3]
+    arrays = {"inst_map": numbered(len(types)).astype(np.float64), "inst_type": np.array(types, float)[:, None]}
+    savemat(folder / f"{STEM}.mat", arrays, do_compression=True)
+    return {"path": "{stem}.mat", "classes": {"1": "cell", "2": "dead", "3": "ignore"}}
+
+
 WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "labels": labels,
     "binary": binary,
@@ -281,6 +301,8 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "aperio": aperio,
     "napari": napari,
     "ilastik": ilastik,
+    "yolo": yolo,
+    "matlab": matlab,
     "cellpose": cellpose,
 }
 # What a format cannot say: classes, areas to ignore, where objects of a class touch, holes.
@@ -300,6 +322,8 @@ LOSSES: dict[str, set[str]] = {
     "aperio": set(),
     "napari": {"classes", "ignore", "holes"},
     "ilastik": {"classes", "ignore"},
+    "yolo": {"holes"},
+    "matlab": set(),
     "cellpose": {"classes", "ignore"},
 }
 

@@ -18,6 +18,7 @@ from unet_core.annotations.formats import FORMATS
 from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.groundtruth.canvas import Canvas, paint_layers
 
 SHAPE: ZYX = (1, 4, 6)
 MASK = np.array([[1, 1, 0, 2, 2, 0], [1, 0, 0, 0, 0, 2], [0, 0, 3, 0, 0, 2], [1, 1, 3, 3, 0, 0]], np.uint8)
@@ -108,7 +109,7 @@ def test_ilastik_volumes_and_time_points(tmp_path: Path) -> None:
     (layer,) = FORMATS["ilastik"].read((path,), Image("a"), (2, 4, 6), source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(volume))
     path = exported(tmp_path / "b.h5", volume[..., None], "tyxc")
-    (layer,) = FORMATS["ilastik"].read((path,), ("b", 1), SHAPE, source)
+    (layer,) = FORMATS["ilastik"].read((path,), Image("b", 1), SHAPE, source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(MASK[::-1]))
 
 
@@ -164,3 +165,17 @@ def test_no_pickle_is_ever_run(tmp_path: Path, name: str) -> None:
     np.save(tmp_path / "a.npy", {"masks": MASK, "more": Bomb()}, allow_pickle=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a.npy: cannot be read as NPY"):
         objects_in(name, tmp_path / "a.npy", SHAPE)
+
+
+def test_colours_of_the_table_are_the_same_in_upper_and_lower_case(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(np.array([[0, 0, 0], [255, 171, 0], [0, 0, 0], [0, 0, 0]], np.uint8)[MASK]))
+    raw = {"format": "colours", "path": str(path), "classes": {"#FFaB00": "dead"}}
+    source, canvas = Annotation.model_validate(raw), Canvas(SHAPE, "error")
+    layers = FORMATS["colours"].read((path,), Image("a"), SHAPE, source)
+    assert paint_layers(canvas, source, layers, ["cell", "dead"]) == []
+    np.testing.assert_array_equal(canvas.classes[0], (MASK == 1) * 2)
+    with pytest.raises(ValueError, match="a colour stands there twice"):
+        Annotation.model_validate(raw | {"classes": {"#FFAB00": "dead", "#ffab00": "cell"}})
+    kept = {"Tumor": "dead", "tumor": "cell"}
+    assert Annotation.model_validate({"format": "geojson", "path": "a", "classes": kept}).classes == kept

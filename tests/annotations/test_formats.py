@@ -106,8 +106,17 @@ def napari(folder: Path) -> str:
     return "{stem}.csv"
 
 
+def yolo(folder: Path) -> str:
+    rings = [" ".join(f"{x / 20} {y / 12:.12f}" for x, y in ring) for ring in CELLS]
+    numbers = [["cell", "dead"].index(name) for name in NAMES]
+    (folder / f"{STEM}.txt").write_text(
+        "".join(f"{number} {ring}\n" for number, ring in zip(numbers, rings, strict=True)), encoding="utf-8"
+    )
+    return "{stem}.txt"
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
-    writer.__name__: writer for writer in (coco, imagej, geojson, labelme, cvat, aperio, napari)
+    writer.__name__: writer for writer in (coco, imagej, geojson, labelme, cvat, aperio, napari, yolo)
 }
 
 
@@ -118,7 +127,7 @@ def engine() -> Iterator[Engine]:
 
 
 def test_each_format_that_draws_is_compared() -> None:
-    painted = {"labels", "binary", "colours", "ctc", "rle", "masks", "boundaries", "ilastik", "cellpose"}
+    painted = {"labels", "binary", "colours", "ctc", "rle", "masks", "boundaries", "ilastik", "cellpose", "matlab"}
     assert set(WRITERS) == set(FORMATS) - painted
 
 
@@ -128,6 +137,8 @@ def test_all_formats_give_the_same_labels(tmp_path: Path, engine: Engine, name: 
     folder.mkdir()
     tifffile.imwrite(folder / f"{STEM}.tif", np.zeros((12, 20), np.uint8))
     source: dict[str, Any] = {"format": name, "path": f"{folder}/{WRITERS[name](folder)}"}
+    if name == "yolo":
+        source["classes"] = {"0": "cell", "1": "dead"}
     raw = {
         "images": f"{folder}/*.tif",
         "annotations": [source],

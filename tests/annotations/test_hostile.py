@@ -27,7 +27,7 @@ from roifile import ImagejRoi
 from tests.annotations import scene
 from tests.annotations.hostile import SHAPE
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Image
+from unet_core.annotations.layer import Image, Layer
 from unet_core.config.datasets import Annotation
 
 ROOT = Path(__file__).parents[2]
@@ -369,7 +369,8 @@ def test_damaged_files_are_read_or_end_in_an_error_that_names_them(
     image = ("t007" if name == "ctc" else scene.STEM, None)
     source = Annotation.model_validate({"format": name, "path": "unused"})
     try:
-        layers = [*FORMATS[name].read((path,), image, (1, scene.HEIGHT, scene.WIDTH), source)]
+        read = FORMATS[name].read((path,), image, (1, scene.HEIGHT, scene.WIDTH), source)
+        layers = [layer for layer in read if isinstance(layer, Layer)]
         assert all(
             (layer.position >= 0).all() and (layer.position < scene.HEIGHT * scene.WIDTH).all() for layer in layers
         )

@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from unet_core.annotations import labels, raster
-from unet_core.annotations.layer import NO_POSITIONS, Found, Images, Layer, object_of, one_image_each, one_plane
+from unet_core.annotations.drawn import Drawn
+from unet_core.annotations.layer import (
+    NO_POSITIONS,
+    Found,
+    Image,
+    Images,
+    Layer,
+    Told,
+    object_of,
+    one_image_each,
+    one_plane,
+)
 from unet_core.annotations.parsed import number, read_xml
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -30,20 +42,28 @@ def find(path: str, images: Images) -> Found:
     return labels.find(path, images)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("aperio", file, shape)
+        drawn = Drawn(source, size, str(file))
         for index, (name, regions) in enumerate(_layers(read_xml(file, "ImageScope"), file), start=1):
             objects, holes = [], NO_POSITIONS
             for place, (region, kind, points) in enumerate(regions, start=1):
-                position = _pixels(kind, points, size, f"{file}: layer {index}, region {place}")
-                if region.get("NegativeROA", "0") == "0":
-                    objects.append((position, f"layer {index}, region {place}"))
-                else:
-                    holes = np.union1d(holes, position)
+                place_name = f"layer {index}, region {place}"
+                negative = region.get("NegativeROA", "0") != "0"
+                with drawn.object() if not negative else nullcontext():  # a hole that is left out would be learnt
+                    data = region.find("Data")
+                    if data is not None and number(data, "Rotation", f"{file}: {place_name}", 0) != 0:
+                        raise ValueError(f"{file}: holds a shape that is turned, which is not supported ({place_name})")
+                    position = _pixels(kind, points, size, f"{file}: {place_name}", drawn)
+                    if negative:
+                        holes = np.union1d(holes, position)
+                    else:
+                        objects.append((position, place_name))
             for position, place_name in objects:
                 yield object_of(np.setdiff1d(position, holes), name, place_name)
+        yield from drawn.told()
 
 
 def _layers(root: Element, file: Path) -> Iterator[tuple[str | None, Iterable[tuple[Element, str, list[Element]]]]]:
@@ -60,10 +80,6 @@ def _layers(root: Element, file: Path) -> Iterator[tuple[str | None, Iterable[tu
     elif root.tag == "Document" and root.find("Layers") is not None:
         for layer in root.findall("Layers/Layer"):
             shapes = layer.findall("Shapes/Shape")
-            for shape in shapes:
-                data = shape.find("Data")
-                if data is not None and number(data, "Rotation", f"{file}: a shape", 0) != 0:
-                    raise ValueError(f"{file}: holds a shape that is turned, which is not supported")
             yield (
                 _class_of(layer.get("Name")),
                 [(shape, shape.get("Type", ""), shape.findall("Data/Points/Point")) for shape in shapes],
@@ -77,8 +93,9 @@ def _class_of(name: str | None) -> str | None:
     return None if re.fullmatch(r"|Layer ?\d+|Description", name) else name
 
 
-def _pixels(kind: str, vertices: list[Element], size: tuple[int, int], where: str) -> np.ndarray:
+def _pixels(kind: str, vertices: list[Element], size: tuple[int, int], where: str, drawn: Drawn) -> np.ndarray:
     points = np.array([(number(vertex, "X", where), number(vertex, "Y", where)) for vertex in vertices]).reshape(-1, 2)
+    drawn.saw(points)
     if kind in POLYGON or (kind in RECTANGLE and len(points) == 4):
         return raster.polygon([points], size, where)
     if kind not in RECTANGLE + ELLIPSE:

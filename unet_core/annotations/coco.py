@@ -1,31 +1,38 @@
 """COCO: one JSON file for all images, with polygons or run-lengths; ``iscrowd`` marks areas to ignore.
 
-Images are found by their ``file_name``, whatever folder stands in it; the names of the categories are the classes.
+Images are found by their ``file_name``, and by its folders where several have the same; the names of the categories are
+the classes. What the file says of an object is read and checked when its image is.
 """
 
 from __future__ import annotations
 
 import functools
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from unet_core.annotations import raster
+from unet_core.annotations.drawn import Drawn
 from unet_core.annotations.layer import (
     Found,
+    Image,
     Images,
     Layer,
+    Told,
     as_ignored,
-    matched,
     modified,
     object_of,
     one_image_each,
     one_plane,
-    stem_of,
 )
-from unet_core.annotations.parsed import Record, read_json
+from unet_core.annotations.names import Names
+from unet_core.annotations.parsed import BOM, Record, read_bytes, told
+from unet_core.annotations.spans import lists_in
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -36,11 +43,11 @@ class _Runs(Record):
 
 
 class _Object(Record):
-    id: int | str = ""
+    id: int | str | None = ""
     image_id: int | str
     category_id: int | str | None = None
     segmentation: list[list[float]] | _Runs | None = None
-    iscrowd: int = 0
+    iscrowd: int | None = 0
 
 
 class _Image(Record):
@@ -55,47 +62,74 @@ class _Category(Record):
     name: str
 
 
-class _Document(Record):
+_IMAGES, _CATEGORIES = TypeAdapter(list[_Image]), TypeAdapter(list[_Category])
+
+
+class _Of(Record):
+    image_id: int | str
+
+
+class _Index(NamedTuple):
+    """What of a file is kept: all but the objects, whose places in bytes stand in `spans`."""
+
     images: list[_Image]
-    annotations: list[_Object]
-    categories: list[_Category] = []
+    names: Names
+    categories: dict[str, str]
+    spans: np.ndarray
 
 
-class _Annotated(NamedTuple):
-    """An image with its objects and the names of their classes."""
+class _Grouped(NamedTuple):
+    """Objects of each image, by their number in the file, from 0, and what is wrong with those of no image."""
 
-    image: _Image
-    objects: list[tuple[_Object, str | None]]
+    of: dict[str, list[int]]
+    lost: list[str]
 
 
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
     one_image_each("coco", images)
     file = Path(path)
-    return matched(file, images, set(_images(file, modified(file))))
+    return _index(file, modified(file)).names.match(images)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("coco", file, shape)
-        known, objects = _images(file, modified(file))[image[0]]
+        index = _index(file, modified(file))
+        known = index.images[index.names.of(image)]
         if (known.height or size[0], known.width or size[1]) != size:
             raise ValueError(
                 f"{file}: {known.file_name} has {known.height} x {known.width} pixels there, but the image has {size}"
             )
-        for drawn, name in objects:
-            position = _pixels(drawn.segmentation, size, f"{file}: annotation {drawn.id}")
-            yield as_ignored(position) if drawn.iscrowd else object_of(position, name, f"annotation {drawn.id}")
+        yield from _of_no_image(file, source)
+        drawn = Drawn(source, size, f"{file}: {known.file_name}")
+        for number, text in _texts(file, known):
+            with drawn.object():
+                found = _object(text, number, file)
+                where = f"{file}: {_called(found, number)}"
+                name = _class_of(found, index, where)
+                position = _pixels(found.segmentation, size, where, drawn)
+                yield as_ignored(position) if found.iscrowd else object_of(position, name, _called(found, number))
+        yield from drawn.told()
 
 
-def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
+def content(files: tuple[Path, ...], image: Image) -> list[object]:
     """What of the files concerns one image: what its digest is made of."""
-    parts = [_images(file, modified(file))[image[0]] for file in files]
-    return [
-        [known.height, known.width, [(drawn.model_dump_json(), name) for drawn, name in objects]]
-        for known, objects in parts
-    ]
+    parts: list[object] = []
+    for file in files:
+        index = _index(file, modified(file))
+        known = index.images[index.names.of(image)]
+        parts.append([known.height, known.width, [_digested(*item, index, file) for item in _texts(file, known)]])
+    return parts
+
+
+def _digested(number: int, text: bytes, index: _Index, file: Path) -> tuple[str, str | None]:
+    try:
+        found = _object(text, number, file)
+    except ValueError:  # told when it is read
+        return text.decode(errors="replace"), None
+    return found.model_dump_json(), index.categories.get(str(found.category_id))
 
 
 def counts_of(text: str, where: str) -> list[int]:
@@ -108,6 +142,8 @@ def counts_of(text: str, where: str) -> list[int]:
     >>> counts_of("52203", "example")
     [5, 2, 2, 2, 5]
     """
+    if text.startswith(("b'", 'b"')):
+        raise ValueError(f"{where}: its counts are the text of Python's bytes; write them with counts.decode()")
     counts: list[int] = []
     number = shift = 0
     for character in text:
@@ -125,7 +161,9 @@ def counts_of(text: str, where: str) -> list[int]:
     return counts
 
 
-def _pixels(segmentation: list[list[float]] | _Runs | None, size: tuple[int, int], where: str) -> np.ndarray:
+def _pixels(
+    segmentation: list[list[float]] | _Runs | None, size: tuple[int, int], where: str, drawn: Drawn
+) -> np.ndarray:
     """Positions of an object: the union of its polygons, or its run-lengths, which go down the columns."""
     if isinstance(segmentation, _Runs):
         if segmentation.size != size:
@@ -136,34 +174,103 @@ def _pixels(segmentation: list[list[float]] | _Runs | None, size: tuple[int, int
         raise ValueError(f"{where}: has no segmentation (a bounding box alone says nothing about pixels)")
     if any(len(ring) % 2 for ring in segmentation):
         raise ValueError(f"{where}: a polygon must be a list x, y, x, y, ...")
+    for ring in segmentation:
+        drawn.saw(ring)
     return raster.polygons([[np.reshape(ring, (-1, 2))] for ring in segmentation], size, where)
 
 
+def _called(found: _Object, number: int) -> str:
+    return f"annotation {found.id}" if found.id not in ("", None) else f"annotation number {number + 1}"
+
+
+def _class_of(found: _Object, index: _Index, where: str) -> str | None:
+    if found.category_id is None:
+        return None
+    if str(found.category_id) not in index.categories:
+        raise ValueError(f"{where} is of category {found.category_id}, which is not among the categories")
+    return index.categories[str(found.category_id)]
+
+
+def _of_no_image(file: Path, source: Annotation) -> Iterator[Told]:
+    """Tell of the objects that belong to no image; ValueError unless these may be left out."""
+    lost = _grouped(file, modified(file)).lost
+    if lost and source.broken == "error":
+        raise ValueError(lost[0] + (f" (and {len(lost) - 1} more of this kind)" if len(lost) > 1 else ""))
+    if lost:
+        yield Told("broken", f"{len(lost)} annotations belong to no image and are left out; the first: {lost[0]}")
+
+
+def _texts(file: Path, known: _Image) -> list[tuple[int, bytes]]:
+    """Number and text of each object of an image."""
+    written = modified(file)
+    spans = _index(file, written).spans
+    texts = []
+    try:
+        with file.open("rb") as opened:
+            for number in _grouped(file, written).of.get(str(known.id), []):
+                start, end = spans[number].tolist()
+                opened.seek(start)
+                texts.append((number, opened.read(end - start)))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+    return texts
+
+
+def _object(text: bytes, number: int, file: Path) -> _Object:
+    """One object; ValueError if it is none."""
+    try:
+        return _Object.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {_name_of(text, number)}: {told(error)}") from None
+
+
 @functools.lru_cache(maxsize=4)
-def _images(file: Path, mtime_ns: int) -> dict[str, _Annotated]:
-    """Objects by the image's file name without its ending."""
-    document = read_json(file, _Document, "COCO")
-    names = {category.id: category.name for category in document.categories}
-    by_id: dict[int | str, _Annotated] = {}
-    by_stem: dict[str, _Annotated] = {}
-    for image in document.images:
-        stem = stem_of(image.file_name)
-        if image.id in by_id or stem in by_stem:
-            raise ValueError(
-                f"{file}: two images have the name {stem!r} or the id {image.id}; "
-                "make each folder a data set of its own"
+def _index(file: Path, mtime_ns: int) -> _Index:
+    """Images, categories, and where each object stands: what is needed before any object is read."""
+    data = read_bytes(file)
+    mark = len(data) - len(data.removeprefix(BOM))
+    lists = lists_in(data[mark:] if mark else data, file, "COCO")
+    if missing := [key for key in ("images", "annotations") if key not in lists]:
+        raise ValueError(f"{file}: is no COCO file (it has no list {' and no list '.join(missing)}); is it complete?")
+
+    def part(key: str) -> bytes:
+        start, end = lists[key][0].tolist() if key in lists else (0, 0)
+        return data[start + mark : end + mark] or b"[]"
+
+    try:
+        images = _IMAGES.validate_json(part("images"))
+        categories = _CATEGORIES.validate_json(part("categories"))
+    except ValidationError as error:
+        raise ValueError(f"{file}: is no COCO file ({told(error)}); is it complete?") from None
+    if len({str(image.id) for image in images}) < len(images):
+        twice = Counter(str(image.id) for image in images).most_common(1)[0][0]
+        raise ValueError(f"{file}: two images have the id {twice}")
+    names = {str(category.id): category.name for category in categories}
+    return _Index(images, Names((image.file_name for image in images), file), names, lists["annotations"][1:] + mark)
+
+
+@functools.lru_cache(maxsize=4)
+def _grouped(file: Path, mtime_ns: int) -> _Grouped:
+    """Which objects are of which image."""
+    index, data = _index(file, mtime_ns), read_bytes(file)
+    grouped = _Grouped({str(image.id): [] for image in index.images}, [])
+    for number, (start, end) in enumerate(index.spans.tolist()):
+        text = data[start:end]
+        try:
+            image_id = str(_Of.model_validate_json(text).image_id)
+            grouped.of[image_id].append(number)
+        except ValidationError as error:
+            grouped.lost.append(f"{file}: {_name_of(text, number)}: {told(error)}")
+        except KeyError:
+            grouped.lost.append(
+                f"{file}: {_name_of(text, number)} is of image {image_id}, which is not among the images"
             )
-        by_id[image.id] = by_stem[stem] = _Annotated(image, [])
-    for drawn in document.annotations:
-        if drawn.image_id not in by_id:
-            raise ValueError(
-                f"{file}: annotation {drawn.id} is of image {drawn.image_id}, which is not among the images"
-            )
-        if drawn.category_id is not None and drawn.category_id not in names:
-            raise ValueError(
-                f"{file}: annotation {drawn.id} is of category {drawn.category_id}, which is not among the categories"
-            )
-        by_id[drawn.image_id].objects.append(
-            (drawn, names.get(drawn.category_id) if drawn.category_id is not None else None)
-        )
-    return by_stem
+    return grouped
+
+
+def _name_of(text: bytes, number: int) -> str:
+    """What an object that cannot be read is called."""
+    try:
+        return f"annotation {json.loads(text)['id']}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"annotation number {number + 1}"

@@ -10,12 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import model_validator
 
 from unet_core.annotations import labels, raster
-from unet_core.annotations.layer import Found, Images, Layer, as_ignored, object_of, one_image_each, one_plane
-from unet_core.annotations.parsed import Record, read_json
+from unet_core.annotations.drawn import Drawn
+from unet_core.annotations.layer import (
+    Found,
+    Image,
+    Images,
+    Layer,
+    Told,
+    as_ignored,
+    object_of,
+    one_image_each,
+    one_plane,
+)
+from unet_core.annotations.parsed import Record, part_of, read_json
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -57,7 +67,7 @@ class _Feature(Record):
 
 
 class _Document(Record):
-    features: list[_Feature]
+    features: list[Any]
 
     @model_validator(mode="before")
     @classmethod
@@ -74,14 +84,23 @@ def find(path: str, images: Images) -> Found:
     return labels.find(path, images)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("geojson", file, shape)
-        for number, feature in enumerate(read_json(file, _Document, "GeoJSON").features, start=1):
-            position = _pixels(feature.geometry, size, f"{file}: object {number}")
-            name = _class_of(feature)
-            yield as_ignored(position) if name and name.endswith("*") else object_of(position, name, f"object {number}")
+        drawn = Drawn(source, size, str(file))
+        for number, content in enumerate(read_json(file, _Document, "GeoJSON").features, start=1):
+            where = f"{file}: object {number}"
+            with drawn.object():
+                feature = part_of(content, _Feature, file, "GeoJSON", f"features.{number - 1}")
+                position = raster.polygons(_polygons(feature.geometry, where, drawn), size, where)
+                name = _class_of(feature)
+                yield (
+                    as_ignored(position)
+                    if name and name.endswith("*")
+                    else object_of(position, name, f"object {number}")
+                )
+        yield from drawn.told()
 
 
 def _class_of(feature: _Feature) -> str | None:
@@ -90,8 +109,8 @@ def _class_of(feature: _Feature) -> str | None:
     return (classification.name or ": ".join(classification.names) or None) if classification else None
 
 
-def _pixels(geometry: _Geometry, size: tuple[int, int], where: str) -> np.ndarray:
-    """Positions of a polygon or of the union of several, each with its holes."""
+def _polygons(geometry: _Geometry, where: str, drawn: Drawn) -> list[_Rings]:
+    """A polygon or several, each with its holes."""
     if geometry.plane.z > 0 or geometry.plane.t > 0:
         raise ValueError(f"{where}: lies in plane z {geometry.plane.z}, t {geometry.plane.t}, but the image is 2D")
     if geometry.type not in ("Polygon", "MultiPolygon"):
@@ -103,4 +122,7 @@ def _pixels(geometry: _Geometry, size: tuple[int, int], where: str) -> np.ndarra
             polygons = _MultiPolygon(coordinates=geometry.coordinates).coordinates
     except ValueError:
         raise ValueError(f"{where}: coordinates are none of a {geometry.type}") from None
-    return raster.polygons(polygons, size, where)
+    for ring in (ring for rings in polygons for ring in rings):
+        if all(len(point) > 1 for point in ring):
+            drawn.saw([point[:2] for point in ring])
+    return polygons

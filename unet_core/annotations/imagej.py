@@ -1,20 +1,24 @@
 """ImageJ ROIs: ``RoiSet.zip`` as the ROI manager saves it, or single ``.roi`` files.
 
-Polygons, freehand and traced outlines, ovals, ellipses, rectangles and composites. In volumes and time series a ROI
-belongs to the slice at which it was drawn.
+Polygons, freehand and traced outlines, splines through their points, ovals, ellipses, rectangles, also turned, and
+composites. In volumes and time series a ROI belongs to the slice at which it was drawn. With the key ``classes`` of the
+source, as in ``{"1": cell, "2": dead}``, the number of a ROI's group is its class; 0 are those without a group.
 """
 
 from __future__ import annotations
 
+import functools
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
+from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
-from unet_core.annotations import labels, masks, raster
-from unet_core.annotations.layer import Found, Images, Layer, object_of
+from unet_core.annotations import labels, masks, outlines, raster
+from unet_core.annotations.drawn import Drawn, beyond
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of
 from unet_core.annotations.parsed import read_bytes
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -24,24 +28,49 @@ MAX_ROI_BYTES, MAX_ROI_SET_BYTES = 2**27, 2**30
 
 
 def find(path: str, images: Images) -> Found:
-    """Files by the position of their image; see `unet_core.annotations`."""
-    return (
-        masks.find(path, images, "imagej with several files for an image") if "*" in path else labels.find(path, images)
+    """Files by the position of their image, and ROIs beyond the last frame; see `unet_core.annotations`."""
+    found, strangers = (
+        masks.find(path, images, "imagej with several files for an image")
+        if "*" in Path(path).name
+        else labels.find(path, images)
     )
+    return found, [*strangers, *beyond(found, images, _frames)]
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
+        drawn = Drawn(source, shape[1:], str(file))
         for name, data in _members(file):
             where = f"{file}: ROI {name}"
-            try:
-                roi = ImagejRoi.frombytes(data)
-            except Exception as error:  # of many kinds, where the file is damaged
-                raise ValueError(f"{where}: cannot be read as ImageJ ROI ({error}); is it complete?") from None
-            plane, time = _slice_of(roi, shape, image[1], where)
-            if time == image[1]:
-                yield object_of(_pixels(roi, shape[1:], where) + plane * shape[1] * shape[2], name=f"ROI {name}")
+            with drawn.object():
+                roi = _decoded(data, where)
+                plane, time = _slice_of(roi, shape, image.time, where)
+                if time == image.time:
+                    position = _pixels(roi, data, shape[1:], where) + plane * shape[1] * shape[2]
+                    # Groups are classes for those who give them names.
+                    yield object_of(position, str(roi.group) if source.classes else None, f"ROI {name}")
+        yield from drawn.told()
+
+
+def _decoded(data: bytes, where: str) -> ImagejRoi:
+    try:
+        return ImagejRoi.frombytes(data)
+    except Exception as error:  # of many kinds, where the file is damaged
+        raise ValueError(f"{where}: cannot be read as ImageJ ROI ({error}); is it complete?") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _frames(file: Path, mtime_ns: int) -> list[tuple[str, int | None]]:
+    """Names of the ROIs of a film, and their frames from 1; None where that cannot be read."""
+    frames: list[tuple[str, int | None]] = []
+    for name, data in _members(file):
+        try:
+            roi = _decoded(data, str(file))
+            frames.append((f"ROI {name}", roi.t_position or roi.position))
+        except ValueError:  # told when it is read
+            frames.append((f"ROI {name}", None))
+    return frames
 
 
 def _members(file: Path) -> Iterator[tuple[str, bytes]]:
@@ -98,7 +127,7 @@ def _slice_of(roi: ImagejRoi, shape: ZYX, given: int | None, where: str) -> tupl
     return plane - 1 if volume else 0, time - 1 if film else None
 
 
-def _pixels(roi: ImagejRoi, size: tuple[int, int], where: str) -> np.ndarray:
+def _pixels(roi: ImagejRoi, data: bytes, size: tuple[int, int], where: str) -> np.ndarray:
     """Flat positions of a ROI in its plane."""
     if roi.subpixelrect:
         low, high = (roi.xd, roi.yd), (roi.xd + roi.widthd, roi.yd + roi.heightd)
@@ -111,14 +140,32 @@ def _pixels(roi: ImagejRoi, size: tuple[int, int], where: str) -> np.ndarray:
         return raster.ellipse([start + radius for start, radius in zip(low, radii, strict=True)], radii, 0, size, where)
     if roi.multi_coordinates is not None:
         try:
-            rings = ImagejRoi.path2coords(roi.multi_coordinates)
-        except (NotImplementedError, RuntimeError, IndexError) as error:
+            rings = outlines.rings(roi.multi_coordinates)
+        except ValueError as error:
             raise ValueError(f"{where}: its composite outline cannot be read ({error})") from None
-        return raster.polygon([ring for ring in rings if len(ring) > 2], size, where)
+        return raster.polygon(rings, size, where)
     if roi.roitype == ROI_TYPE.RECT:
         if roi.rounded_rect_arc_size:
             raise ValueError(f"{where}: rectangles with round corners are not supported; make it a polygon")
         return raster.polygon([raster.box(low, high)], size, where)
     if roi.roitype in (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED):
-        return raster.polygon([np.asarray(roi.coordinates())], size, where)
+        return raster.polygon([_outline(roi, data, where)], size, where)
     raise ValueError(f"{where}: is a {roi.roitype.name.lower()}, and no area")
+
+
+def _outline(roi: ImagejRoi, data: bytes, where: str) -> np.ndarray:
+    """Corners of the polygon that ImageJ fills for a ROI with points."""
+    ends = np.array([(roi.x1, roi.y1), (roi.x2, roi.y2)])
+    if roi.subtype in (ROI_SUBTYPE.ELLIPSE, ROI_SUBTYPE.ROTATED_RECT) and (ends[0] != ends[1]).any():
+        # The points that stand in the file too may be rounded; ImageJ passes them over.
+        (across,) = struct.unpack(">f", data[52:56])
+        if not np.isfinite([*ends.flat, across]).all():
+            raise ValueError(f"{where}: its axes are no numbers; is the file complete?")
+        return (outlines.ellipse if roi.subtype == ROI_SUBTYPE.ELLIPSE else outlines.turned_rectangle)(ends, across)
+    points = np.asarray(roi.coordinates())
+    if roi.options & ROI_OPTIONS.SPLINE_FIT and roi.version >= 218 and len(points) > 2:
+        try:
+            return outlines.spline(points)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return points

@@ -9,13 +9,15 @@ import base64
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 
 from unet_core.annotations import labels, raster
-from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, one_plane
-from unet_core.annotations.parsed import Record, read_json
+from unet_core.annotations.drawn import Drawn, complete
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of, one_image_each, one_plane
+from unet_core.annotations.parsed import Record, part_of, read_json
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -29,7 +31,7 @@ class _Shape(Record):
 
 
 class _Document(Record):
-    shapes: list[_Shape]
+    shapes: list[Any]
     imageHeight: int | None = None  # noqa: N815
     imageWidth: int | None = None  # noqa: N815
 
@@ -40,7 +42,7 @@ def find(path: str, images: Images) -> Found:
     return labels.find(path, images)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("labelme", file, shape)
@@ -50,26 +52,34 @@ def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, sou
             raise ValueError(
                 f"{file}: annotates an image of {said[0]} x {said[1]} pixels, but the image has {size[0]} x {size[1]}"
             )
-        objects: dict[tuple[str, int], list[np.ndarray]] = {}
-        for number, drawn in enumerate(document.shapes, start=1):
-            # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
-            key = (drawn.label, -number if drawn.group_id is None else abs(drawn.group_id))
-            objects.setdefault(key, []).append(_pixels(drawn, size, f"{file}: shape {number} ({drawn.label})"))
+        objects: dict[tuple[str, int], list[np.ndarray | None]] = {}
+        drawn = Drawn(source, size, str(file))
+        for number, content in enumerate(document.shapes, start=1):
+            with drawn.object():
+                one = part_of(content, _Shape, file, "LabelMe", f"shapes.{number - 1}")
+                # Shapes without a group are objects of their own; their numbers below 0 are no groups of LabelMe's.
+                key = (one.label, -number if one.group_id is None else abs(one.group_id))
+                where = f"{file}: shape {number} ({one.label})"
+                parts = objects.setdefault(key, [])
+                parts.append(None)  # an object of which a part cannot be read is left out as a whole
+                parts[-1] = _pixels(one, size, where, drawn)
         for (label, group), parts in objects.items():
-            yield object_of(
-                np.unique(np.concatenate(parts)), label, f"shape {-group}" if group < 0 else f"group {group}"
-            )
+            if whole := complete(parts):
+                name = f"shape {-group}" if group < 0 else f"group {group}"
+                yield object_of(np.unique(np.concatenate(whole)), label, name)
+        yield from drawn.told()
 
 
-def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
-    points = np.array(drawn.points, np.float64).reshape(-1, 2)
-    if drawn.shape_type == "polygon":
+def _pixels(shape: _Shape, size: tuple[int, int], where: str, drawn: Drawn) -> np.ndarray:
+    points = np.array(shape.points, np.float64).reshape(-1, 2)
+    drawn.saw(points)
+    if shape.shape_type == "polygon":
         return raster.polygon([points], size, where)
-    if drawn.shape_type not in ("rectangle", "circle", "mask"):
-        raise ValueError(f"{where}: is a {drawn.shape_type}; supported are polygon, rectangle, circle and mask")
-    if drawn.shape_type == "mask":
-        return _mask(drawn, points, size, where)
-    if drawn.shape_type == "circle":
+    if shape.shape_type not in ("rectangle", "circle", "mask"):
+        raise ValueError(f"{where}: is a {shape.shape_type}; supported are polygon, rectangle, circle and mask")
+    if shape.shape_type == "mask":
+        return _mask(shape, points, size, where)
+    if shape.shape_type == "circle":
         if len(points) != 2:
             raise ValueError(f"{where}: a circle has 2 points, its centre and one on its edge; this has {len(points)}")
         radius = float(np.hypot(*(points[1] - points[0])))
@@ -79,7 +89,7 @@ def _pixels(drawn: _Shape, size: tuple[int, int], where: str) -> np.ndarray:
     return raster.polygon([raster.box(points[0], points[1]) if len(points) == 2 else points], size, where)
 
 
-def _mask(drawn: _Shape, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+def _mask(shape: _Shape, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     """Positions of a mask: a PNG of the part of the image between two corners, both within it."""
     if len(points) != 2 or not np.isfinite(points).all() or (np.abs(points) > 2**31).any():
         raise ValueError(f"{where}: a mask has 2 corners")
@@ -91,7 +101,7 @@ def _mask(drawn: _Shape, points: np.ndarray, size: tuple[int, int], where: str) 
             "pixels"
         )
     try:
-        data = base64.b64decode(drawn.mask or "", validate=True)
+        data = base64.b64decode(shape.mask or "", validate=True)
         # Width and height in the header, before memory is asked for.
         if data[12:16] != b"IHDR" or struct.unpack(">II", data[16:24]) != (width, height):
             raise ValueError(f"it is no PNG of {height} x {width} pixels")

@@ -28,12 +28,15 @@ class Image(NamedTuple):
         Of the file, of t c z y x; empty where they are not known.
     folders : tuple of str
         Names of the folders above it, the nearest last.
+    file : str
+        Its file name without the ending, by which files that annotate many images know it; empty where it is the stem.
     """
 
     stem: str
     time: int | None = None
     axes: str = ""
     folders: tuple[str, ...] = ()
+    file: str = ""
 
 
 class Told(NamedTuple):

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from unet_core.annotations.layer import Found, Image, Images
 from unet_core.images.readers import is_url, path_of, split_internal
-from unet_core.patterns import STEM, Match, has_wildcards, matching, nfc
-
-# What stands before the ending of OME-TIFF and OME-Zarr, and is part of a name for some tools and not for others.
-OME = ".ome"
+from unet_core.patterns import OME, STEM, Match, has_wildcards, matching, nfc
 
 
 def one_file_each(path: str, images: Images) -> Found:

@@ -7,13 +7,17 @@ plane.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from unet_core.annotations import labels, raster
-from unet_core.annotations.layer import Found, Images, Layer, object_of
+from unet_core.annotations.drawn import Drawn, beyond
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of
 from unet_core.annotations.parsed import MAX_FILE_BYTES
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -21,26 +25,40 @@ from unet_core.config.datasets import Annotation
 COLUMNS = ("index", "shape-type", "vertex-index", "axis-0", "axis-1")
 
 
+class _Shape(NamedTuple):
+    """A shape as its lines say it: coordinates in napari's order of axes, and the number of each line."""
+
+    kind: str
+    rows: list[tuple[int, list[str | None]]]
+
+
 def find(path: str, images: Images) -> Found:
-    """Files by the position of their image; see `unet_core.annotations`."""
-    return labels.find(path, images)
+    """Files by the position of their image, and shapes beyond the last frame; see `unet_core.annotations`."""
+    found, strangers = labels.find(path, images)
+    axes = images[0].axes if images else ""
+    return found, [*strangers, *beyond(found, images, lambda file, _: _frames(file, axes))]
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    axes = image.axes
     for file in files:
-        for index, (kind, vertices) in _shapes(file).items():
+        drawn = Drawn(source, shape[1:], str(file))
+        for index, lines in _shapes(file).items():
             where = f"{file}: shape {index}"
-            lead, points = _lead(np.array(vertices), image[1], shape, where)
-            if lead is None:  # of another time point
-                continue
-            position = _pixels(kind, points[:, ::-1] + 0.5, shape[1:], where)
-            yield object_of(position + lead * shape[1] * shape[2], name=f"shape {index}")
+            with drawn.object():
+                vertices = _vertices(lines, file)
+                lead, points = _lead(vertices, axes, image.time, shape, where)
+                if lead is not None:
+                    drawn.saw(points)
+                    position = _pixels(lines.kind, points[:, ::-1] + 0.5, shape[1:], where)
+                    yield object_of(position + lead * shape[1] * shape[2], name=f"shape {index}")
+        yield from drawn.told()
 
 
-def _shapes(file: Path) -> dict[str, tuple[str, list[list[float]]]]:
-    """Kind and vertices (in napari's order of axes) of each shape."""
-    shapes: dict[str, tuple[str, list[list[float]]]] = {}
+def _shapes(file: Path) -> dict[str, _Shape]:
+    """Lines of each shape."""
+    shapes: dict[str, _Shape] = {}
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"{file}: has more than {MAX_FILE_BYTES} bytes")
@@ -49,36 +67,73 @@ def _shapes(file: Path) -> dict[str, tuple[str, list[list[float]]]]:
             columns = list(reader.fieldnames or [])
             if not set(COLUMNS) <= set(columns):
                 raise ValueError(f"{file}: is no table of napari shapes (needs the columns {', '.join(COLUMNS)})")
-            axes = sorted((name for name in columns if name.startswith("axis-")), key=lambda name: int(name[5:]))
+            axes = [name for name in columns if re.fullmatch(r"axis-\d{1,3}", name)]
+            axes.sort(key=lambda name: int(name[5:]))
             for row in reader:
-                vertices = shapes.setdefault(row["index"], (row["shape-type"] or "", []))[1]
-                try:
-                    vertices.append([float(row[axis]) for axis in axes])
-                except (TypeError, ValueError):
-                    raise ValueError(
-                        f"{file}: line {reader.line_num}: coordinates must be numbers; is the file complete?"
-                    ) from None
+                shape = shapes.setdefault(row["index"], _Shape(row["shape-type"] or "", []))
+                shape.rows.append((reader.line_num, [row[axis] for axis in axes]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read as a table in UTF-8 ({error})") from None
     return shapes
 
 
-def _lead(vertices: np.ndarray, time: int | None, shape: ZYX, where: str) -> tuple[int | None, np.ndarray]:
+def _vertices(shape: _Shape, file: Path) -> np.ndarray:
+    """Coordinates of a shape in napari's order of axes."""
+    vertices = []
+    for line, values in shape.rows:
+        try:
+            vertices.append([float(value or "") for value in values])
+        except ValueError:
+            raise ValueError(f"{file}: line {line}: coordinates must be numbers; is the file complete?") from None
+    return np.array(vertices)
+
+
+def _frames(file: Path, axes: str) -> list[tuple[str, int | None]]:
+    """Names of the shapes of a film, and their frames from 1; None where these cannot be told."""
+    frames = list[tuple[str, int | None]]()
+    for index, lines in _shapes(file).items():
+        frame = None
+        with suppress(ValueError):
+            vertices = _vertices(lines, file)
+            if np.isfinite(vertices).all() and (np.abs(vertices) < 2**31).all():
+                where = _leading(vertices, axes)
+                known = where.get("t", vertices[0, 0] if vertices.shape[1] == 3 else None)
+                frame = None if known is None else int(np.rint(known)) + 1
+        frames.append((f"shape {index}", frame))
+    return frames
+
+
+def _leading(vertices: np.ndarray, axes: str) -> dict[str, float]:
+    """Positions of a shape along the axes of the image's file before y and x; none where napari had other axes.
+
+    napari shows channels as an axis, or each as a layer without it.
+    """
+    lead = vertices[0, :-2].tolist()
+    for names in ([axis for axis in axes if axis in "tcz"], [axis for axis in axes if axis in "tz"]):
+        if len(names) == len(lead):
+            return dict(zip(names, lead, strict=True))
+    return {}
+
+
+def _lead(vertices: np.ndarray, axes: str, time: int | None, shape: ZYX, where: str) -> tuple[int | None, np.ndarray]:
     """Plane of a shape (None if it is at another time point), and its vertices y, x."""
     lead, points = vertices[:, :-2], vertices[:, -2:]
     wanted = (time is not None) + (shape[0] > 1)
     # Axes of length 1 before these may be there or not.
-    if not np.isfinite(vertices).all() or (lead != lead[0]).any():
+    if not (np.abs(vertices) < 2**31).all() or (lead != lead[0]).any():
         raise ValueError(f"{where}: must lie in one plane, and its coordinates must be finite")
     if lead.shape[1] < wanted:
         raise ValueError(
             f"{where}: has {vertices.shape[1]} axes, but the image has {wanted + 2}; "
             "draw shapes on the layer of the image"
         )
-    numbers = np.rint(lead[0, lead.shape[1] - wanted :]).astype(int).tolist()
-    if time is not None and numbers.pop(0) != time:
+    known = _leading(vertices, axes)
+    if not known:
+        names = ("t" if time is not None else "") + ("z" if shape[0] > 1 else "")
+        known = dict(zip(names, lead[0, lead.shape[1] - wanted :].tolist(), strict=True))
+    if time is not None and int(np.rint(known["t"])) != time:
         return None, points
-    plane = numbers[0] if numbers else 0
+    plane = int(np.rint(known["z"])) if shape[0] > 1 else 0
     if not 0 <= plane < shape[0]:
         raise ValueError(f"{where}: lies in plane {plane}, but the image has {shape[0]}")
     return plane, points

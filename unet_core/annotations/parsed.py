@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 # Tables for all images of a data set are read at once.
 MAX_FILE_BYTES = 2**31
+# What some editors write before a text in UTF-8.
+BOM = b"\xef\xbb\xbf"
 
 
 class Record(BaseModel):
@@ -42,13 +44,46 @@ def read_json(file: Path, model: type[Document], name: str) -> Document:
         If the file is missing, too large, truncated or something else.
     """
     try:
-        return model.model_validate_json(read_bytes(file).removeprefix(b"\xef\xbb\xbf"))
+        return model.model_validate_json(read_bytes(file).removeprefix(BOM))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{file}: is no {name} file ({told(error)}); is it complete?") from None
+
+
+def part_of(content: Any, model: type[Document], file: Path, name: str, place: str) -> Document:
+    """Part of a file that was read before, such as one of its objects.
+
+    Parameters
+    ----------
+    content : Any
+        As it was parsed.
+    model : type
+        What it must be.
+    file : Path
+        The file, for errors.
+    name : str
+        The format, for errors.
+    place : str
+        Where the part stands in the file, for errors.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
         raise ValueError(
-            f"{file}: is no {name} file ({place + ': ' if place else ''}{first['msg']}); is it complete?"
+            f"{file}: is no {name} file ({'.'.join([place, *map(str, first['loc'])])}: {first['msg']}); is it complete?"
         ) from None
+
+
+def told(error: ValidationError) -> str:
+    """The first thing that is wrong with a part of a file, and where it stands."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place + ': ' if place else ''}{first['msg']}"
 
 
 def read_xml(file: Path, name: str) -> Element:

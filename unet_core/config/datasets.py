@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.section import Section
@@ -92,6 +92,28 @@ class Annotation(Section):
     samples: list[str] = Field(
         default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)"
     )
+    broken: Literal["error", "skip"] = Field(
+        "error",
+        description="objects that cannot be read: error, or skip, which leaves them out with a warning",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    runs: Literal["columns", "rows"] | None = Field(
+        None,
+        description="whether run-lengths of format rle go down the columns or along the rows; default: rows where the "
+        "table has the columns annotation, width and height, else columns",
+        json_schema_extra={"since": "0.2.0"},
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _colours_in_lower_case(cls, classes: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        """Colours are the same in upper and lower case; other names of classes are not."""
+        if info.data.get("format") != "colours":
+            return classes
+        lower = {key.lower(): name for key, name in classes.items()}
+        if len(lower) < len(classes):
+            raise ValueError("a colour stands there twice, in upper and in lower case")
+        return lower
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Annotation:
@@ -113,6 +135,11 @@ class Annotation(Section):
             raise ValueError(
                 f"connectivity has no meaning for format {self.format}: only for binary, boundaries and colours"
             )
+        if self.broken != "error" and not described.drawn:
+            names = ", ".join(one.name for one in DESCRIPTIONS.values() if one.drawn)
+            raise ValueError(f"broken has no meaning for format {self.format}: only for {names}")
+        if self.runs is not None and self.format != "rle":
+            raise ValueError(f"runs has no meaning for format {self.format}: only for rle")
         if described.refused and self.path.endswith(described.refused[0]):
             raise ValueError(f"path {self.path!r}: {described.refused[1]}")
         return self

@@ -32,6 +32,8 @@ class Format(NamedTuple):
         Whether its files are images whose values are the numbers of the objects, so that large ones are read in pieces.
     sparse : bool
         Whether most images are usually without annotation.
+    drawn : bool
+        Whether its objects are read one by one, so that those that cannot be read may be left out.
     refused : tuple of (str, str)
         Ending of paths that are not read though a tool writes them for this format, and what is told then.
     """
@@ -45,6 +47,7 @@ class Format(NamedTuple):
     ignore_label: bool = False
     in_pieces: bool = False
     sparse: bool = False
+    drawn: bool = False
     refused: tuple[str, str] | None = None
 
     @property
@@ -73,7 +76,7 @@ _FORMATS = (
         note="frames without a mask are not annotated",
         sparse=True,
     ),
-    Format("rle", "a Kaggle table of run-lengths", "train.csv"),
+    Format("rle", "a Kaggle table of run-lengths", "train.csv", drawn=True),
     Format("masks", "one mask image per object", "data/{stem}/masks/*.png"),
     Format("boundaries", "membranes 0, interiors 255", "membranes.tif", reader="binary", ignore_label=True),
     Format(
@@ -82,24 +85,48 @@ _FORMATS = (
         "annotations.json",
         classes="category names are classes",
         note="iscrowd is ignored",
+        drawn=True,
     ),
-    Format("imagej", "ImageJ ROIs (.roi, RoiSet.zip)", "rois/{stem}.zip", note="or rois/{stem}/*.roi"),
+    Format(
+        "imagej",
+        "ImageJ ROIs (.roi, RoiSet.zip)",
+        "rois/{stem}.zip",
+        classes='classes: {"1": cell} names groups',
+        note="or rois/{stem}/*.roi",
+        drawn=True,
+    ),
     Format(
         "geojson",
         "polygons as QuPath exports them",
         "qupath/{stem}.geojson",
         classes="classifications are classes",
         note="Ignore* is ignored",
+        drawn=True,
     ),
-    Format("labelme", "LabelMe JSON", "labelme/{stem}.json", classes="labels are classes"),
-    Format("cvat", "XML of CVAT for images", "annotations.xml", classes="labels are classes"),
-    Format("aperio", "ImageScope XML", "xml/{stem}.xml", classes="names of layers are classes"),
-    Format("napari", "CSV of a shapes layer", "shapes/{stem}.csv"),
+    Format("labelme", "LabelMe JSON", "labelme/{stem}.json", classes="labels are classes", drawn=True),
+    Format("cvat", "XML of CVAT for images", "annotations.xml", classes="labels are classes", drawn=True),
+    Format("aperio", "ImageScope XML", "xml/{stem}.xml", classes="names of layers are classes", drawn=True),
+    Format("napari", "CSV of a shapes layer", "shapes/{stem}.csv", drawn=True),
     Format(
         "ilastik",
         "HDF5 exports of ilastik",
         "ilastik/{stem}_Object Identities.h5",
         classes='with classes: {"1": cell} values are classes',
+    ),
+    Format(
+        "yolo",
+        "YOLO segmentation, text files",
+        "labels/{stem}.txt",
+        classes='classes: {"0": cell} names the numbers',
+        note="polygons, no boxes",
+        drawn=True,
+    ),
+    Format(
+        "matlab",
+        "MATLAB files with labels (.mat)",
+        "Labels/{stem}.mat",
+        classes='with classes: {"1": cell} types or values are classes',
+        note="or {stem}.mat:name of the array",
     ),
     Format(
         "cellpose",

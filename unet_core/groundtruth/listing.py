@@ -54,7 +54,8 @@ class Placed:
     def as_annotated(self) -> Image:
         """The image as annotations know it."""
         folders = () if is_url(self.path) else self.path.absolute().parent.parts[1:]
-        return Image(nfc(self.stem), None if self.own_file else self.time, self.axes, folders)
+        time = None if self.own_file else self.time
+        return Image(nfc(self.stem), time, self.axes, folders, nfc(self.path.stem))
 
 
 def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:

@@ -49,7 +49,7 @@ def split_internal(path: str) -> tuple[Path, str]:
     >>> split_internal("a:b.tif")
     (PosixPath('a:b.tif'), '')
     """
-    for suffix in (".h5", ".hdf5", ".zarr", *VENDOR_FILE_TYPES):
+    for suffix in (".h5", ".hdf5", ".zarr", ".mat", *VENDOR_FILE_TYPES):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
