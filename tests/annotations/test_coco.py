@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as oracle
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import coco
 from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
@@ -176,7 +176,7 @@ def test_keys_may_stand_in_any_order_and_texts_hold_any_sign(tmp_path: Path) -> 
         coco._index.cache_clear(), coco._grouped.cache_clear()
         ((name, array),) = read(path)
         assert name == "cell" and array.sum() == 4
-        assert coco.find(str(path), [image_of("größe 1.5x")])[1] == ["a"]
+        assert coco.find(str(path), [Image("größe 1.5x")])[1] == ["a"]
 
 
 BROKEN: list[dict[str, Any]] = [
@@ -226,7 +226,7 @@ def test_images_of_the_same_name_in_several_folders(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{folder}/a.png"} for n, folder in enumerate(("train", "test"))]
     drawn = [{"image_id": 0, "segmentation": SQUARE}] * 2 + [{"image_id": 1, "segmentation": SQUARE}]
     path = written(tmp_path / "c.json", *drawn, images=images)
-    both = [image_of("a", folders=("data", folder)) for folder in ("test", "train")]
+    both = [Image("a", folders=("data", folder)) for folder in ("test", "train")]
     assert coco.find(str(path), [*both]) == ({0: (path,), 1: (path,)}, [])
     source = Annotation(format="coco", path="unused")
     assert [len([*coco.read((path,), image, SHAPE, source)]) for image in both] == [1, 2]

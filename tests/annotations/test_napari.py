@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import napari
 from unet_core.annotations.layer import Image, Layer
 from unet_core.blocks import ZYX
@@ -125,7 +125,7 @@ def test_axes_before_the_plane_are_those_of_the_file(
     path = written(tmp_path, header(len(places) + 2) + line(0, *places))
     found = {}
     for time in range(4):
-        for layer in napari.read((path,), image_of("a", time, axes), shape, SOURCE):
+        for layer in napari.read((path,), Image("a", time, axes), shape, SOURCE):
             assert isinstance(layer, Layer)
             found[time] = set((layer.position // (16 * 20)).tolist())
     assert found == {frame: {plane}}
@@ -137,7 +137,7 @@ def test_shapes_beyond_the_last_frame_of_a_film_belong_to_no_image(
 ) -> None:
     lead = (0,) if axes == "tzyx" else ()
     path = written(tmp_path, header(3 + len(lead)) + "".join(line(n, place, *lead) for n, place in enumerate(places)))
-    film = [image_of("a", time, axes) for time in range(3)]
+    film = [Image("a", time, axes) for time in range(3)]
     found, strangers = napari.find(f"{tmp_path}/{{stem}}.csv", film)
     assert set(found) == {0, 1, 2} and strangers == [f"{path}: shape 1 (in frame 4; the film has 3)"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import yolo
 from unet_core.annotations.layer import Image
 
@@ -27,7 +27,7 @@ def test_files_are_found_by_the_name_of_the_image_and_a_list_of_classes_is_none(
     path = written(tmp_path)
     (tmp_path / "classes.txt").write_text("cell\n", encoding="utf-8")
     (tmp_path / "c.txt").touch()
-    images = [Image("a"), image_of("b")]
+    images = [Image("a"), Image("b")]
     assert yolo.find(f"{tmp_path}/{{stem}}.txt", images) == ({0: (path,)}, [str(tmp_path / "c.txt")])
     assert objects_in("yolo", path, SHAPE) == []
     with pytest.raises(ValueError, match="format yolo annotates one image per file, but axes has a t"):
