@@ -366,7 +366,7 @@ def test_damaged_files_are_read_or_end_in_an_error_that_names_them(
     for at, value in changes:
         damaged[int(at * len(damaged))] = value
     path.write_bytes(damaged[: int(kept * len(damaged))])
-    image = ("t007" if name == "ctc" else scene.STEM, None)
+    image = Image("t007" if name == "ctc" else scene.STEM)
     source = Annotation.model_validate({"format": name, "path": "unused"})
     try:
         read = FORMATS[name].read((path,), image, (1, scene.HEIGHT, scene.WIDTH), source)
@@ -378,7 +378,7 @@ def test_damaged_files_are_read_or_end_in_an_error_that_names_them(
         assert path.name in str(error)
     except KeyError as error:
         # The image is no longer in the table, which `find` tells.
-        assert image[0] in str(error) and name in ("rle", "coco", "cvat")
+        assert image.stem in str(error) and name in ("rle", "coco", "cvat")
 
 
 @settings(deadline=None, max_examples=60)

@@ -27,13 +27,11 @@ MAX_COLOURS = 256
 
 def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer for each class; see `unet_core.annotations`."""
-    keys = {key.lower(): key for key in source.classes}
-    by_colour = any(key.startswith("#") for key in keys)
+    by_colour = any(key.startswith("#") for key in source.classes)
     for file in files:
         values, is_rgb = _values(file, image, shape, by_colour)
-        for layer in classes_of(values, set(keys), str(file), "#{:06x}" if is_rgb else "{}", source.connectivity):
-            # The class as the table writes it, which may be in capitals.
-            yield layer._replace(class_name=keys.get(layer.class_name or "", layer.class_name))
+        form = "#{:06x}" if is_rgb else "{}"
+        yield from classes_of(values, set(source.classes), str(file), form, source.connectivity)
 
 
 def classes_of(

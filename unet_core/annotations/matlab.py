@@ -39,7 +39,7 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
         file, name = split_internal(str(path))
         size = one_plane("matlab", file, shape)
         with arrays_of(file) as arrays:
-            values = as_labels(arrays.read(name or _only(arrays, file), size), file)
+            values = as_labels(arrays.read(name or _only(arrays, file), size), file)[0]
             types = _types(arrays, values, size, file) if source.classes else None
         if types is not None:
             for type_ in sorted(set(types.values())):
