@@ -118,3 +118,76 @@ def test_a_damaged_cache_counts_as_empty(tmp_path: Path, content: str) -> None:
 def test_a_cache_without_news_is_not_written(tmp_path: Path) -> None:
     FileHashes(tmp_path / "cache.json").save()
     assert not (tmp_path / "cache.json").exists()
+
+
+def test_many_files_are_hashed_as_each_of_them_is(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "a.zarr", tmp_path / "cache.json"
+    (folder / "0").mkdir(parents=True)
+    files = [tmp_path / f"{number}.bin" for number in range(20)]
+    for number, file in enumerate([*files, folder / "zarr.json", folder / "0" / "c"]):
+        file.write_bytes(bytes([number]) * (1000 * number + 1))
+    paths = [*files, folder, tmp_path / "missing"]
+    hashes = FileHashes(cache)
+    hashes.learn(paths)
+    plain = FileHashes(tmp_path / "other.json")
+    assert [FileHashes(cache).known(path) for path in paths[:-1]] == [plain.of(path) for path in paths[:-1]]
+    with pytest.raises(FileNotFoundError):
+        hashes.of(tmp_path / "missing")
+
+
+def test_what_was_hashed_before_a_kill_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{number}.bin" for number in range(9)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    read, real = list[Path](), FileHashes._content
+
+    def dies(self: FileHashes, path: Path, limit: int | None) -> str:
+        if path == files[6]:
+            raise KeyboardInterrupt
+        read.append(path)
+        return real(self, path, limit)
+
+    monkeypatch.setattr(FileHashes, "_content", dies)
+    with pytest.raises(KeyboardInterrupt):
+        FileHashes(tmp_path / "cache.json").learn(files, threads=1, save_every=0)
+    assert read[:6] == files[:6]
+    monkeypatch.setattr(FileHashes, "_content", real)
+    kept = FileHashes(tmp_path / "cache.json")
+    assert [kept.known(file) is not None for file in files[:6]] == [True] * 6
+    assert kept.known(files[6]) is None
+
+
+def test_a_file_counts_with_its_companions_which_are_looked_for_once(tmp_path: Path) -> None:
+    files = [tmp_path / f"film_T{number}.ome.tif" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+    looked = list[Path]()
+
+    def companions(path: Path) -> list[Path]:
+        looked.append(path)
+        return [file for file in files if file != path] if path in files else []
+
+    cache = tmp_path / "cache.json"
+    (tmp_path / "alone.tif").write_bytes(b"alone")
+    plain = FileHashes(tmp_path / "plain.json")
+    hashes = FileHashes(cache, companions)
+    assert hashes.known(files[0]) is None
+    assert hashes.of(tmp_path / "alone.tif") == plain.of(tmp_path / "alone.tif")
+    before = hashes.of(files[0])
+    assert before != plain.of(files[0]) and hashes.known(files[0]) == before
+    hashes.save()
+    looked.clear()
+    again = FileHashes(cache, companions)
+    assert again.of(files[0]) == before and again.of(tmp_path / "alone.tif") == plain.of(tmp_path / "alone.tif")
+    assert looked == []
+    files[2].write_bytes(b"changed")
+    assert FileHashes(cache, companions).known(files[0]) is None
+    assert FileHashes(cache, companions).of(files[0]) != before
+
+
+def test_hashes_that_were_kept_without_companions_stay_valid(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"x")
+    plain = FileHashes(tmp_path / "cache.json")
+    before = plain.of(tmp_path / "a.tif")
+    plain.save()
+    assert FileHashes(tmp_path / "cache.json", lambda path: []).known(tmp_path / "a.tif") == before

@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from unet_core.files import write_atomic
 
@@ -30,10 +36,12 @@ class FileHashes:
     ----------
     cache : Path
         JSON file in which the hashes are kept; one that is missing or damaged counts as empty.
+    companions : callable, optional
+        Which other files are read with a file: they count as its content. It is asked once for each content.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self, cache: Path, companions: Callable[[Path], list[Path]] | None = None) -> None:
+        self._cache, self._find_companions = cache, companions
         try:
             self._known: dict[str, list[Any]] = dict(json.loads(cache.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -57,6 +65,12 @@ class FileHashes:
             return digest(str(path), [] if limit is not None else _metadata(path))
         if path.is_dir():
             return self._of_folder(path, limit)
+        content = self._content(path, limit)
+        companions = self._companions(path)
+        return digest(content, *(self._content(other, limit) for other in companions)) if companions else content
+
+    def _content(self, path: Path, limit: int | None) -> str:
+        """Hash of a file alone."""
         status = path.stat()
         seen = [status.st_size, status.st_mtime_ns]
         if limit is not None and status.st_size > limit:
@@ -69,6 +83,79 @@ class FileHashes:
         self._known[str(path)] = [*seen, content]
         return content
 
+    def _companions(self, path: Path) -> list[Path]:
+        """Files that are read with a file."""
+        if self._find_companions is None:
+            return []
+        status, known = path.stat(), self._known.get(str(path))
+        current = known is not None and known[:2] == [status.st_size, status.st_mtime_ns]
+        if known and current and len(known) > 3:
+            return [Path(other) for other in known[3]]
+        found = self._find_companions(path)
+        if known and current:
+            self._known[str(path)] = [*known[:3], [str(other) for other in found]]
+        return found
+
+    def learn(self, paths: Iterable[Path], threads: int = 8, save_every: float = 10.0) -> None:
+        """Hash the files that are new, several at once, and keep what was learnt as it goes.
+
+        A run that is killed while it reads terabytes goes on with the file at which it was. What cannot be read is left
+        to `of`, which tells it.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Files and folders.
+        threads : int
+            Files that are read at once.
+        save_every : float
+            Seconds after which what was learnt is saved.
+        """
+        waiting = [(file, size) for path in dict.fromkeys(paths) for file, size in self._unknown(path)]
+        if not waiting:
+            return
+        saved = time.monotonic()
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(
+                total=sum(size for _, size in waiting),
+                unit="B",
+                unit_scale=True,
+                desc="hashes",
+                delay=5,
+                file=sys.stderr,
+            ) as progress,
+        ):
+            for size in pool.map(lambda one: self._read(*one), waiting):
+                progress.update(size)
+                if time.monotonic() - saved > save_every:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+
+    def _unknown(self, path: Path) -> list[tuple[Path, int]]:
+        """Files of a path, itself or those below it, that would have to be read, with their sizes."""
+        if "://" in str(path):
+            return []
+        found = []
+        try:
+            if path.is_dir():
+                files = sorted(member for member in path.rglob("*") if member.is_file())
+            else:
+                files = [path, *self._companions(path)]
+            for file in files:
+                status, known = file.stat(), self._known.get(str(file))
+                if not known or known[:2] != [status.st_size, status.st_mtime_ns]:
+                    found.append((file, status.st_size))
+        except OSError:
+            return []
+        return found
+
+    def _read(self, file: Path, size: int) -> int:
+        with contextlib.suppress(OSError):
+            self._content(file, None)
+        return size
+
     def known(self, path: Path) -> str | None:
         """Hash of a file or folder as far as it is remembered; None where it would have to be read."""
         if "://" in str(path):
@@ -80,6 +167,10 @@ class FileHashes:
                 [str(member.relative_to(path)), content] for member, content in zip(members, contents, strict=True)
             ]
             return None if None in contents else digest(listed)
+        contents = [self._known_content(file) for file in (path, *self._companions(path))]
+        return None if None in contents else contents[0] if len(contents) == 1 else digest(*contents)
+
+    def _known_content(self, path: Path) -> str | None:
         status, known = path.stat(), self._known.get(str(path))
         return known[2] if known and known[:2] == [status.st_size, status.st_mtime_ns] else None
 
@@ -93,8 +184,10 @@ class FileHashes:
 
     def save(self) -> None:
         """Keep what was learnt."""
-        if self._known != self._kept:
-            write_atomic(self._cache, json.dumps(self._known, indent=0).encode())
+        known = self._known.copy()  # other threads may learn more meanwhile
+        if known != self._kept:
+            write_atomic(self._cache, json.dumps(known, indent=0).encode())
+            self._kept = known
 
 
 def _metadata(image: Path) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Images, Told
+from unet_core.annotations.layer import Image, Images, Told
 from unet_core.config.datasets import Annotation
 
 SHAPE = (1, 40, 50)
@@ -23,7 +23,7 @@ def main(name: str, file: str) -> None:
     with open("/proc/self/statm", encoding="ascii") as status:
         used = int(status.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
-    images: Images = [("a", None)]
+    images: Images = [Image("a")]
     try:
         FORMATS[name].find(file, images)
         files = (Path(file),)

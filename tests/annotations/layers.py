@@ -7,24 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Told
+from unet_core.annotations.layer import Image, Told
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
-
-
-class image_of(tuple[str, int | None]):  # noqa: N801
-    """An image with all that a data set knows of it."""
-
-    stem: str
-    time: int | None
-    axes: str
-    folders: tuple[str, ...]
-
-    def __new__(cls, stem: str, time: int | None = None, axes: str = "", folders: tuple[str, ...] = ()) -> image_of:
-        """A pair of name and time point with two more attributes."""
-        made = super().__new__(cls, (stem, time))
-        made.stem, made.time, made.axes, made.folders = stem, time, axes, folders
-        return made
 
 
 def objects_in(
@@ -33,7 +18,7 @@ def objects_in(
     """Class and labels of each layer of an annotation of one plane; -1 where it is to be ignored."""
     found = []
     source = Annotation.model_validate({"format": name, "path": "unused"} | options)
-    for layer in FORMATS[name].read((path,), image_of(stem), shape, source):
+    for layer in FORMATS[name].read((path,), Image(stem), shape, source):
         if isinstance(layer, Told):
             continue
         array = np.zeros(shape, np.int64)
@@ -45,4 +30,4 @@ def objects_in(
 def told_of(name: str, path: Path, shape: ZYX, stem: str = "a", **options: object) -> list[Told]:
     """What is told of an annotation beside its objects."""
     source = Annotation.model_validate({"format": name, "path": "unused"} | options)
-    return [told for told in FORMATS[name].read((path,), image_of(stem), shape, source) if isinstance(told, Told)]
+    return [told for told in FORMATS[name].read((path,), Image(stem), shape, source) if isinstance(told, Told)]

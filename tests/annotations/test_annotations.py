@@ -14,15 +14,17 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.measure import label
 
 from unet_core.annotations import binary, ctc, labels, masks, rle
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Layer, as_labels, read_volume
+from unet_core.annotations.layer import Image, Layer, as_labels, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.demo import run_lengths
 
 PLANE: ZYX = (1, 2, 3)
+IMAGE = Image("a")
 TWO = np.array([[1, 0, 2], [1, 0, 2]], np.uint16)
 
 
@@ -43,10 +45,11 @@ def source(form: str, **options: Any) -> Annotation:
 
 
 def read(
-    form: str, files: tuple[Path, ...], shape: ZYX = PLANE, image: tuple[str, int | None] = ("a", None), **options: Any
+    form: str, files: tuple[Path, ...], shape: ZYX = PLANE, image: Image = IMAGE, **options: Any
 ) -> list[np.ndarray]:
     """Objects of each layer as an array; ignored voxels are -1."""
-    return [as_array(layer, shape) for layer in FORMATS[form].read(files, image, shape, source(form, **options))]
+    found = FORMATS[form].read(files, image, shape, source(form, **options))
+    return [as_array(layer, shape) for layer in found if isinstance(layer, Layer)]
 
 
 def as_array(layer: Layer, shape: ZYX) -> np.ndarray:
@@ -69,7 +72,7 @@ def assert_layers(layers: list[np.ndarray], *expected: Any) -> None:
 def test_labels_find_the_file_of_each_image_by_its_stem(tmp_path: Path) -> None:
     for name in ("a_mask.tif", "c_mask.tif", "stranger_mask.tif", "other.tif"):
         tif(tmp_path / name, TWO)
-    found, strangers = labels.find(f"{tmp_path}/{{stem}}_mask.tif", [("a", None), ("b", None), ("c", None)])
+    found, strangers = labels.find(f"{tmp_path}/{{stem}}_mask.tif", [Image("a"), Image("b"), Image("c")])
     assert found == {0: (tmp_path / "a_mask.tif",), 2: (tmp_path / "c_mask.tif",)}
     assert strangers == [f"{tmp_path}/stranger_mask.tif"]
 
@@ -78,21 +81,21 @@ def test_labels_find_the_file_of_each_image_by_its_stem(tmp_path: Path) -> None:
 def test_labels_find_strangers_in_folders_of_any_name(tmp_path: Path, folder: str) -> None:
     for name in ("a [1].tif", "b.tif"):
         tif(tmp_path / folder / name, TWO)
-    found, strangers = labels.find(f"{tmp_path}/{folder}/{{stem}}.tif", [("a [1]", None)])
+    found, strangers = labels.find(f"{tmp_path}/{folder}/{{stem}}.tif", [Image("a [1]")])
     assert found == {0: (tmp_path / folder / "a [1].tif",)}
     assert strangers == [f"{tmp_path}/{folder}/b.tif"]
 
 
 def test_labels_in_one_file_for_all_time_points(tmp_path: Path) -> None:
     path = tif(tmp_path / "labels.tif", [TWO, TWO * 3])
-    assert labels.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
-    assert_layers(read("labels", (path,), image=("film", 1)), TWO * 3)
+    assert labels.find(str(path), [Image("film", 0), Image("film", 1)]) == ({0: (path,), 1: (path,)}, [])
+    assert_layers(read("labels", (path,), image=Image("film", 1)), TWO * 3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
 def test_labels_in_npy_files(tmp_path: Path, dtype: str) -> None:
     np.save(tmp_path / "a.npy", TWO.astype(dtype))
-    found, strangers = labels.find(f"{tmp_path}/{{stem}}.npy", [("a", None)])
+    found, strangers = labels.find(f"{tmp_path}/{{stem}}.npy", [Image("a")])
     assert (found, strangers) == ({0: (tmp_path / "a.npy",)}, [])
     assert_layers(read("labels", found[0]), TWO)
 
@@ -101,7 +104,7 @@ def test_labels_in_one_file_for_many_images_are_an_error(tmp_path: Path) -> None
     with pytest.raises(
         ValueError, match=r"path 'all.tif' is one file for many images; write \{stem\} where the image's name stands"
     ):
-        labels.find("all.tif", [("a", None), ("b", None)])
+        labels.find("all.tif", [Image("a"), Image("b")])
 
 
 @pytest.mark.parametrize("path", ["{stem}.h5:labels", "all.h5:{stem}/labels"])
@@ -110,7 +113,7 @@ def test_labels_may_lie_inside_hdf5_files(tmp_path: Path, path: str) -> None:
         with h5py.File(tmp_path / name, "w") as file:
             file[inside] = TWO
             file["raw"] = TWO
-    found, _ = labels.find(f"{tmp_path}/{path}", [("a", None)])
+    found, _ = labels.find(f"{tmp_path}/{path}", [Image("a")])
     assert_layers(read("labels", found[0]), TWO)
 
 
@@ -136,7 +139,7 @@ def test_an_empty_label_image_is_an_annotation_without_objects(tmp_path: Path, a
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "float32", "float64"])
 def test_labels_may_be_of_any_type_that_holds_whole_numbers(dtype: str) -> None:
-    values = as_labels(np.array([0, 1, 1], dtype), Path("a"))
+    values = as_labels(np.array([0, 1, 1], dtype), Path("a"))[0]
     np.testing.assert_array_equal(values, np.array([0, 1, 1], np.uint32), strict=True)
 
 
@@ -161,7 +164,7 @@ def test_values_that_are_no_labels_are_errors_that_name_the_file(values: np.ndar
     ("size", "shape", "text"),
     [
         ((3, 2), (1, 2, 3), r"annotation has shape \(3, 2\), but its image has \(2, 3\)"),
-        ((2, 3, 3), (1, 2, 3), r"annotation has shape \(2, 3, 3\), but its image has \(2, 3\)"),
+        ((5, 2, 3), (1, 2, 3), r"annotation has shape \(5, 2, 3\), but its image has \(2, 3\)"),
         ((2, 3), (2, 2, 3), r"annotation has shape \(2, 3\), but its image has \(2, 2, 3\)"),
         ((3, 2, 3), (2, 2, 3), r"annotation has shape \(3, 2, 3\), but its image has \(2, 2, 3\)"),
     ],
@@ -171,14 +174,14 @@ def test_annotations_of_another_shape_are_errors_that_name_the_file(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_volume(path, None, shape)
+        read_volume(path, IMAGE, shape)
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
     [
         ((2, 2, 3), r"annotation has 2 pages, but its image has more \(page 2 is missing\)"),
-        ((2, 3), r"annotation has 2 pages, but its image has more \(page 2 is missing\)"),
+        ((2, 3), r"annotation has shape \(2, 3\), but its image is time point 2 of a film; it needs a page for each"),
         ((4, 2, 2), r"annotation has shape \(2, 2\), but its image has \(2, 3\)"),
     ],
 )
@@ -187,7 +190,7 @@ def test_annotations_with_other_pages_than_the_image_are_errors(
 ) -> None:
     path = tif(tmp_path / "a.tif", np.zeros(size))
     with pytest.raises(ValueError, match=f"a.tif: {text}"):
-        read_volume(path, 2, (1, 2, 3))
+        read_volume(path, Image("a", 2), (1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_what_may_have_happened_to_an_annotation_of_another_shape_is_told(
     tmp_path: Path, size: tuple[int, int], hint: str
 ) -> None:
     with pytest.raises(ValueError) as error:
-        read_volume(tif(tmp_path / "a.tif", np.zeros(size)), None, (1, 4, 6))
+        read_volume(tif(tmp_path / "a.tif", np.zeros(size)), IMAGE, (1, 4, 6))
     assert str(error.value).endswith(f"but its image has (4, 6){hint}")
 
 
@@ -212,7 +215,7 @@ def test_labels_in_ome_zarr_may_have_axes_of_length_one(tmp_path: Path) -> None:
     group.create_array("0", data=np.stack([TWO, TWO * 3])[None, None])
     axes = [{"name": name} for name in "tczyx"]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
-    found, _ = labels.find(f"{tmp_path}/{{stem}}.zarr:labels/cells", [("a", None)])
+    found, _ = labels.find(f"{tmp_path}/{{stem}}.zarr:labels/cells", [Image("a")])
     assert_layers(read("labels", found[0], (2, 2, 3)), [TWO, TWO * 3])
 
 
@@ -223,16 +226,16 @@ def test_labels_in_ome_zarr_may_have_axes_of_length_one(tmp_path: Path) -> None:
 def test_ctc_finds_masks_by_the_number_of_the_frame(tmp_path: Path, path: str) -> None:
     for name in ("man_seg001.tif", "man_seg0007.tif", "notes.txt", "man_seg_1.tif"):
         tif(tmp_path / "01_GT" / "SEG" / name, TWO)
-    found, strangers = ctc.find(f"{tmp_path}/{path}", [("t000", None), ("t001", None), ("nothing", None)])
+    found, strangers = ctc.find(f"{tmp_path}/{path}", [Image("t000"), Image("t001"), Image("nothing")])
     assert found == {1: (tmp_path / "01_GT" / "SEG" / "man_seg001.tif",)}
     assert strangers == ["man_seg0007.tif"]
 
 
 def test_ctc_finds_masks_by_the_page_of_a_film(tmp_path: Path) -> None:
     mask = tif(tmp_path / "SEG" / "man_seg001.tif", TWO)
-    found, strangers = ctc.find(str(tmp_path), [("film5", 0), ("film5", 1)])
+    found, strangers = ctc.find(str(tmp_path), [Image("film5", 0), Image("film5", 1)])
     assert (found, strangers) == ({1: (mask,)}, [])
-    assert_layers(read("ctc", found[1], image=("film5", 1)), TWO)
+    assert_layers(read("ctc", found[1], image=Image("film5", 1)), TWO)
 
 
 def test_ctc_masks_that_fit_two_images_are_an_error(tmp_path: Path) -> None:
@@ -240,15 +243,15 @@ def test_ctc_masks_that_fit_two_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="man_seg001.tif fits both images 'a001' and 'b001'; make each sequence a data set of its own"
     ):
-        ctc.find(str(tmp_path), [("a001", None), ("b001", None)])
+        ctc.find(str(tmp_path), [Image("a001"), Image("b001")])
 
 
 def test_ctc_without_folder_or_masks_says_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no folder .*SEG; path must name a folder like 01_GT"):
-        ctc.find(str(tmp_path), [("t000", None)])
+        ctc.find(str(tmp_path), [Image("t000")])
     (tmp_path / "SEG").mkdir()
     with pytest.raises(ValueError, match="no man_segNNN.tif in .*SEG"):
-        ctc.find(str(tmp_path), [("t000", None)])
+        ctc.find(str(tmp_path), [Image("t000")])
 
 
 # ---- run-lengths ----
@@ -258,9 +261,9 @@ def test_rle_finds_the_rows_of_each_image(tmp_path: Path) -> None:
     path = table(
         tmp_path / "t.csv", ("a", "1 2"), ("c.png", "1 1"), ("a", "4 1"), ("cell 1.5x", ""), ("v1.0.tif", "2 1")
     )
-    found, strangers = rle.find(str(path), [("a", None), ("b", None), ("cell 1.5x", None), ("v1.0", None)])
+    found, strangers = rle.find(str(path), [Image("a"), Image("b"), Image("cell 1.5x"), Image("v1.0")])
     assert (found, strangers) == ({0: (path,), 2: (path,), 3: (path,)}, ["c"])
-    assert rle.content((path,), ("a", None)) == ["1 2", "4 1"]
+    assert rle.content((path,), Image("a")) == ["1 2", "4 1"]
 
 
 def test_rle_counts_down_the_columns_from_one(tmp_path: Path) -> None:
@@ -271,16 +274,16 @@ def test_rle_counts_down_the_columns_from_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["", "  "])
 def test_rle_with_an_empty_cell_is_an_annotation_without_objects(tmp_path: Path, cell: str) -> None:
     path = table(tmp_path / "t.csv", ("a", cell))
-    assert rle.find(str(path), [("a", None)]) == ({0: (path,)}, [])
+    assert rle.find(str(path), [Image("a")]) == ({0: (path,)}, [])
     assert read("rle", (path,)) == []
 
 
 def test_rle_reads_a_table_that_was_changed_anew(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", ("a", "1 2"))
-    assert rle.content((path,), ("a", None)) == ["1 2"]
+    assert rle.content((path,), Image("a")) == ["1 2"]
     table(path, ("a", "1 2"), ("a", "5 1"))
     os.utime(path, ns=(1, 1))  # clocks of file systems may be coarse
-    assert rle.content((path,), ("a", None)) == ["1 2", "5 1"]
+    assert rle.content((path,), Image("a")) == ["1 2", "5 1"]
 
 
 def test_rle_reads_cells_of_any_length(tmp_path: Path) -> None:
@@ -341,24 +344,24 @@ def test_rle_is_for_planes(tmp_path: Path) -> None:
 
 def test_rle_without_its_columns_or_table_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file .*t.csv"):
-        rle.find(f"{tmp_path}/t.csv", [("a", None)])
+        rle.find(f"{tmp_path}/t.csv", [Image("a")])
     path = table(tmp_path / "t.csv", ("a", "1 1"), columns=("id", "runs"))
     with pytest.raises(ValueError, match="t.csv: needs the columns ImageId, EncodedPixels .*; it has id, runs"):
-        rle.find(str(path), [("a", None)])
+        rle.find(str(path), [Image("a")])
     path.write_text("")
     with pytest.raises(ValueError, match="t.csv: needs the columns ImageId, EncodedPixels .*; it has none"):
-        rle.find(str(path), [("a", None)])
+        rle.find(str(path), [Image("a")])
 
 
 def test_rle_that_is_no_text_says_so(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"ImageId,EncodedPixels\n\xff,1 1\n")
     with pytest.raises(ValueError, match="t.csv: cannot be read as a table in UTF-8"):
-        rle.find(f"{tmp_path}/t.csv", [("a", None)])
+        rle.find(f"{tmp_path}/t.csv", [Image("a")])
 
 
 def test_rle_allows_a_byte_order_mark_more_columns_and_short_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\ufeffEncodedPixels,ImageId,Usage\n1 1,a,x\n1 1\n", encoding="utf-8")
-    assert rle.find(f"{tmp_path}/t.csv", [("a", None)]) == ({0: (tmp_path / "t.csv",)}, [""])
+    assert rle.find(f"{tmp_path}/t.csv", [Image("a")]) == ({0: (tmp_path / "t.csv",)}, [""])
 
 
 # ---- folders of masks ----
@@ -369,7 +372,7 @@ def test_masks_find_the_files_of_each_image(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "table.csv").touch()
-    found, strangers = masks.find(f"{tmp_path}/{{stem}}/masks/*.png", [("a", None), ("b [1]", None)])
+    found, strangers = masks.find(f"{tmp_path}/{{stem}}/masks/*.png", [Image("a"), Image("b [1]")])
     assert found == {
         0: (tmp_path / "a" / "masks" / "1.png", tmp_path / "a" / "masks" / "2.png"),
         1: (tmp_path / "b [1]" / "masks" / "1.png",),
@@ -380,7 +383,7 @@ def test_masks_find_the_files_of_each_image(tmp_path: Path) -> None:
 def test_masks_of_all_images_may_lie_in_one_folder(tmp_path: Path) -> None:
     for name in ("a_1.png", "a_2.png", "b_1.png"):
         (tmp_path / name).touch()
-    found, strangers = masks.find(f"{tmp_path}/{{stem}}_*.png", [("a", None), ("b", None)])
+    found, strangers = masks.find(f"{tmp_path}/{{stem}}_*.png", [Image("a"), Image("b")])
     assert {position: len(files) for position, files in found.items()} == {0: 2, 1: 1}
     assert strangers == []
 
@@ -390,12 +393,12 @@ def test_masks_that_fit_two_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="a_b_1.png fits both images 'a' and 'a_b'; put the masks of each image into a folder {stem}"
     ):
-        masks.find(f"{tmp_path}/{{stem}}_*.png", [("a", None), ("a_b", None)])
+        masks.find(f"{tmp_path}/{{stem}}_*.png", [Image("a"), Image("a_b")])
 
 
 def test_masks_need_the_stem_in_their_path() -> None:
     with pytest.raises(ValueError, match=r"path 'masks/\*.png' must hold {stem} where the image's name stands"):
-        masks.find("masks/*.png", [("a", None)])
+        masks.find("masks/*.png", [Image("a")])
 
 
 def test_masks_are_a_layer_each_and_may_overlap(tmp_path: Path) -> None:
@@ -416,7 +419,9 @@ def test_formats_for_single_images_do_not_annotate_films(tmp_path: Path, form: s
     with pytest.raises(
         ValueError, match=f"format {form} annotates one image per file, but axes has a t; use format labels or ctc"
     ):
-        FORMATS[form].find(f"{tmp_path}/{'{stem}' if form == 'masks' else 'film'}", [("film", 0), ("film", 1)])
+        FORMATS[form].find(
+            f"{tmp_path}/{'{stem}' if form == 'masks' else 'film'}", [Image("film", 0), Image("film", 1)]
+        )
 
 
 # ---- boundary maps ----
@@ -434,8 +439,8 @@ def test_interiors_of_a_volume_are_connected_across_planes(tmp_path: Path) -> No
 
 def test_boundaries_in_one_file_for_all_pages(tmp_path: Path) -> None:
     path = tif(tmp_path / "a.tif", [np.full((2, 3), 255), [[255, 0, 255], [255, 0, 255]]])
-    assert binary.find(str(path), [("film", 0), ("film", 1)]) == ({0: (path,), 1: (path,)}, [])
-    assert_layers(read("boundaries", (path,), image=("film", 1)), TWO)
+    assert binary.find(str(path), [Image("film", 0), Image("film", 1)]) == ({0: (path,), 1: (path,)}, [])
+    assert_layers(read("boundaries", (path,), image=Image("film", 1)), TWO)
 
 
 def test_ignored_pixels_divide_interiors(tmp_path: Path) -> None:
@@ -447,3 +452,131 @@ def test_ignored_pixels_divide_interiors(tmp_path: Path) -> None:
 def test_boundary_maps_of_one_value(tmp_path: Path, value: int, objects: int) -> None:
     path = tif(tmp_path / "a.tif", np.full((2, 3), value))
     assert_layers(read("boundaries", (path,)), np.full(PLANE, objects))
+
+
+# ---- values, axes and colours of label images ----
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("int8", -1),
+        ("int16", -1),
+        ("int64", -1),
+        ("float32", -1),
+        ("uint64", 2**64 - 3),
+        ("uint32", 2**32 - 1),
+        ("u1", 0),
+    ],
+)
+def test_any_whole_number_may_mark_ignored_pixels(tmp_path: Path, dtype: str, value: int) -> None:
+    array = np.array([[1, value, 2], [1, value, 3]], dtype)
+    np.save(tmp_path / "a.npy", array)
+    assert_layers(read("labels", (tmp_path / "a.npy",), ignore_label=value), [[1, -1, 2], [1, -1, 3]])
+
+
+def test_a_value_that_the_type_cannot_hold_ignores_nothing(tmp_path: Path) -> None:
+    assert_layers(read("labels", (tif(tmp_path / "a.tif", TWO),), ignore_label=-1), TWO)
+    assert_layers(read("labels", (tif(tmp_path / "b.tif", TWO),), ignore_label=2**64), TWO)
+
+
+def test_values_below_0_are_told_with_what_may_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"go from -1 to 2; is one of them ignore_label\?"):
+        read("labels", (tif(tmp_path / "a.tif", [[1, -1, 2], [0, 0, 0]], np.int16),))
+
+
+@pytest.mark.parametrize("form", ["labels", "cellpose"])
+def test_another_number_may_be_the_background_of_labels(tmp_path: Path, form: str) -> None:
+    path = tif(tmp_path / "a.tif", [[1, 1, 2], [5, 1, 0]])
+    assert_layers(read(form, (path,), background=1), [[0, 0, 2], [5, 0, 0]])
+
+
+@pytest.mark.parametrize("form", ["binary", "boundaries"])
+def test_masks_may_be_dark_on_white(tmp_path: Path, form: str) -> None:
+    path = tif(tmp_path / "a.tif", [[255, 255, 0], [0, 255, 0]])
+    assert_layers(read(form, (path,), background=255), [[0, 0, 1], [2, 0, 1]])
+
+
+def test_values_above_a_threshold_are_objects(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", [[200, 90, 140], [0, 20, 0]])
+    assert_layers(read("binary", (path,), threshold=127), [[1, 0, 2], [0, 0, 0]])
+    assert_layers(read("binary", (path,), threshold=127, ignore_label=20), [[1, 0, 2], [0, -1, 0]])
+    np.save(tmp_path / "a.npy", np.array([[0.9, 0.2, 0.51], [0, 0, 0.5]]))
+    assert_layers(read("binary", (tmp_path / "a.npy",), threshold=0.5), [[1, 0, 2], [0, 0, 0]])
+
+
+def test_a_binary_mask_of_many_values_is_told(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", [[200, 90, 140], [0, 20, 0]])
+    told, _ = FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary"))
+    assert told.kind == "grays"
+    assert told.text.startswith("a.tif has 5 different values, and all but 0 are object;")
+    assert "threshold: 100" in told.text
+    assert len([*FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary", threshold=100))]) == 1
+    two = tif(tmp_path / "b.tif", [[255, 7, 0], [0, 0, 0]])
+    assert len([*FORMATS["binary"].read((two,), IMAGE, PLANE, source("binary", ignore_label=7))]) == 1
+
+
+@pytest.mark.parametrize(("connectivity", "corners"), [(4, False), (6, False), (8, True), (26, True)])
+@pytest.mark.parametrize("form", ["binary", "boundaries"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_parts_are_connected_as_in_scikit_image(
+    tmp_path: Path, connectivity: int, corners: bool, form: str, depth: int
+) -> None:
+    mask = np.random.default_rng(1).random((depth, 9, 11)) > 0.7
+    path = tif(tmp_path / "a.tif", np.squeeze(mask * np.uint8(255)))
+    (found,) = read(form, (path,), mask.shape, connectivity=connectivity)
+    wanted = label(mask, connectivity=3 if corners else 1)
+    assert (found > 0).sum() == mask.sum() and found.max() == wanted.max()
+    assert len(np.unique(np.stack([found[mask], wanted[mask]]), axis=1).T) == wanted.max()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"format": "coco", "background": 1}, "background has no meaning for format coco"),
+        ({"format": "labels", "threshold": 1}, "threshold has no meaning for format labels"),
+        ({"format": "binary", "threshold": 1, "background": 1}, "threshold and background exclude each other"),
+        ({"format": "labels", "connectivity": 8}, "connectivity has no meaning for format labels"),
+    ],
+)
+def test_options_that_a_format_does_not_know_are_told(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Annotation.model_validate({"path": "a"} | options)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("form", ["labels", "binary", "masks"])
+def test_gray_saved_as_rgb_is_gray(tmp_path: Path, form: str, channels: int) -> None:
+    rgb = np.repeat(TWO[..., None].astype(np.uint8), 3, axis=2)
+    rgb = np.concatenate([rgb, np.full((2, 3, channels - 3), 255, np.uint8)], axis=2)
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(rgb))
+    assert_layers(read(form, (path,)), (TWO > 0) if form == "masks" else TWO)
+
+
+@pytest.mark.parametrize("form", ["labels", "binary", "masks", "boundaries", "cellpose"])
+def test_masks_in_colour_are_an_error_that_names_the_format_for_them(tmp_path: Path, form: str) -> None:
+    rgb = np.zeros((2, 3, 3), np.uint8)
+    rgb[0, 0] = 255, 0, 0
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(rgb))
+    with pytest.raises(ValueError, match="a.png: is in colour, .* use format colours"):
+        read(form, (tmp_path / "a.png",))
+
+
+@pytest.mark.parametrize("axes", ["zyx", "xyz", "yxz", "zxy", "xzy", "yzx"])
+def test_annotations_have_the_axes_of_their_image(tmp_path: Path, axes: str) -> None:
+    """A cube, whose shape tells nothing of its axes."""
+    cube = np.arange(27).reshape(3, 3, 3) % 5
+    np.save(tmp_path / "a.npy", cube.transpose(["zyx".index(axis) for axis in axes]))
+    assert_layers(read("labels", (tmp_path / "a.npy",), (3, 3, 3), Image("a", axes=axes)), cube)
+    film = cube.transpose(["zyx".index(axis) for axis in axes])
+    np.save(tmp_path / "b.npy", film)
+    as_film = axes.replace("z", "t")
+    assert_layers(read("labels", (tmp_path / "b.npy",), (1, 3, 3), Image("b", 2, as_film)), cube[2])
+
+
+def test_planes_have_the_axes_of_their_image_and_channels_do_not_matter(tmp_path: Path) -> None:
+    square = np.arange(9).reshape(3, 3)
+    np.save(tmp_path / "a.npy", square.T)
+    for axes in ("xy", "cxy", "xyc", "txy"):
+        assert_layers(read("labels", (tmp_path / "a.npy",), (1, 3, 3), Image("a", axes=axes)), square)

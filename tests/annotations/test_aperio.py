@@ -11,6 +11,7 @@ from skimage.draw import polygon2mask
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import aperio
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 
 SHAPE: ZYX = (1, 20, 30)
@@ -42,10 +43,10 @@ def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
     path = written(tmp_path / "größe 1.xml")
-    assert aperio.find(f"{tmp_path}/{{stem}}.xml", [("b", None), ("größe 1", None)]) == ({1: (path,)}, [])
+    assert aperio.find(f"{tmp_path}/{{stem}}.xml", [Image("b"), Image("größe 1")]) == ({1: (path,)}, [])
     assert read(path) == []
     with pytest.raises(ValueError, match="format aperio annotates one image per file, but axes has a t"):
-        aperio.find(f"{tmp_path}/{{stem}}.xml", [("a", 0)])
+        aperio.find(f"{tmp_path}/{{stem}}.xml", [Image("a", 0)])
 
 
 def test_polygons_are_those_of_scikit_image(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as oracle
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import coco
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -32,13 +33,13 @@ def written(path: Path, *annotations: dict[str, Any], **other: Any) -> Path:
 
 
 def read(path: Path, stem: str = "a", shape: ZYX = SHAPE, **options: Any) -> list[tuple[str | None, np.ndarray]]:
-    coco.find(str(path), [(stem, None)])
+    coco.find(str(path), [Image(stem)])
     return objects_in("coco", path, shape, stem, **options)
 
 
 def test_images_are_found_by_their_file_name(tmp_path: Path) -> None:
     path = written(tmp_path / "c.json")
-    found, strangers = coco.find(str(path), [("größe 1.5x", None), ("c", None)])
+    found, strangers = coco.find(str(path), [Image("größe 1.5x"), Image("c")])
     assert (found, strangers) == ({0: (path,)}, ["a"])
     assert read(path, "größe 1.5x") == []
 
@@ -85,9 +86,9 @@ def test_crowds_are_areas_to_ignore(tmp_path: Path) -> None:
 
 def test_only_what_concerns_an_image_is_its_content(tmp_path: Path) -> None:
     path = written(tmp_path / "c.json", {"segmentation": SQUARE})
-    before = [coco.content((path,), (stem, None)) for stem in ("a", "größe 1.5x")]
+    before = [coco.content((path,), Image(stem)) for stem in ("a", "größe 1.5x")]
     path = written(tmp_path / "d.json", {"segmentation": SQUARE}, {"segmentation": SQUARE, "image_id": 2})
-    after = [coco.content((path,), (stem, None)) for stem in ("a", "größe 1.5x")]
+    after = [coco.content((path,), Image(stem)) for stem in ("a", "größe 1.5x")]
     assert before[0] == after[0] and before[1] != after[1] and json.dumps(after)
 
 
@@ -134,12 +135,12 @@ def test_files_that_are_wrong_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format coco is for 2D images, but the image has 2 planes"):
         read(path, shape=(2, 4, 5))
     with pytest.raises(ValueError, match="no file .*nothing.json"):
-        coco.find(str(tmp_path / "nothing.json"), [("a", None)])
+        coco.find(str(tmp_path / "nothing.json"), [Image("a")])
     with pytest.raises(ValueError, match="format coco annotates one image per file, but axes has a t"):
-        coco.find(str(path), [("a", 0)])
+        coco.find(str(path), [Image("a", 0)])
     twice = [{"id": 1, "file_name": "x/a.png"}, {"id": 2, "file_name": "y/a.png"}]
     with pytest.raises(ValueError, match="two images have the name 'a'"):
-        coco.find(str(written(tmp_path / "twice.json", images=twice)), [("a", None)])
+        coco.find(str(written(tmp_path / "twice.json", images=twice)), [Image("a")])
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_files_of_something_else_or_cut_short_are_told(tmp_path: Path, text: str
     whole = written(path, {"segmentation": SQUARE}).read_text(encoding="utf-8")
     path.write_text(text or whole[:-20], encoding="utf-8")
     with pytest.raises(ValueError, match="c.json: is no COCO file .*is it complete"):
-        coco.find(str(path), [("a", None)])
+        coco.find(str(path), [Image("a")])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_keys_may_stand_in_any_order_and_texts_hold_any_sign(tmp_path: Path) -> 
         coco._index.cache_clear(), coco._grouped.cache_clear()
         ((name, array),) = read(path)
         assert name == "cell" and array.sum() == 4
-        assert coco.find(str(path), [image_of("größe 1.5x")])[1] == ["a"]
+        assert coco.find(str(path), [Image("größe 1.5x")])[1] == ["a"]
 
 
 BROKEN: list[dict[str, Any]] = [
@@ -206,9 +207,9 @@ def test_broken_objects_are_left_out_and_told_where_the_source_says_so(tmp_path:
 def test_objects_of_no_image_are_told(tmp_path: Path) -> None:
     lost = [{"image_id": 9, "segmentation": SQUARE}, {"image_id": None, "segmentation": SQUARE}]
     path = written(tmp_path / "b.json", {"segmentation": SQUARE})
-    before = coco.content((path,), image_of("a"))
+    before = coco.content((path,), Image("a"))
     path = written(tmp_path / "c.json", {"segmentation": SQUARE}, *lost)
-    assert coco.content((path,), image_of("a")) != before
+    assert coco.content((path,), Image("a")) != before
     with pytest.raises(ValueError, match="annotation 1 is of image 9, which is not among the images .and 1 more"):
         read(path)
     assert len(read(path, broken="skip")) == 1
@@ -228,7 +229,7 @@ def test_images_of_the_same_name_in_several_folders(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{folder}/a.png"} for n, folder in enumerate(("train", "test"))]
     drawn = [{"image_id": 0, "segmentation": SQUARE}] * 2 + [{"image_id": 1, "segmentation": SQUARE}]
     path = written(tmp_path / "c.json", *drawn, images=images)
-    both = [image_of("a", folders=("data", folder)) for folder in ("test", "train")]
+    both = [Image("a", folders=("data", folder)) for folder in ("test", "train")]
     assert coco.find(str(path), [*both]) == ({0: (path,), 1: (path,)}, [])
     source = Annotation(format="coco", path="unused")
     assert [len([*coco.read((path,), image, SHAPE, source)]) for image in both] == [1, 2]

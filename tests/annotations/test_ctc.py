@@ -8,7 +8,7 @@ import tifffile
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import ctc
-from unet_core.annotations.layer import Layer
+from unet_core.annotations.layer import Image, Layer
 
 CELLS = np.zeros((6, 8), np.uint16)
 CELLS[1:3, 1:3], CELLS[4:6, 5:8] = 1, 2
@@ -21,9 +21,9 @@ def tif(path: Path, array: np.ndarray) -> Path:
 
 
 def layer_in(folder: Path, shape: tuple[int, int, int]) -> Layer:
-    found, strangers = ctc.find(str(folder), [("t000", None)])
+    found, strangers = ctc.find(str(folder), [Image("t000")])
     assert strangers == []
-    (layer,) = ctc.read(found[0], ("t000", None), shape, None)  # type: ignore[arg-type]
+    (layer,) = ctc.read(found[0], Image("t000"), shape, None)  # type: ignore[arg-type]
     return layer
 
 
@@ -59,6 +59,6 @@ def test_single_slices_of_a_volume_are_annotated(tmp_path: Path) -> None:
 
 def test_markers_can_be_the_objects(tmp_path: Path) -> None:
     path = tif(tmp_path / "01_GT" / "TRA" / "man_track000.tif", CELLS)
-    assert ctc.find(str(tmp_path / "01_GT" / "TRA"), [("t000", None)]) == ({0: (path,)}, [])
+    assert ctc.find(str(tmp_path / "01_GT" / "TRA"), [Image("t000")]) == ({0: (path,)}, [])
     ((_, found),) = objects_in("ctc", path, (1, 6, 8))
     np.testing.assert_array_equal(found, CELLS)

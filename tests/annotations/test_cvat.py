@@ -11,6 +11,7 @@ from skimage.draw import polygon2mask
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import cvat
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 
 SHAPE: ZYX = (1, 20, 30)
@@ -35,13 +36,13 @@ def written(path: Path, *shapes: str, other: str = "", head: str = "", images: s
 
 
 def read(path: Path, stem: str = "a", shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
-    cvat.find(str(path), [(stem, None)])
+    cvat.find(str(path), [Image(stem)])
     return objects_in("cvat", path, shape, stem)
 
 
 def test_images_are_found_by_their_name(tmp_path: Path) -> None:
     path = written(tmp_path / "c.xml", '<tag label="good" source="manual"></tag>')
-    assert cvat.find(str(path), [("größe 1", None), ("c", None)]) == ({0: (path,)}, ["a"])
+    assert cvat.find(str(path), [Image("größe 1"), Image("c")]) == ({0: (path,)}, ["a"])
     assert read(path) == [] and read(path, "größe 1") == []
 
 
@@ -89,7 +90,7 @@ def test_groups_are_objects_and_the_order_is_that_of_z(tmp_path: Path) -> None:
 def test_only_what_concerns_an_image_is_its_content(tmp_path: Path) -> None:
     shape = drawn("polygon", points=SQUARE)
     files = [written(tmp_path / "c.xml", shape), written(tmp_path / "d.xml", shape, other=shape)]
-    (a, b), (after_a, after_b) = [[cvat.content((file,), (stem, None)) for stem in ("a", "größe 1")] for file in files]
+    (a, b), (after_a, after_b) = [[cvat.content((file,), Image(stem)) for stem in ("a", "größe 1")] for file in files]
     assert a == after_a and b != after_b and json.dumps(a)
 
 
@@ -124,18 +125,18 @@ def test_files_that_are_wrong_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format cvat is for 2D images, but the image has 2 planes"):
         read(path, shape=(2, 20, 30))
     with pytest.raises(ValueError, match="no file .*nothing.xml"):
-        cvat.find(str(tmp_path / "nothing.xml"), [("a", None)])
+        cvat.find(str(tmp_path / "nothing.xml"), [Image("a")])
     with pytest.raises(ValueError, match="two images have the name 'a'"):
         cvat.find(
-            str(written(tmp_path / "d.xml", images='<image name="x/a.png"/><image name="y/a.png"/>')), [("a", None)]
+            str(written(tmp_path / "d.xml", images='<image name="x/a.png"/><image name="y/a.png"/>')), [Image("a")]
         )
     with pytest.raises(ValueError, match="an image has no name"):
-        cvat.find(str(written(tmp_path / "g.xml", images='<image id="0"/>')), [("a", None)])
+        cvat.find(str(written(tmp_path / "g.xml", images='<image id="0"/>')), [Image("a")])
     with pytest.raises(ValueError, match="holds tracks of a video; export it from CVAT as 'CVAT for images 1.1'"):
-        cvat.find(str(written(tmp_path / "e.xml", images='<track id="0" label="cell"/>')), [("a", None)])
+        cvat.find(str(written(tmp_path / "e.xml", images='<track id="0" label="cell"/>')), [Image("a")])
     (tmp_path / "f.xml").write_text("<other/>", encoding="utf-8")
     with pytest.raises(ValueError, match="f.xml: is no CVAT file .its root is other"):
-        cvat.find(str(tmp_path / "f.xml"), [("a", None)])
+        cvat.find(str(tmp_path / "f.xml"), [Image("a")])
 
 
 def test_files_that_are_cut_short_are_told(tmp_path: Path) -> None:

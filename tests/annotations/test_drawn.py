@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Annotation
 from unet_core.config.formats import DESCRIPTIONS
 
@@ -71,7 +72,7 @@ def written(folder: Path, name: str, rings: list[Ring]) -> Path:
     path = folder / f"{len(rings)}.{name}"
     path.write_text(WRITERS[name](rings), encoding="utf-8")
     if name in ("coco", "cvat"):
-        FORMATS[name].find(str(path), [image_of("a")])
+        FORMATS[name].find(str(path), [Image("a")])
     return path
 
 
@@ -108,7 +109,7 @@ def test_damaged_files_are_errors_whatever_becomes_of_broken_objects(tmp_path: P
     if name == "coco":
         FORMATS[name]._index.cache_clear()
     with pytest.raises(ValueError, match=f"{path}: is no "):
-        list(FORMATS[name].read((path,), image_of("a"), SHAPE, source))
+        list(FORMATS[name].read((path,), Image("a"), SHAPE, source))
 
 
 @pytest.mark.parametrize("name", sorted({*WRITERS} - {"yolo"}))

@@ -10,6 +10,7 @@ import shapely
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import geojson
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 
 SHAPE: ZYX = (1, 40, 50)
@@ -41,10 +42,10 @@ def centres_in(shape: shapely.Geometry) -> np.ndarray:
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
     path = written(tmp_path / "größe 1.geojson")
-    assert geojson.find(f"{tmp_path}/{{stem}}.geojson", [("größe 1", None), ("b", None)]) == ({0: (path,)}, [])
+    assert geojson.find(f"{tmp_path}/{{stem}}.geojson", [Image("größe 1"), Image("b")]) == ({0: (path,)}, [])
     assert read(path) == []
     with pytest.raises(ValueError, match="format geojson annotates one image per file, but axes has a t"):
-        geojson.find(f"{tmp_path}/{{stem}}.geojson", [("a", 0)])
+        geojson.find(f"{tmp_path}/{{stem}}.geojson", [Image("a", 0)])
 
 
 def test_polygons_with_holes_cover_the_centres_that_shapely_finds_in_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from skimage.draw import polygon2mask
 
 from unet_core.annotations import imagej
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -36,7 +37,7 @@ def drawn(kind: ROI_TYPE, **fields: Any) -> ImagejRoi:
 
 def read(path: Path, shape: ZYX = SHAPE, page: int | None = None) -> list[np.ndarray]:
     masks = []
-    for layer in imagej.read((path,), ("a", page), shape, SOURCE):
+    for layer in imagej.read((path,), Image("a", page), shape, SOURCE):
         masks.append(np.zeros(shape, bool))
         masks[-1].flat[layer.position] = True
         assert (layer.label == 1).all() and not layer.ignore.size and layer.class_name is None
@@ -48,7 +49,7 @@ def test_zips_and_single_rois_are_found_by_the_name_of_the_image(tmp_path: Path)
     (tmp_path / "b").mkdir()
     for name in ("2.roi", "1.roi"):
         ImagejRoi.frompoints(TRIANGLE).tofile(tmp_path / "b" / name)
-    images = [("größe 1", None), ("b", None)]
+    images = [Image("größe 1"), Image("b")]
     assert imagej.find(f"{tmp_path}/{{stem}}.zip", images) == ({0: (tmp_path / "größe 1.zip",)}, [])
     assert imagej.find(f"{tmp_path}/{{stem}}/*.roi", images) == (
         {1: (tmp_path / "b" / "1.roi", tmp_path / "b" / "2.roi")},

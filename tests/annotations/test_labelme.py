@@ -12,6 +12,7 @@ from skimage.draw import polygon2mask
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import labelme
+from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 
 SHAPE: ZYX = (1, 20, 30)
@@ -55,10 +56,10 @@ def read(path: Path, shape: ZYX = SHAPE) -> list[tuple[str | None, np.ndarray]]:
 
 def test_files_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
     path = written(tmp_path / "größe 1.json")
-    assert labelme.find(f"{tmp_path}/{{stem}}.json", [("b", None), ("größe 1", None)]) == ({1: (path,)}, [])
+    assert labelme.find(f"{tmp_path}/{{stem}}.json", [Image("b"), Image("größe 1")]) == ({1: (path,)}, [])
     assert read(path) == []
     with pytest.raises(ValueError, match="format labelme annotates one image per file, but axes has a t"):
-        labelme.find(f"{tmp_path}/{{stem}}.json", [("a", 0)])
+        labelme.find(f"{tmp_path}/{{stem}}.json", [Image("a", 0)])
 
 
 def test_polygons_rectangles_and_circles(tmp_path: Path) -> None:

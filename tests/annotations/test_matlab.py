@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.io import savemat
 
-from tests.annotations.layers import image_of, objects_in
+from tests.annotations.layers import objects_in
 from unet_core.annotations import matlab
+from unet_core.annotations.layer import Image
 from unet_core.annotations.matfile import arrays_of
 
 SHAPE = (1, 5, 7)
@@ -47,7 +48,7 @@ def test_objects_are_those_of_the_array(tmp_path: Path, write: Any) -> None:
     ((_, found),) = objects_in("matlab", Path(f"{path}:b"), SHAPE)
     np.testing.assert_array_equal(found, LABELS)
     named = f"{tmp_path}/{{stem}}.mat:b"
-    assert matlab.find(named, [image_of("a"), image_of("b")]) == ({0: (Path(f"{path}:b"),)}, [])
+    assert matlab.find(named, [Image("a"), Image("b")]) == ({0: (Path(f"{path}:b"),)}, [])
 
 
 @settings(deadline=None)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import napari
-from unet_core.annotations.layer import Layer
+from unet_core.annotations.layer import Image, Layer
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -41,7 +41,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_shapes_of_a_file_that_napari_wrote(tmp_path: Path) -> None:
     path = written(tmp_path, WRITTEN)
-    assert napari.find(f"{tmp_path}/{{stem}}.csv", [("a", None), ("b", None)]) == ({0: (path,)}, [])
+    assert napari.find(f"{tmp_path}/{{stem}}.csv", [Image("a"), Image("b")]) == ({0: (path,)}, [])
     (_, triangle), (_, rectangle), (_, ellipse) = objects_in("napari", path, SHAPE)
     # Centres of pixels have whole numbers.
     y, x = np.mgrid[:16, :20]
@@ -66,12 +66,12 @@ def test_turned_ellipses(tmp_path: Path) -> None:
 
 def test_shapes_belong_to_their_plane_or_time_point(tmp_path: Path) -> None:
     path = written(tmp_path, VOLUME)
-    (layer,) = napari.read((path,), ("a", None), (6, 8, 8), SOURCE)
+    (layer,) = napari.read((path,), Image("a"), (6, 8, 8), SOURCE)
     assert set((layer.position // 64).tolist()) == {4}
-    found = [napari.read((path,), ("a", page), (1, 8, 8), SOURCE) for page in (3, 4)]
+    found = [napari.read((path,), Image("a", page), (1, 8, 8), SOURCE) for page in (3, 4)]
     assert [len([*shapes]) for shapes in found] == [0, 1]
     # In a 2D image the leading axis says nothing.
-    assert len([*napari.read((path,), ("a", None), (1, 8, 8), SOURCE)]) == 1
+    assert len([*napari.read((path,), Image("a"), (1, 8, 8), SOURCE)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_axes_before_the_plane_are_those_of_the_file(
     path = written(tmp_path, header(len(places) + 2) + line(0, *places))
     found = {}
     for time in range(4):
-        for layer in napari.read((path,), image_of("a", time, axes), shape, SOURCE):
+        for layer in napari.read((path,), Image("a", time, axes), shape, SOURCE):
             assert isinstance(layer, Layer)
             found[time] = set((layer.position // (16 * 20)).tolist())
     assert found == {frame: {plane}}
@@ -137,7 +137,7 @@ def test_shapes_beyond_the_last_frame_of_a_film_belong_to_no_image(
 ) -> None:
     lead = (0,) if axes == "tzyx" else ()
     path = written(tmp_path, header(3 + len(lead)) + "".join(line(n, place, *lead) for n, place in enumerate(places)))
-    film = [image_of("a", time, axes) for time in range(3)]
+    film = [Image("a", time, axes) for time in range(3)]
     found, strangers = napari.find(f"{tmp_path}/{{stem}}.csv", film)
     assert set(found) == {0, 1, 2} and strangers == [f"{path}: shape 1 (in frame 4; the film has 3)"]
 

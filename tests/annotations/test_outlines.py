@@ -12,9 +12,8 @@ import pytest
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from skimage.draw import polygon2mask
 
-from tests.annotations.layers import image_of
 from unet_core.annotations import imagej, outlines
-from unet_core.annotations.layer import Layer, Told
+from unet_core.annotations.layer import Image, Layer, Told
 from unet_core.config.datasets import Annotation
 
 SIZE = (100, 120)
@@ -36,7 +35,7 @@ def read(folder: Path, *rois: bytes | ImagejRoi, **options: Any) -> list[Layer |
         for number, roi in enumerate(rois):
             archive.writestr(f"{number}.roi", roi if isinstance(roi, bytes) else roi.tobytes())
     source = Annotation.model_validate({"format": "imagej", "path": "unused"} | options)
-    return [*imagej.read((folder / "a.zip",), image_of("a"), (1, *SIZE), source)]
+    return [*imagej.read((folder / "a.zip",), Image("a"), (1, *SIZE), source)]
 
 
 def mask_of(layer: Layer | Told) -> np.ndarray:
@@ -221,13 +220,13 @@ def test_rois_beyond_the_last_frame_of_a_film_belong_to_no_image(tmp_path: Path)
         for number, roi in enumerate(rois):
             archive.writestr(f"{number}.roi", roi.tobytes())
         archive.writestr("9.roi", b"Iout")  # told when it is read
-    film = [image_of("film", time) for time in range(3)]
+    film = [Image("film", time) for time in range(3)]
     found, strangers = imagej.find(f"{tmp_path}/{{stem}}.zip", film)
     assert set(found) == {0, 1, 2} and [text.partition(": ")[2] for text in strangers] == [
         "ROI 1.roi (in frame 6; the film has 3)",
         "ROI 3.roi (in frame 4; the film has 3)",
     ]
-    assert imagej.find(f"{tmp_path}/{{stem}}.zip", [image_of("film")])[1] == []
+    assert imagej.find(f"{tmp_path}/{{stem}}.zip", [Image("film")])[1] == []
 
 
 def test_rois_of_a_stack_that_imagej_takes_for_the_other_kind_are_told(tmp_path: Path) -> None:
@@ -235,20 +234,20 @@ def test_rois_of_a_stack_that_imagej_takes_for_the_other_kind_are_told(tmp_path:
     roi.tofile(tmp_path / "a.roi")
     source = Annotation(format="imagej", path="unused")
     with pytest.raises(ValueError, match="a.roi: is in slice 5, but the image has no slices"):
-        list(imagej.read((tmp_path / "a.roi",), image_of("a", 0), (1, *SIZE), source))
-    (layer,) = imagej.read((tmp_path / "a.roi",), image_of("a"), (6, *SIZE), source)
+        list(imagej.read((tmp_path / "a.roi",), Image("a", 0), (1, *SIZE), source))
+    (layer,) = imagej.read((tmp_path / "a.roi",), Image("a"), (6, *SIZE), source)
     assert isinstance(layer, Layer) and set((layer.position // (SIZE[0] * SIZE[1])).tolist()) == {4}
     roi.z_position, roi.t_position = 1, 5
     roi.tofile(tmp_path / "a.roi")
     with pytest.raises(ValueError, match="a.roi: is in frame 5, but the image has no frames"):
-        list(imagej.read((tmp_path / "a.roi",), image_of("a"), (6, *SIZE), source))
+        list(imagej.read((tmp_path / "a.roi",), Image("a"), (6, *SIZE), source))
 
 
 def test_rois_of_a_channel_alone_lie_in_a_plane_and_in_no_slice_of_a_volume(tmp_path: Path) -> None:
     ImagejRoi.frompoints(np.array(DIAMOND, np.float32), c=1).tofile(tmp_path / "a.roi")
     source = Annotation(format="imagej", path="unused")
-    (layer,) = imagej.read((tmp_path / "a.roi",), image_of("a"), (1, *SIZE), source)
+    (layer,) = imagej.read((tmp_path / "a.roi",), Image("a"), (1, *SIZE), source)
     assert mask_of(layer).sum() > 400
-    for image, shape in ((image_of("a"), (6, *SIZE)), (image_of("a", 0), (1, *SIZE))):
+    for image, shape in ((Image("a"), (6, *SIZE)), (Image("a", 0), (1, *SIZE))):
         with pytest.raises(ValueError, match="a.roi: has no position in the stack"):
             list(imagej.read((tmp_path / "a.roi",), image, shape, source))

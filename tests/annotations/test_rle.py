@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import rle
+from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Annotation
 
 SHAPE = (1, 6, 9)
@@ -26,7 +27,7 @@ def runs(mask: np.ndarray, order: str) -> str:
 
 def table(path: Path, header: str, *rows: str) -> Path:
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    rle.find(str(path), [image_of("a")])
+    rle.find(str(path), [Image("a")])
     return path
 
 
@@ -54,11 +55,11 @@ def test_tables_of_several_challenges_are_read(
 def test_a_column_of_classes_is_read(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "ImageId,ClassId,EncodedPixels", f"a,3,{runs(MASKS[0], 'F')}", "a,,1 1", "b,4,1 1")
     assert [name for name, _ in objects_in("rle", path, SHAPE)] == ["3", None]
-    before = rle.content((path,), image_of("a"))
+    before = rle.content((path,), Image("a"))
     other = table(
         tmp_path / "u.csv", "ImageId,ClassId,EncodedPixels", f"a,2,{runs(MASKS[0], 'F')}", "a,,1 1", "b,7,1 1"
     )
-    assert before != rle.content((other,), image_of("a")) and before[1] == "1 1"
+    assert before != rle.content((other,), Image("a")) and before[1] == "1 1"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
-from tests.annotations.layers import image_of, objects_in, told_of
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations import yolo
+from unet_core.annotations.layer import Image
 
 SHAPE = (1, 30, 50)
 TRIANGLE = [(3.25, 2.0), (40.5, 6.75), (12.0, 28.5)]
@@ -26,11 +27,11 @@ def test_files_are_found_by_the_name_of_the_image_and_a_list_of_classes_is_none(
     path = written(tmp_path)
     (tmp_path / "classes.txt").write_text("cell\n", encoding="utf-8")
     (tmp_path / "c.txt").touch()
-    images = [image_of("a"), image_of("b")]
+    images = [Image("a"), Image("b")]
     assert yolo.find(f"{tmp_path}/{{stem}}.txt", images) == ({0: (path,)}, [str(tmp_path / "c.txt")])
     assert objects_in("yolo", path, SHAPE) == []
     with pytest.raises(ValueError, match="format yolo annotates one image per file, but axes has a t"):
-        yolo.find(f"{tmp_path}/{{stem}}.txt", [image_of("a", 0)])
+        yolo.find(f"{tmp_path}/{{stem}}.txt", [Image("a", 0)])
 
 
 def test_polygons_are_fractions_of_width_and_height_and_have_the_number_of_their_class(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,24 @@ from unet_core.runtime import read_json
 NAMES = st.sets(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=2, max_size=60)
 
 
+def alone(names: Iterable[str]) -> dict[str, str]:
+    """Each sample as a group of its own."""
+    return {name: name for name in names}
+
+
+def test_samples_of_a_group_are_in_one_fold() -> None:
+    groups = {f"film{film}_{frame:04d}": f"film{film}" for film in range(7) for frame in range(5)}
+    found = divide_into_folds(groups, 3)
+    assert set(found) == set(groups) and set(found.values()) == {1, 2, 3}
+    assert len({(groups[name], fold) for name, fold in found.items()}) == 7
+    with pytest.raises(
+        ValueError, match="8 folds need at least 8 .* there are 35 in 7 groups, which are kept together"
+    ):
+        divide_into_folds(groups, 8)
+    stamps = {"films": {"samples": {name: {"split": "train", "group": group} for name, group in groups.items()}}}
+    assert folds_of_samples(stamps, 3) == {f"films/{name}": fold for name, fold in found.items()}
+
+
 @given(NAMES, st.integers(2, 8), st.randoms())
 def test_each_sample_is_in_one_fold_and_no_fold_has_less_than_half_of_its_share(
     names: set[str], count: int, random: Any
@@ -40,31 +59,31 @@ def test_each_sample_is_in_one_fold_and_no_fold_has_less_than_half_of_its_share(
         with pytest.raises(
             ValueError, match=f"{count} folds need at least {count} annotated samples .* there are {len(names)}"
         ):
-            divide_into_folds(names, count)
+            divide_into_folds(alone(names), count)
         return
-    found = divide_into_folds(names, count)
+    found = divide_into_folds(alone(names), count)
     sizes = Counter(found.values())
     assert set(found) == names and set(sizes) == set(range(1, count + 1))
     assert min(sizes.values()) >= max(1, len(names) // (2 * count))
     shuffled = sorted(names)
     random.shuffle(shuffled)
-    assert divide_into_folds(shuffled, count) == found
+    assert divide_into_folds(alone(shuffled), count) == found
 
 
 def test_new_samples_move_no_old_ones() -> None:
     names = [f"image {number}" for number in range(400)]
-    before = divide_into_folds(names[:100], 5)
-    assert before == {name: fold for name, fold in divide_into_folds(names, 5).items() if name in before}
+    before = divide_into_folds(alone(names[:100]), 5)
+    assert before == {name: fold for name, fold in divide_into_folds(alone(names), 5).items() if name in before}
     # So many that folds are about as large as each other.
-    assert max(Counter(divide_into_folds(names, 5).values()).values()) < 110
+    assert max(Counter(divide_into_folds(alone(names), 5).values()).values()) < 110
 
 
 def test_patterns_divide_as_they_say_and_all_that_is_wrong_with_them_is_told() -> None:
-    assert divide_into_folds(["a1", "a2", "b1"], [["a1"], ["a*", "b*"]]) == {"a1": 1, "a2": 2, "b1": 2}
+    assert divide_into_folds(alone(["a1", "a2", "b1"]), [["a1"], ["a*", "b*"]]) == {"a1": 1, "a2": 2, "b1": 2}
     with pytest.raises(ValueError, match="sample 'c1' is in none of the folds"):
-        divide_into_folds(["a1", "c1"], [["a*"], ["b*"]])
+        divide_into_folds(alone(["a1", "c1"]), [["a*"], ["b*"]])
     with pytest.raises(ValueError, match=r"no sample is in fold 2 \(b\*\); samples are: a1, a2"):
-        divide_into_folds(["a1", "a2"], [["a*"], ["b*"]])
+        divide_into_folds(alone(["a1", "a2"]), [["a*"], ["b*"]])
 
 
 @given(NAMES, st.integers(2, 5), st.data())

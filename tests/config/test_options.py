@@ -228,8 +228,8 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
             {"datasets": {"a": CELLS | {"annotations": [{"format": "lables", "path": "x"}]}}},
             "datasets.a.annotations.0.format: must be 'labels', 'binary', 'colours', 'ctc', 'rle', 'masks', "
             "'boundaries', "
-            "'coco', 'imagej', 'geojson', 'labelme', 'cvat', 'aperio', 'napari', 'ilastik', 'yolo', 'matlab' "
-            "or 'cellpose' (is: 'lables')",
+            "'coco', 'imagej', 'geojson', 'labelme', 'cvat', 'aperio', 'napari', 'ilastik', 'yolo', 'matlab' or "
+            "'cellpose' (is: 'lables')",
         ),
         (
             {"datasets": {"a": CELLS | {"annotations": [LABELS | {"class": "nucleus"}]}}},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import tifffile
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
-from unet_core.groundtruth.samples import Sample, check_data, content_of, expand, find_samples, split_of
+from unet_core.groundtruth.samples import (
+    Sample,
+    _at_least_one,
+    check_data,
+    content_of,
+    expand,
+    find_samples,
+    split_of,
+)
 
 ALL_TRAIN = {"test": 0, "validation": 0}
 KNOWN_SPLITS = ["train", "test", "train", "validation", "test", "validation"]
@@ -128,6 +137,14 @@ def test_missing_images_are_told_with_pattern_and_working_folder(
     ]
 
 
+def test_what_lies_where_a_pattern_finds_nothing_is_told(tmp_path: Path) -> None:
+    image(tmp_path / "plates" / "a.tif")
+    (line,) = problems(dataset(f"{tmp_path}/plates/*.png"))
+    assert line.endswith(f"; {tmp_path}/plates has files that end with .tif")
+    (line,) = problems(dataset(f"{tmp_path}/plate/*/*.png"))
+    assert line.endswith(f"; there is a folder {tmp_path}, but no plate in it")
+
+
 def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.bmp").touch()
     assert problems(dataset(f"{tmp_path}/*")) == [
@@ -136,14 +153,22 @@ def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) ->
     ]
 
 
-def test_two_files_of_the_same_name_are_an_error_that_names_both(tmp_path: Path) -> None:
-    one, two = image(tmp_path / "01" / "t000.tif"), image(tmp_path / "02" / "t000.tif")
-    image(tmp_path / "01" / "t001.tif")
-    image(tmp_path / "02" / "t001.tif")
-    image(tmp_path / "02" / "t002.tif")
-    assert problems(dataset(f"{tmp_path}/*/*.tif")) == [
-        f"images: several files have the same name (t000, t001; as {one}, {two}); "
-        "make each folder a data set of its own, or rename files"
+def test_files_of_the_same_name_have_their_folders_in_their_names(tmp_path: Path) -> None:
+    for folder, numbers in (("01", (0, 1)), ("02", (0, 1, 2))):
+        for number in numbers:
+            image(tmp_path / folder / "raw" / f"t{number:03d}.tif")
+    # Only those that have the same: the names of the others are as they were before there were two.
+    assert names(dataset(f"{tmp_path}/*/raw/*.tif")) == ["01_t000", "01_t001", "02_t000", "02_t001", "t002"]
+    assert names(dataset(f"{tmp_path}/01/**/*.tif")) == ["t000", "t001"]
+    image(tmp_path / "02" / "raw" / "more" / "t002.tif")
+    assert names(dataset(f"{tmp_path}/**/t002.tif")) == ["more_t002", "t002"]
+
+
+def test_names_that_are_the_same_even_with_folders_are_an_error(tmp_path: Path) -> None:
+    one, two = image(tmp_path / "a.tif"), image(tmp_path / "a.tiff")
+    assert problems(dataset(f"{tmp_path}/*")) == [
+        f"images: several images have the same name (a; as {one}, {two}); make them data sets of their own, or rename "
+        "files"
     ]
 
 
@@ -225,11 +250,97 @@ def test_a_pattern_for_the_test_split_with_a_share_for_validation() -> None:
 def test_a_split_that_gets_no_sample_is_an_error_with_the_names_to_choose_from(three: Path) -> None:
     options: dict[str, Any] = {"annotations": labels(three / "masks")}
     assert problems(dataset(f"{three}/images/*.tif", split={"test": ["z*"], "validation": 0}, **options)) == [
-        "split.test: no annotated sample matches ['z*']; give names (of: a, b, c), a larger share, or 0"
+        "split.test: no annotated sample matches ['z*']; give names (of: a, b, c), a share, or 0"
     ]
-    assert problems(dataset(f"{three}/images/*.tif", split={"test": 0, "validation": 1e-9}, **options)) == [
-        "split.validation: a share of 1e-09 is none of 3 samples; give names (of: a, b, c), a larger share, or 0"
+
+
+def test_a_share_gets_at_least_one_sample_and_training_keeps_one(three: Path) -> None:
+    options: dict[str, Any] = {"annotations": labels(three / "masks")}
+
+    def splits(images: str, **split: float) -> list[str]:
+        samples, wrong = find_samples(
+            dataset(f"{three}/images/{images}", split=split, **options | {"unmatched": "allow"})
+        )
+        assert wrong == []
+        return sorted(sample.split for sample in samples)
+
+    assert splits("*.tif", test=0, validation=1e-9) == ["train", "train", "validation"]
+    assert splits("*.tif", test=1e-9, validation=1e-9) == ["test", "train", "validation"]
+    assert splits("[ab].tif", test=1e-9, validation=0) == ["test", "train"]
+    cfg = dataset(f"{three}/images/[ab].tif", split={"test": 1e-9, "validation": 1e-9}, unmatched="allow", **options)
+    assert problems(cfg.model_copy(update={"unmatched": "allow"})) == [
+        "split.validation: a share of 1e-09 is none of 2 samples; annotate more, give names (of: a, b), or set it to 0"
     ]
+
+
+def test_any_set_of_twenty_images_can_be_divided_by_the_default_shares(tmp_path: Path) -> None:
+    for trial in range(50):
+        written = [f"{trial}_{number}" for number in range(20)]
+        groups = {name: split_of(name, Split()) for name in written}
+        samples = [Sample(name, tmp_path, "", None, (), split, group=name) for name, split in groups.items()]
+        assert {one.split for one in _at_least_one(Split(), samples)} == {"train", "validation", "test"}
+
+
+def test_frames_of_a_film_and_arrays_of_a_file_are_in_one_split(tmp_path: Path) -> None:
+    for film in range(12):
+        image(tmp_path / "films" / f"film{film}.tif", (4, 5, 6))
+    source = {"format": "labels", "path": f"{tmp_path}/films/{{stem}}.tif"}
+    options = {"axes": "tyx", "annotations": [source], "split": {"test": 0.3, "validation": 0.2}}
+    samples, wrong = find_samples(dataset(f"{tmp_path}/films/*.tif", **options))
+    assert wrong == [] and len(samples) == 48
+    assert len({(sample.image, sample.split) for sample in samples}) == 12
+    assert {sample.split for sample in samples} == {"train", "validation", "test"}
+    assert {sample.group for sample in samples} == {f"film{film}" for film in range(12)}
+    # Each frame for itself, where this is asked for.
+    options["split"] |= {"group": "sample"}
+    samples, wrong = find_samples(dataset(f"{tmp_path}/films/*.tif", **options))
+    assert wrong == [] and len({(sample.image, sample.split) for sample in samples}) > 12
+    assert {sample.name: split_of(sample.name, Split(test=0.3, validation=0.2)) for sample in samples} == {
+        sample.name: sample.split for sample in samples
+    }
+
+
+def test_a_single_film_cannot_be_divided_by_shares_unless_this_is_asked_for(tmp_path: Path) -> None:
+    image(tmp_path / "film.tif", (9, 5, 6))
+    source = {"format": "labels", "path": f"{tmp_path}/film.tif"}
+    cfg = dataset(f"{tmp_path}/film.tif", axes="tyx", annotations=[source], split={"test": 0.2, "validation": 0})
+    assert problems(cfg) == [
+        "split.test: a share of 0.2 is none of 1 groups of samples (film), which are kept together; give names (of: "
+        "film_0000, film_0001, film_0002, film_0003, film_0004 and 4 more), set split.group to sample, though "
+        "neighbours look alike and scores may then be too good, or set it to 0"
+    ]
+    named = {"test": ["film_0008"], "validation": 0}
+    assert problems(cfg.model_copy(update={"split": Split.model_validate(named)})) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{group}_*", {"p1": 2, "p2": 2, "p3": 2}),
+        ("{group}_?", {"p1": 2, "p2": 2, "p3": 2}),
+        ("*_{group}", {"a": 3, "b": 3}),
+        ("{group}/*.tif", {"one": 4, "two": 2}),
+        ("{group}/*/*.tif", {"fields": 6}),
+        ("fields/**/{group}_*", {"p1": 2, "p2": 2, "p3": 2}),
+    ],
+)
+def test_samples_are_grouped_by_a_pattern(tmp_path: Path, pattern: str, expected: dict[str, int]) -> None:
+    for place in ("one/p1", "one/p2", "two/p3"):
+        for field in "ab":
+            image(tmp_path / "fields" / f"{place}_{field}.tif")
+    samples, wrong = find_samples(dataset(f"{tmp_path}/fields/*/*.tif", split=ALL_TRAIN | {"group": pattern}))
+    assert wrong == []
+    assert Counter(sample.group for sample in samples) == expected
+
+
+def test_samples_that_fit_no_group_are_told(three: Path) -> None:
+    cfg = dataset(f"{three}/images/*.tif", split=ALL_TRAIN | {"group": "p{group}_*"})
+    assert problems(cfg) == [
+        "split.group: 'p{group}_*' fits none of a, b, c; it is compared with names of samples, or, where it has a /, "
+        "with the ends of their paths"
+    ]
+    with pytest.raises(ValueError, match=r"must be file, sample, or a pattern with \{group\}"):
+        Split(group="patient")
 
 
 def test_a_data_set_without_training_samples_cannot_be_trained_on(three: Path) -> None:
@@ -342,9 +453,9 @@ def test_check_data_lists_the_problems_of_all_data_sets_and_models(three: Path) 
         check_data(parse_config(raw))
     assert str(error.value).splitlines() == [
         "the data is not as the configuration says:",
-        "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a larger share, "
-        "or 0",
-        f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()})",
+        "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a share, or 0",
+        f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()}); there is a "
+        f"folder {three}, but no gone in it",
         f"  - models.bought.path: {three}/bought has no model.json; it must be a folder of a trained model",
     ]
 

@@ -1,6 +1,6 @@
 """Binary masks, and boundary maps (ISBI 2012): background and membranes are 0, objects anything else.
 
-Each part that is connected over faces is an object.
+Each connected part is an object.
 """
 
 from __future__ import annotations
@@ -9,23 +9,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cc3d
+import fastremap
 import numpy as np
 
-from unet_core.annotations.labels import find
-from unet_core.annotations.layer import Layer, as_labels, layer_of, read_volume
+from unet_core.annotations.layer import Image, Layer, Told, as_labels, layer_of, read_volume
+from unet_core.annotations.matching import one_file_each as find
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
 __all__ = ["find", "read"]
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
-        values = as_labels(read_volume(file, image[1], shape), file)
-        ignore = values == source.ignore_label if source.ignore_label is not None else None
-        if ignore is not None:
-            values[ignore] = 0
-        # Neighbours share a face: a thin diagonal membrane still separates two cells.
-        interiors = cc3d.connected_components(values > 0, connectivity=6)
-        yield layer_of(interiors.astype(np.uint32), ignore)
+        values = read_volume(file, image, shape)
+        if source.threshold is not None:
+            inside, ignore = values > source.threshold, None
+            if source.ignore_label is not None:
+                ignore = as_labels(values, file, source.ignore_label)[1]
+                inside &= ~ignore if ignore is not None else True
+        else:
+            labels, ignore = as_labels(values, file, source.ignore_label)
+            inside = labels != (source.background or 0)
+            if ignore is not None:
+                inside[ignore] = False
+            grays = fastremap.unique(labels).size
+            if grays > 2:
+                yield Told(
+                    "grays",
+                    f"{file.name} has {grays} different values, and all but {source.background or 0} are object; "
+                    "smooth edges join neighbours: if it was smoothed, or saved as JPEG, set threshold, as in "
+                    f"threshold: {int(labels.max()) // 2}; if values are numbers of objects, use format labels",
+                )
+        # Over faces, a thin diagonal membrane still separates two cells.
+        parts = cc3d.connected_components(inside, connectivity=6 if source.connectivity < 8 else 26)
+        yield layer_of(np.asarray(parts, np.uint32), ignore)

@@ -20,6 +20,7 @@ from unet_core.annotations import raster
 from unet_core.annotations.drawn import Drawn
 from unet_core.annotations.layer import (
     Found,
+    Image,
     Images,
     Layer,
     Told,
@@ -91,9 +92,7 @@ def find(path: str, images: Images) -> Found:
     return _index(file, modified(file)).names.match(images)
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("coco", file, shape)
@@ -115,7 +114,7 @@ def read(
         yield from drawn.told()
 
 
-def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
+def content(files: tuple[Path, ...], image: Image) -> list[object]:
     """What of the files concerns one image: what its digest is made of."""
     parts: list[object] = []
     for file in files:

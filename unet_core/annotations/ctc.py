@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, read_volume
+from unet_core.annotations.layer import Found, Image, Images, Layer, as_labels, layer_of, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 
@@ -31,7 +31,7 @@ def find(path: str, images: Images) -> Found:
     tracks = _frames(folder.parent / "TRA") if folder.name == "SEG" and folder.parent.name.endswith("GT") else {}
     found: dict[int, tuple[Path, ...]] = {}
     owner: dict[int, str] = {}
-    for position, (stem, time) in enumerate(images):
+    for position, (stem, time, *_) in enumerate(images):
         digits = re.search(r"(\d+)$", stem)
         frame = time if time is not None else int(digits.group(1)) if digits else None
         if frame is not None and frame in masks:
@@ -44,23 +44,24 @@ def find(path: str, images: Images) -> Found:
     return found, sorted(file.name for frame, files in masks.items() for file in files if frame not in owner)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     # Each mask file is one frame, also where the images of all frames are pages of one file.
+    frame = image._replace(time=None)
     masks = [file for file in files if file.parent.name == "SEG"]
     slices = {_slice_of(file): file for file in masks}
     if not masks or None in slices:
-        painted = as_labels(read_volume(masks[0] if masks else files[0], None, shape), files[0])
+        painted = as_labels(read_volume(masks[0] if masks else files[0], frame, shape), files[0])[0]
         ignore = np.zeros(shape, bool)
     else:
         painted, ignore = np.zeros(shape, np.uint32), np.ones(shape, bool)
         for plane, file in slices.items():
             if plane is None or plane >= shape[0]:
                 raise ValueError(f"{file}: annotates slice {plane}, but the image has {shape[0]}")
-            painted[plane], ignore[plane] = as_labels(read_volume(file, None, (1, *shape[1:])), file)[0], False
+            painted[plane], ignore[plane] = as_labels(read_volume(file, frame, (1, *shape[1:])), file)[0][0], False
     for file in files if masks else ():
         if file.parent.name == "TRA":
-            markers = as_labels(read_volume(file, None, shape), file)
+            markers = as_labels(read_volume(file, frame, shape), file)[0]
             markers[ignore] = 0
             if set(np.unique(markers).tolist()) - set(np.unique(markers[painted > 0]).tolist()) - {0}:
                 ignore |= painted == 0

@@ -18,6 +18,7 @@ from unet_core.annotations import raster
 from unet_core.annotations.drawn import Drawn, complete
 from unet_core.annotations.layer import (
     Found,
+    Image,
     Images,
     Layer,
     Told,
@@ -46,9 +47,7 @@ def find(path: str, images: Images) -> Found:
     return _images(file, modified(file)).names.match(images)
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("cvat", file, shape)
@@ -88,7 +87,7 @@ def _shapes(annotated: Element) -> list[tuple[int, Element]]:
     return sorted(shapes, key=order)
 
 
-def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[str]:
+def content(files: tuple[Path, ...], image: Image) -> list[str]:
     """What of the files concerns one image: what its digest is made of."""
     found = [_image(file, image) for file in files]
     # The number of the image moves with the others.
@@ -139,7 +138,7 @@ def _mask(element: Element, size: tuple[int, int], where: str) -> np.ndarray:
     return (inside // width + top) * size[1] + inside % width + left
 
 
-def _image(file: Path, image: tuple[str, int | None]) -> Element:
+def _image(file: Path, image: Image) -> Element:
     """Element of an image."""
     known = _images(file, modified(file))
     return known.images[known.names.of(image)]

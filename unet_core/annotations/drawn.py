@@ -109,7 +109,7 @@ def beyond(
     """
     last: dict[Path, int] = {}
     for position, files in found.items():
-        time = images[position][1]
+        time = images[position].time
         if time is not None:
             last |= {file: max(last.get(file, 0), time + 1) for file in files}
     return [

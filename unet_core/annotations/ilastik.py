@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 
 from unet_core.annotations.colours import classes_of
-from unet_core.annotations.labels import find
-from unet_core.annotations.layer import Layer, as_labels, layer_of
+from unet_core.annotations.layer import Image, Layer, as_labels, layer_of
+from unet_core.annotations.matching import one_file_each as find
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
 from unet_core.images.readers import split_internal
@@ -26,10 +26,10 @@ from unet_core.images.readers import split_internal
 __all__ = ["find", "read"]
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
-        values = as_labels(_exported(file, image[1], shape), file)
+        values = as_labels(_exported(file, image.time, shape), file)[0]
         if source.classes:
             yield from classes_of(values, set(source.classes), str(file))
         else:

@@ -18,7 +18,7 @@ from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from unet_core.annotations import labels, masks, outlines, raster
 from unet_core.annotations.drawn import Drawn, beyond
-from unet_core.annotations.layer import Found, Images, Layer, Told, object_of
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of
 from unet_core.annotations.parsed import read_bytes
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -30,14 +30,14 @@ MAX_ROI_BYTES, MAX_ROI_SET_BYTES = 2**27, 2**30
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image, and ROIs beyond the last frame; see `unet_core.annotations`."""
     found, strangers = (
-        masks.find(path, images, "imagej with several files for an image") if "*" in path else labels.find(path, images)
+        masks.find(path, images, "imagej with several files for an image")
+        if "*" in Path(path).name
+        else labels.find(path, images)
     )
     return found, [*strangers, *beyond(found, images, _frames)]
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         drawn = Drawn(source, shape[1:], str(file))
@@ -45,8 +45,8 @@ def read(
             where = f"{file}: ROI {name}"
             with drawn.object():
                 roi = _decoded(data, where)
-                plane, time = _slice_of(roi, shape, image[1], where)
-                if time == image[1]:
+                plane, time = _slice_of(roi, shape, image.time, where)
+                if time == image.time:
                     position = _pixels(roi, data, shape[1:], where) + plane * shape[1] * shape[2]
                     # Groups are classes for those who give them names.
                     yield object_of(position, str(roi.group) if source.classes else None, f"ROI {name}")

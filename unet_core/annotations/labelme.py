@@ -16,7 +16,7 @@ import numpy as np
 
 from unet_core.annotations import labels, raster
 from unet_core.annotations.drawn import Drawn, complete
-from unet_core.annotations.layer import Found, Images, Layer, Told, object_of, one_image_each, one_plane
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import Record, part_of, read_json
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -42,9 +42,7 @@ def find(path: str, images: Images) -> Found:
     return labels.find(path, images)
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         size = one_plane("labelme", file, shape)

@@ -11,6 +11,32 @@ import numpy as np
 
 from unet_core.blocks import ZYX
 from unet_core.images.readers import CZYX, SUFFIXES, open_image, split_internal
+from unet_core.patterns import nfc
+
+
+class Image(NamedTuple):
+    """An image as its annotations know it.
+
+    Attributes
+    ----------
+    stem : str
+        What ``{stem}`` stands for: its file name without the ending, or what ``{stem}`` stood for in the path of the
+        images; with the path inside the file where several arrays of one file are images.
+    time : int or None
+        Time point in the file, where it has several.
+    axes : str
+        Of the file, of t c z y x; empty where they are not known.
+    folders : tuple of str
+        Names of the folders above it, the nearest last.
+    file : str
+        Its file name without the ending, by which files that annotate many images know it; empty where it is the stem.
+    """
+
+    stem: str
+    time: int | None = None
+    axes: str = ""
+    folders: tuple[str, ...] = ()
+    file: str = ""
 
 
 class Told(NamedTuple):
@@ -28,7 +54,7 @@ class Told(NamedTuple):
     text: str
 
 
-Images = list[tuple[str, int | None]]
+Images = list[Image]
 Found = tuple[dict[int, tuple[Path, ...]], list[str]]
 
 
@@ -78,7 +104,7 @@ def stem_of(name: str) -> str:
     >>> stem_of("train/cell 1.5x.PNG"), stem_of("cell 1.5x")
     ('cell 1.5x', 'cell 1.5x')
     """
-    name = name.replace("\\", "/").rpartition("/")[2]
+    name = nfc(name.replace("\\", "/").rpartition("/")[2])
     head, point, ending = name.rpartition(".")
     return head if point and f".{ending.lower()}" in ENDINGS else name
 
@@ -86,9 +112,9 @@ def stem_of(name: str) -> str:
 def matched(file: Path, images: Images, annotated: set[str]) -> Found:
     """What `find` gives for one file with the annotations of many images."""
     found: dict[int, tuple[Path, ...]] = {
-        position: (file,) for position, (stem, _) in enumerate(images) if stem in annotated
+        position: (file,) for position, image in enumerate(images) if nfc(image.stem) in annotated
     }
-    return found, sorted(annotated - {stem for stem, _ in images})
+    return found, sorted(annotated - {nfc(image.stem) for image in images})
 
 
 def modified(file: Path) -> int:
@@ -107,56 +133,108 @@ def one_plane(name: str, file: Path, shape: ZYX) -> tuple[int, int]:
 
 def one_image_each(name: str, images: Images) -> None:
     """Raise ValueError where images are time points of a file, which a format cannot tell apart."""
-    if any(time is not None for _, time in images):
+    if any(image.time is not None for image in images):
         raise ValueError(
             f"format {name} annotates one image per file, but axes has a t; use format labels or ctc, "
             "or one file per time point"
         )
 
 
-def read_volume(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
+def read_volume(path: Path, image: Image, shape: ZYX) -> np.ndarray:
     """One annotation image as an array z, y, x of its own type.
 
     Parameters
     ----------
     path : Path
         Image file.
-    time : int or None
-        Time point, along the first axis of a file that has several.
+    image : Image
+        The image that it annotates: of a file with several time points the image's own counts, and where the file does
+        not say its axes they are those of the image.
     shape : tuple of int
         Shape of the image that it annotates.
 
     Raises
     ------
     ValueError
-        If it cannot be read, or its shape is not that of the image.
+        If it cannot be read, its shape is not that of the image, or it is in colour.
     """
-    with opened_view(path, time, shape) as opened:
+    with opened_view(path, image, shape) as opened:
         z, y, x = (slice(0, n) for n in shape)
-        return opened[z, y, x][0]
+        values = opened[z, y, x]
+    # Gray saved as RGB, and either with transparency, is gray.
+    if values.shape[0] > 2 and (values[:1] != values[:3]).any():
+        raise ValueError(
+            f"{path}: is in colour, and its colours are no numbers of objects; use format colours, whose key "
+            'classes is the table of colours, as in {"#ff0000": cell}, or save it in gray'
+        )
+    return values[0]
 
 
 @contextmanager
-def opened_view(path: Path, time: int | None, shape: ZYX) -> Iterator[CZYX]:
-    """View of an opened annotation image, to be read box by box; see `read_volume`."""
+def opened_view(path: Path, image: Image, shape: ZYX) -> Iterator[CZYX]:
+    """View of an opened annotation image, to be read box by box; see `read_volume`.
+
+    It has one channel, or up to four where it has colours or transparency.
+    """
     file, internal = split_internal(str(path))
-    with open_image(file, internal) as opened:
-        if time is not None and time >= opened.shape[0]:
-            raise ValueError(
-                f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {time} is missing)"
-            )
+    with open_image(file, internal, stored=True) as opened:
         # Checked before pixels are read: what a header claims may not fit into memory.
-        found = opened.shape if time is None else opened.shape[1:]
-        plain = found
-        while len(plain) > 2 and plain[0] == 1:  # as in OME-Zarr, whose labels may have all of t c z y x
-            plain = plain[1:]
-        if plain != (shape if shape[0] > 1 else shape[1:]) or len(found) > 5 - (time is not None):
-            hint = _hint(plain, shape)
+        axes = _axes(opened.shape, opened.axes, image, shape)
+        if axes is None:
+            raise ValueError(f"{path}: {_misfit(opened.shape, image, shape)}")
+        size = dict(zip(axes, opened.shape, strict=True))
+        if image.time is not None and image.time >= size["t"]:
             raise ValueError(
-                f"{path}: annotation has shape {found}, but its image has {shape if shape[0] > 1 else shape[1:]}{hint}"
+                f"{path}: annotation has {size['t']} pages, but its image has more (page {image.time} is missing)"
             )
-        axes = "czyx"[-len(found) :] if time is not None else "tczyx"[-len(found) :]
-        yield CZYX(opened, axes if time is None else f"t{axes}", time or 0)
+        yield CZYX(opened, axes, image.time or 0)
+
+
+def _axes(found: tuple[int, ...], told: str, image: Image, shape: ZYX) -> str | None:
+    """Axes of an annotation image that make it fit its image; None if there are none.
+
+    First those that its file tells count, then those of the image, then the usual order.
+    """
+    film = image.time is not None
+    order = [axis for axis in image.axes if axis in "tzyx"]
+    usual = ["t" if film else "", "z" if shape[0] > 1 else "", "y", "x"]
+    guesses = [told.replace("q", "t" if film else "z")] if set(told) <= set("qtczyx") else []
+    for spatial in (order, usual):
+        wanted = [axis for axis in spatial if axis and (axis != "t" or film) and (axis != "z" or shape[0] > 1)]
+        plain = "".join(wanted)
+        guesses += [plain, f"{plain}c", f"c{plain}"]
+        # As in OME-Zarr, whose labels may have all of t c z y x.
+        guesses += ["".join(axis for axis in "tczyx" if axis in full) for full in ("tzyx", "tczyx", "zyx", "czyx")]
+    for axes in guesses:
+        if _fits(axes, found, film, shape):
+            return axes
+    return None
+
+
+def _fits(axes: str, found: tuple[int, ...], film: bool, shape: ZYX) -> bool:
+    if len(axes) != len(found) or len(set(axes)) < len(axes) or (film and "t" not in axes):
+        return False
+    size = dict(zip(axes, found, strict=True))
+    channels = size.get("c", 1)
+    return (
+        (size.get("z", 1), size.get("y"), size.get("x")) == shape
+        and (film or size.get("t", 1) == 1)
+        and (channels == 1 or (channels in (2, 3, 4) and "c" in (axes[0], axes[-1])))
+    )
+
+
+def _misfit(found: tuple[int, ...], image: Image, shape: ZYX) -> str:
+    """What is wrong with the shape of an annotation."""
+    if image.time is not None and len(found) < 3:
+        return (
+            f"annotation has shape {found}, but its image is time point {image.time} of a film; "
+            "it needs a page for each time point"
+        )
+    plain = found if image.time is None else found[1:]
+    while len(plain) > 2 and plain[0] == 1:
+        plain = plain[1:]
+    wanted = shape if shape[0] > 1 else shape[1:]
+    return f"annotation has shape {plain}, but its image has {wanted}{_hint(plain, shape)}"
 
 
 def _hint(found: tuple[int, ...], shape: ZYX) -> str:
@@ -171,23 +249,58 @@ def _hint(found: tuple[int, ...], shape: ZYX) -> str:
     return f"; is it of an image scaled by {factor:g}?" if not factors and factor != 1 else ""
 
 
-def as_labels(array: np.ndarray, path: Path) -> np.ndarray:
-    """Label image as uint32.
+def as_labels(array: np.ndarray, path: Path, ignored: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Label image as uint32, and where it holds the value of what is to be ignored.
+
+    Parameters
+    ----------
+    array : ndarray
+        Values of the file, of its own type.
+    path : Path
+        Names the file in errors.
+    ignored : int, optional
+        Value of ignored pixels: any whole number, as -1 or 2^64 - 3, which are no numbers of objects.
+
+    Returns
+    -------
+    labels : ndarray of uint32
+        0 where a pixel is ignored.
+    ignore : ndarray of bool or None
+        None where no value is to be ignored.
 
     Raises
     ------
     ValueError
-        If values are negative, no whole numbers, or beyond 2^32 - 1.
+        If other values are negative, no whole numbers, or beyond 2^32 - 1.
     """
-    if array.dtype == bool:
-        return array.astype(np.uint32)
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+    kind = array.dtype.kind
+    if kind not in "biuf":
         raise ValueError(f"{path}: labels of type {array.dtype}; needed are whole numbers")
-    if array.size and not (np.isfinite(array).all() and array.min() >= 0 and array.max() < 2**32):
-        raise ValueError(f"{path}: labels must lie between 0 and 2^32 - 1, but go from {array.min()} to {array.max()}")
-    if np.issubdtype(array.dtype, np.floating) and (array % 1).any():
-        raise ValueError(f"{path}: labels must be whole numbers")
-    return array.astype(np.uint32)
+    ignore = None if ignored is None else _equal(array, ignored)
+    if kind == "b":
+        labels = array.astype(np.uint32)
+    else:
+        known = array if ignore is None or not ignore.any() else np.where(ignore, np.zeros((), array.dtype), array)
+        if known.size and not (np.isfinite(known).all() and known.min() >= 0 and known.max() < 2**32):
+            hint = "; is one of them ignore_label?" if known.min() == -1 or known.max() >= 2**32 else ""
+            raise ValueError(
+                f"{path}: labels must lie between 0 and 2^32 - 1, but go from {known.min()} to {known.max()}{hint}"
+            )
+        if kind == "f" and (known % 1).any():
+            raise ValueError(f"{path}: labels must be whole numbers")
+        labels = known.astype(np.uint32)
+    if ignore is not None:
+        labels[ignore] = 0
+    return labels, ignore
+
+
+def _equal(array: np.ndarray, value: int) -> np.ndarray:
+    """Where an array holds a value, which may not be one of its type."""
+    if array.dtype.kind in "iu" and not np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max:
+        return np.zeros(array.shape, bool)
+    if array.dtype.kind == "f":
+        return array == float(value)
+    return np.asarray(array == array.dtype.type(value))
 
 
 def layer_of(labels: np.ndarray, ignore: np.ndarray | None = None) -> Layer:

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from unet_core.annotations.labels import unmatched_files
-from unet_core.annotations.layer import Found, Images, Layer, object_of, one_image_each, read_volume
+from unet_core.annotations.layer import Found, Image, Images, Layer, object_of, one_image_each, read_volume
+from unet_core.annotations.matching import files_of, unique_owners
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.patterns import STEM, matching, nfc
 
 
 def find(path: str, images: Images, name: str = "masks") -> Found:
     """Files by the position of their image; see `unet_core.annotations`."""
-    if "{stem}" not in path:
-        raise ValueError(
-            f"path {path!r} must hold {{stem}} where the image's name stands, as in data/{{stem}}/masks/*.png"
-        )
+    if STEM not in path and "*" not in str(Path(path).parent):
+        raise ValueError(f"path {path!r} must hold {STEM} where the image's name stands, as in data/{STEM}/masks/*.png")
     one_image_each(name, images)
-    before, _, after = path.partition("{stem}")
-    found: dict[int, tuple[Path, ...]] = {}
-    owner: dict[str, str] = {}
-    for position, (stem, _) in enumerate(images):
-        files = sorted(
-            glob.glob(f"{glob.escape(before)}{glob.escape(stem)}{after.replace('{stem}', glob.escape(stem))}")
-        )
-        for file in files:
-            if owner.setdefault(file, stem) != stem:
-                raise ValueError(
-                    f"{file} fits both images {owner[file]!r} and {stem!r}; put the masks of each image into a folder "
-                    f"{{stem}}"
-                )
-        if files:
-            found[position] = tuple(Path(file) for file in files)
-    folders = (
-        unmatched_files(f"{before}{{stem}}", {stem for stem, _ in images})
-        if before.endswith("/") and after.startswith("/")
-        else []
-    )
-    return found, [folder for folder in folders if Path(folder).is_dir()]
+    found, strangers = files_of(path, images)
+    unique_owners(found, images)
+    parts = Path(path).parts
+    last = next((number for number, part in enumerate(parts) if STEM in part), len(parts) - 1)
+    if last == len(parts) - 1:
+        return found, strangers
+    # All masks of an image lie in one folder, which tells more than a hundred of them.
+    stems = {nfc(image.stem) for image in images}
+    folders = [match for match in matching(str(Path(*parts[: last + 1])), stems) if match.path.is_dir()]
+    return found, [str(match.path) for match in folders if match.stem not in stems]
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
-        yield object_of(np.flatnonzero(read_volume(file, None, shape)), name=file.name)
+        yield object_of(np.flatnonzero(read_volume(file, image, shape)), name=file.name)

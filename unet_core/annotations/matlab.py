@@ -17,7 +17,7 @@ import numpy as np
 
 from unet_core.annotations import labels
 from unet_core.annotations.colours import classes_of
-from unet_core.annotations.layer import Found, Images, Layer, as_labels, layer_of, one_image_each, one_plane
+from unet_core.annotations.layer import Found, Image, Images, Layer, as_labels, layer_of, one_image_each, one_plane
 from unet_core.annotations.matfile import Arrays, arrays_of
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -33,7 +33,7 @@ def find(path: str, images: Images) -> Found:
     return labels.find(path, images)
 
 
-def read(files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
     """The objects of one image; see `unet_core.annotations`."""
     for path in files:
         file, name = split_internal(str(path))

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
-from unet_core.annotations.layer import Images, stem_of
+from unet_core.annotations.layer import Image, Images, stem_of
+from unet_core.patterns import OME, nfc
 
 
 class _Fit(NamedTuple):
@@ -52,12 +52,12 @@ class Names:
             if "%" in parts[-1]:
                 self._decoded[unquote(parts[-1])].append(index)
 
-    def of(self, image: tuple[str, int | None]) -> int:
+    def of(self, image: Image) -> int:
         """Position of the name of an image that `match` found; ValueError if there is none, or several fit."""
         candidates = self._candidates(image)
         best = self._best(image, candidates)
         if best is None:
-            raise ValueError(self._ambiguous(image, candidates) if candidates else f"{self._file}: has no {image[0]}")
+            raise ValueError(self._ambiguous(image, candidates) if candidates else f"{self._file}: has no {image.stem}")
         return best
 
     def match(self, images: Images) -> tuple[dict[int, tuple[Path, ...]], list[str]]:
@@ -84,7 +84,7 @@ class Names:
         for index, several in claims.items():
             most = max(fit for fit, _ in several)
             owners = [position for fit, position in several if fit == most]
-            if len({images[position][0] for position in owners}) < len(owners):
+            if len({images[position].stem for position in owners}) < len(owners):
                 raise ValueError(
                     f"{self._file}: {self._names[index]} fits several images of this name; "
                     "make each folder a data set of its own, or write the folders into the names"
@@ -93,28 +93,33 @@ class Names:
         strangers = [index for index in range(len(self._names)) if index not in claims]
         return found, sorted(self._shown(index) for index in strangers)
 
-    def _candidates(self, image: tuple[str, int | None]) -> list[int]:
-        stem = normalize("NFC", image[0])
-        return self._plain.get(stem) or self._decoded.get(stem, [])
+    def _candidates(self, image: Image) -> list[int]:
+        for stem in (image.file or image.stem, image.stem):
+            name = nfc(stem)
+            short = name.removesuffix(OME)
+            for known in (name, f"{name}{OME}", short):
+                if found := self._plain.get(known) or self._decoded.get(known):
+                    return found
+        return []
 
-    def _best(self, image: tuple[str, int | None], candidates: list[int]) -> int | None:
+    def _best(self, image: Image, candidates: list[int]) -> int | None:
         if len(candidates) < 2:
             return candidates[0] if candidates else None
         fits = [self._fit(image, index) for index in candidates]
         most = max(fits)
         return None if most == _Fit(0, False) or fits.count(most) > 1 else candidates[fits.index(most)]
 
-    def _fit(self, image: tuple[str, int | None], index: int) -> _Fit:
+    def _fit(self, image: Image, index: int) -> _Fit:
         folders, common = self._parts[index][:-1], 0
-        own = [normalize("NFC", folder) for folder in getattr(image, "folders", ())]
+        own = [nfc(folder) for folder in image.folders]
         while common < min(len(folders), len(own)) and unquote(folders[-1 - common]) == own[-1 - common]:
             common += 1
         return _Fit(common, common == len(folders))
 
-    def _ambiguous(self, image: tuple[str, int | None], candidates: list[int]) -> str:
+    def _ambiguous(self, image: Image, candidates: list[int]) -> str:
         names = ", ".join(self._names[index] for index in candidates[:5])
         return (
-            f"{self._file}: two images have the name {image[0]!r} ({names}), and their folders do not tell which is "
+            f"{self._file}: two images have the name {image.stem!r} ({names}), and their folders do not tell which is "
             "meant; make each folder a data set of its own"
         )
 
@@ -127,5 +132,5 @@ class Names:
 def parts_of(name: str) -> tuple[str, ...]:
     """Folders of a name, and its last part without the ending of an image file."""
     path = urlsplit(name).path if "://" in name else name
-    *folders, last = normalize("NFC", path).replace("\\", "/").split("/")
+    *folders, last = nfc(path).replace("\\", "/").split("/")
     return (*(folder for folder in folders if folder not in ("", ".")), stem_of(last))

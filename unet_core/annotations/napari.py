@@ -17,7 +17,7 @@ import numpy as np
 
 from unet_core.annotations import labels, raster
 from unet_core.annotations.drawn import Drawn, beyond
-from unet_core.annotations.layer import Found, Images, Layer, Told, object_of
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of
 from unet_core.annotations.parsed import MAX_FILE_BYTES
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -35,22 +35,20 @@ class _Shape(NamedTuple):
 def find(path: str, images: Images) -> Found:
     """Files by the position of their image, and shapes beyond the last frame; see `unet_core.annotations`."""
     found, strangers = labels.find(path, images)
-    axes = getattr(images[0], "axes", "") if images else ""
+    axes = images[0].axes if images else ""
     return found, [*strangers, *beyond(found, images, lambda file, _: _frames(file, axes))]
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
-    axes = getattr(image, "axes", "")
+    axes = image.axes
     for file in files:
         drawn = Drawn(source, shape[1:], str(file))
         for index, lines in _shapes(file).items():
             where = f"{file}: shape {index}"
             with drawn.object():
                 vertices = _vertices(lines, file)
-                lead, points = _lead(vertices, axes, image[1], shape, where)
+                lead, points = _lead(vertices, axes, image.time, shape, where)
                 if lead is not None:
                     drawn.saw(points)
                     position = _pixels(lines.kind, points[:, ::-1] + 0.5, shape[1:], where)

@@ -17,7 +17,7 @@ import numpy as np
 
 from unet_core.annotations import raster
 from unet_core.annotations.drawn import Drawn
-from unet_core.annotations.layer import Found, Images, Layer, Told, modified, object_of, one_image_each
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, modified, object_of, one_image_each
 from unet_core.annotations.names import Names, parts_of
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -55,14 +55,12 @@ def find(path: str, images: Images) -> Found:
     return _rows(table, modified(table)).names.match(images)
 
 
-def read(
-    files: tuple[Path, ...], image: tuple[str, int | None], shape: ZYX, source: Annotation
-) -> Iterator[Layer | Told]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
     for file in files:
         table = _rows(file, modified(file))
         along_rows = table.along_rows if source.runs is None else source.runs == "rows"
-        drawn = Drawn(source, shape[1:], f"{file}: {image[0]}")
+        drawn = Drawn(source, shape[1:], f"{file}: {image.stem}")
         for row in table.objects[table.names.of(image)]:
             where = f"{file}, line {row.line}"
             with drawn.object():
@@ -73,7 +71,7 @@ def read(
         yield from drawn.told()
 
 
-def content(files: tuple[Path, ...], image: tuple[str, int | None]) -> list[object]:
+def content(files: tuple[Path, ...], image: Image) -> list[object]:
     """The rows of one image: what its digest is made of, so that other rows of the table do not touch it."""
     parts: list[object] = []
     for file in files:

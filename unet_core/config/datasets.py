@@ -17,6 +17,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, description="letters, digits, 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Options that came after release 0.1.0; see `Section`.
+NEW: dict[str, Any] = {"since": "0.2.0"}
 # Training target of pixels that are neither learnt nor scored.
 IGNORE = 255
 
@@ -61,7 +63,25 @@ class Annotation(Section):
     region: bool = Field(
         False, description="these objects are the areas that were annotated; outside nothing is learnt or scored"
     )
-    ignore_label: int | None = Field(None, ge=1, description="value in the label images that marks ignored pixels")
+    ignore_label: int | None = Field(
+        None, description="value in the label images that marks ignored pixels: any whole number, as -1"
+    )
+    background: int | None = Field(
+        None,
+        json_schema_extra=NEW,
+        description="value in the label images or masks that is background; default: 0",
+    )
+    threshold: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        json_schema_extra=NEW,
+        description="format binary: pixels above are object; default: all that are not background",
+    )
+    connectivity: Literal[4, 6, 8, 26] = Field(
+        4,
+        json_schema_extra=NEW,
+        description="masks: 4 (or 6): pixels that share a side (face) are one object; 8 (or 26): also over corners",
+    )
     border: NonNegative = Field(
         0.0, description="pixels on either side of the objects' outlines that are neither learnt nor scored"
     )
@@ -105,6 +125,16 @@ class Annotation(Section):
             raise ValueError(
                 f"ignore_label has no meaning for format {self.format}: only for {', '.join(most)} and {last}"
             )
+        if self.background is not None and not described.ignore_label:
+            raise ValueError(f"background has no meaning for format {self.format}: only for label images and masks")
+        if self.threshold is not None and self.format not in ("binary", "boundaries"):
+            raise ValueError(f"threshold has no meaning for format {self.format}: only for binary and boundaries")
+        if self.threshold is not None and self.background is not None:
+            raise ValueError("threshold and background exclude each other: what is not above a threshold is background")
+        if self.connectivity != 4 and self.format not in ("binary", "boundaries", "colours"):
+            raise ValueError(
+                f"connectivity has no meaning for format {self.format}: only for binary, boundaries and colours"
+            )
         if self.broken != "error" and not described.drawn:
             names = ", ".join(one.name for one in DESCRIPTIONS.values() if one.drawn)
             raise ValueError(f"broken has no meaning for format {self.format}: only for {names}")
@@ -118,8 +148,22 @@ class Annotation(Section):
 class Split(Section):
     """Which annotated samples are kept from training: a share by hash of the name, or name patterns."""
 
+    group: str = Field(
+        "file",
+        json_schema_extra=NEW,
+        description="samples that are never divided by shares or folds: file = those of one file, as frames of a film; "
+        "sample = each may go anywhere; or a pattern with {group}, as in {group}_* for names, or */{group}/* for paths",
+    )
+
     test: Fraction | list[str] = Field(0.2, description="share, or list of sample names (* matches)")
     validation: Fraction | list[str] = Field(0.1, description="share, or list of sample names (* matches)")
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_known(cls, group: str) -> str:
+        if group not in ("file", "sample") and group.count("{group}") != 1:
+            raise ValueError("must be file, sample, or a pattern with {group}, as in {group}_*")
+        return group
 
     @model_validator(mode="after")
     def _shares_leave_some(self) -> Split:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from unet_core.patterns import fits, names_first
 
 # Splits whose samples are divided into folds; split of a sample that was predicted by networks that have not seen it.
 DIVIDED_SPLITS, HELD_OUT_SPLIT = ("train", "validation"), "cross-validation"
 
 
-def divide_into_folds(names: Iterable[str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
-    """Divide samples into folds, by pattern or by the hash of their names.
+def divide_into_folds(groups: Mapping[str, str], folds: int | Sequence[Sequence[str]]) -> dict[str, int]:
+    """Divide samples into folds, by pattern or by the hash of their groups.
 
     By hash, new samples leave old ones where they are, but for one case.
     Where so few samples are in a fold that it has less than half of its share, it is filled up from the largest folds:
@@ -21,8 +22,9 @@ def divide_into_folds(names: Iterable[str], folds: int | Sequence[Sequence[str]]
 
     Parameters
     ----------
-    names : iterable of str
-        Names of samples, in any order. Those of the same name in several data sets are in the same fold.
+    groups : mapping
+        Name of a sample -> its group, whose samples are in the same fold unless patterns say otherwise. Those of the
+        same name in several data sets are in the same fold too.
     folds : int or list of list of str
         Number of folds, or patterns of the names in each (the first that matches counts).
 
@@ -38,23 +40,24 @@ def divide_into_folds(names: Iterable[str], folds: int | Sequence[Sequence[str]]
 
     Examples
     --------
-    >>> divide_into_folds(["a1", "a2", "b1"], [["a*"], ["b*"]])
+    >>> divide_into_folds({"a1": "a", "a2": "a", "b1": "b"}, [["a*"], ["b*"]])
     {'a1': 1, 'a2': 1, 'b1': 2}
     """
-    ordered, count = sorted(set(names)), folds if isinstance(folds, int) else len(folds)
-    if len(ordered) < count:
+    ordered, count = sorted(groups), folds if isinstance(folds, int) else len(folds)
+    units = sorted(set(groups.values())) if isinstance(folds, int) else ordered
+    if len(units) < count:
+        kept = f" in {len(units)} groups, which are kept together" if len(units) < len(ordered) else ""
         raise ValueError(
-            f"{count} folds need at least {count} annotated samples that are not for tests; there are {len(ordered)}"
+            f"{count} folds need at least {count} annotated samples that are not for tests; "
+            f"there are {len(ordered)}{kept}"
         )
     if isinstance(folds, int):
-        return _by_hash(ordered, folds)
+        by_group = _by_hash(units, folds)
+        return {name: by_group[groups[name]] for name in ordered}
     found = {}
+    folds = [names_first(patterns, groups) for patterns in folds]
     for name in ordered:
-        matching = [
-            number
-            for number, patterns in enumerate(folds, 1)
-            if any(fnmatch.fnmatchcase(name, part) for part in patterns)
-        ]
+        matching = [number for number, patterns in enumerate(folds, 1) if fits(name, patterns)]
         if not matching:
             raise ValueError(
                 f"sample {name!r} is in none of the folds; add its name, or a pattern that it matches, to one of them"
@@ -103,14 +106,14 @@ def folds_of_samples(stamps: Mapping[str, Any], folds: int | Sequence[Sequence[s
     dict
         ``<data set>/<sample>`` -> its fold, from 1.
     """
-    names = [
-        (dataset, name)
+    groups = {
+        (dataset, name): entry.get("group", name)
         for dataset, stamp in stamps.items()
         for name, entry in stamp["samples"].items()
         if entry["split"] in DIVIDED_SPLITS
-    ]
-    found = divide_into_folds((name for _, name in names), folds)
-    return {f"{dataset}/{name}": found[name] for dataset, name in names}
+    }
+    found = divide_into_folds({name: group for (_, name), group in groups.items()}, folds)
+    return {f"{dataset}/{name}": found[name] for dataset, name in groups}
 
 
 def split_in_training(plan: Mapping[str, Any], key: str, split: str) -> str:

@@ -221,7 +221,7 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
     unknown: list[str] = []
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
         if files:
-            layers = FORMATS[source.format].read(files, (sample.stem, sample.time), shape, source)
+            layers = FORMATS[source.format].read(files, sample.annotated, shape, source)
             unknown += paint_layers(canvas, source, layers, cfg.classes)
     if unknown:
         raise UnknownClasses(list(dict.fromkeys(unknown)))

@@ -199,7 +199,7 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
         return
     with ExitStack() as stack:
         views = [
-            (source, files[0], stack.enter_context(opened_view(files[0], sample.time, shape)))
+            (source, files[0], stack.enter_context(opened_view(files[0], sample.annotated, shape)))
             for source, files in found
         ]
         if all(view.chunk for _, _, view in views):

@@ -6,27 +6,24 @@ Nothing here reads pixels, so that mistakes are found when the workflow is parse
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import glob
 import hashlib
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.layer import Image
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
-from unet_core.images.headers import header_of
-from unet_core.images.readers import SUFFIXES, image_shape, is_url, split_internal
+from unet_core.groundtruth.listing import Placed, expand, list_images, some, unset_variable
+from unet_core.images.readers import companions_of, split_internal
+from unet_core.patterns import fits, names_first, nfc
 
-# File, internal path, time point and axes of a sample.
-Placed = tuple[Path, str, int | None, str]
+__all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Sample:
     Attributes
     ----------
     name : str
-        File name without its ending; with the number of the time point where a file has several.
+        File name without its ending; with the path inside the file, folders and the number of the time point where
+        these tell samples apart.
     image : Path
         The file.
     internal : str
@@ -50,6 +48,10 @@ class Sample:
         train, validation, test, or unannotated.
     axes : str
         Of the file: as the configuration says, else as the header of the first file of the data set does.
+    annotated : Image
+        The image as its annotations know it.
+    group : str
+        Samples of the same group are never in different splits by chance.
     """
 
     name: str
@@ -59,11 +61,13 @@ class Sample:
     annotations: tuple[tuple[Path, ...], ...]
     split: str
     axes: str = "yx"
+    annotated: Image = Image("")
+    group: str = ""
 
     @property
     def stem(self) -> str:
-        """File name of the image without its ending."""
-        return self.image.stem
+        """What ``{stem}`` stands for in the paths of its annotations."""
+        return self.annotated.stem or self.image.stem
 
 
 def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
@@ -81,34 +85,44 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
     problems : list of str
         All that is wrong, one line each.
     """
-    images, problems = _images(cfg)
-    names = [_name(path, time) for path, _, time, _ in images]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        same = [str(path) for (path, *_), name in zip(images, names, strict=True) if name == twice[0]]
-        problems.append(
-            f"images: several files have the same name ({_some(twice)}; as {_some(same)}); "
-            "make each folder a data set of its own, or rename files"
-        )
+    images, problems = list_images(cfg)
     if problems or not images:
         return [], problems
+    cfg = _names_first(cfg, {image.name for image in images})
+    groups, ungrouped = _groups(cfg.split, images)
+    if ungrouped:
+        problems.append(
+            f"split.group: {cfg.split.group!r} fits none of {some(ungrouped)}; it is compared with names of samples, "
+            "or, where it has a /, with the ends of their paths"
+        )
     matches = [_match(cfg, number, images) for number in range(len(cfg.annotations))]
-    matched = [found for found, _ in matches]
-    problems += [f"annotations.{number}: {problem}" for number, (_, wrong) in enumerate(matches) for problem in wrong]
+    matched = [found for found, _, _ in matches]
+    problems += [f"annotations.{number}: {wrong}" for number, (_, _, wrong) in enumerate(matches) if wrong]
     if cfg.unmatched == "error":
+        problems += _strangers(matches, images)
         problems += _unannotated(cfg, matched, images)
     sources = [found or {} for found in matched]
     samples = []
-    for position, ((path, internal, time, axes), name) in enumerate(zip(images, names, strict=True)):
+    for position, (image, group) in enumerate(zip(images, groups, strict=True)):
         files = _counting(cfg, [source.get(position, ()) for source in sources])
         # Areas to ignore alone say nothing about objects.
         annotated = any(
             part and not (source.ignore or source.region) for part, source in zip(files, cfg.annotations, strict=True)
         )
-        split = split_of(name, cfg.split) if annotated else "unannotated"
-        samples.append(Sample(name, path, internal, time, files, split, axes))
+        split = split_of(image.name, cfg.split, group) if annotated else "unannotated"
+        where = (image.path, image.internal, image.time, files, split, image.axes)
+        samples.append(Sample(image.name, *where, image.as_annotated, group))
+    samples = _at_least_one(cfg.split, samples)
     problems += _split_problems(cfg, samples)
     return sorted(samples, key=lambda sample: sample.name), problems
+
+
+def _names_first(cfg: Dataset, names: set[str]) -> Dataset:
+    """The data set with its patterns for names of samples as `names_first` has them."""
+    parts = {part: getattr(cfg.split, part) for part in ("test", "validation")}
+    split = {part: names_first(listed, names) for part, listed in parts.items() if isinstance(listed, list)}
+    sources = [one.model_copy(update={"samples": names_first(one.samples, names)}) for one in cfg.annotations]
+    return cfg.model_copy(update={"split": cfg.split.model_copy(update=split), "annotations": sources})
 
 
 def check_data(cfg: Config) -> dict[str, list[Sample]]:
@@ -124,24 +138,22 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
     ConfigError
         One message for all that can be seen to be wrong without reading pixels.
     """
-    unset = _unset(expand(cfg.results))
+    unset = unset_variable(expand(cfg.results))
     found, problems = {}, [f"results: {unset}"] if unset else []
     for name, dataset in cfg.datasets.items():
         found[name], wrong = find_samples(dataset)
         problems += [f"datasets.{name}.{line}" for line in wrong]
     for name, model in cfg.models.items():
         bought = expand(model.path or "")
-        if unset := _unset(bought):
+        if unset := unset_variable(bought):
             problems.append(f"models.{name}.path: {unset}")
         elif model.path and not (Path(bought) / "model.json").is_file():
             problems.append(f"models.{name}.path: {bought} has no model.json; it must be a folder of a trained model")
         splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
         if model.folds and all(found[dataset] for dataset in model.train_on):
             try:
-                divide_into_folds(
-                    (s.name for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED_SPLITS),
-                    model.folds,
-                )
+                learnt = [s for dataset in model.train_on for s in found[dataset] if s.split in DIVIDED_SPLITS]
+                divide_into_folds({sample.name: sample.group for sample in learnt}, model.folds)
             except ValueError as error:
                 problems.append(f"models.{name}.folds: {error}")
         elif model.train_on and all(found[dataset] for dataset in model.train_on) and "train" not in splits:
@@ -167,7 +179,7 @@ def content_of(samples: list[Sample], cache: Path) -> str:
         Where the hashes of files are remembered. New files of more than 64 MiB count by size and time: they are read in
         the step groundtruth, and not while the workflow is parsed.
     """
-    hashes = FileHashes(cache)
+    hashes = FileHashes(cache, companions_of)
     files = {sample.image for sample in samples} | {file for s in samples for part in s.annotations for file in part}
     paths = sorted({split_internal(str(file))[0] for file in files})
     content = digest(
@@ -178,101 +190,117 @@ def content_of(samples: list[Sample], cache: Path) -> str:
     return content
 
 
-def split_of(name: str, split: Split) -> str:
-    """Split of an annotated sample: by pattern, else by the hash of its name.
+def split_of(name: str, split: Split, group: str | None = None) -> str:
+    """Split of an annotated sample: by pattern, else by the hash of its group.
 
     With hashes, new samples never move old ones.
+
+    Parameters
+    ----------
+    name : str
+        Name of the sample.
+    split : Split
+        Patterns and shares.
+    group : str, optional
+        What its hash is made of; default: the name.
     """
     for part in ("test", "validation"):
         patterns = getattr(split, part)
-        if isinstance(patterns, list) and _fits(name, patterns):
+        if isinstance(patterns, list) and fits(name, patterns):
             return part
-    share = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    share = _place(group or name)
     test = 0.0 if isinstance(split.test, list) else split.test
     validation = 0.0 if isinstance(split.validation, list) else split.validation
     return "test" if share < test else "validation" if share < test + validation else "train"
 
 
-def expand(path: str) -> str:
-    """Fill in ``~`` and environment variables of a path; a URL stays one."""
-    filled = os.path.expandvars(os.path.expanduser(path))
-    return filled if is_url(filled) else Path(filled).as_posix()
+def _place(group: str) -> float:
+    """Where a group lies between 0 and 1, by the hash of its name."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64
 
 
-def _unset(path: str) -> str:
-    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
-    unset = re.search(r"\$\w+|\$\{\w+\}", path)
-    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
+def _at_least_one(split: Split, samples: list[Sample]) -> list[Sample]:
+    """The samples, with a group in each split that has a share, where there are groups enough.
 
-
-def _images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
-    """File, internal path, time point and axes of each sample, and all that is wrong."""
-    axes, placed, problems = cfg.axes or "", list[Placed](), list[str]()
-    for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
-        path, internal = split_internal(expand(pattern))
-        unset = _unset(str(path))
-        if unset and (is_url(path) or not path.exists()):
-            problems.append(f"images: {unset}")
+    By hash a small data set may get none. Then it is the group whose hash is the smallest of those for training, so
+    that it is the same one whatever else is annotated, until the share gets a group by hash.
+    """
+    for part in ("test", "validation"):
+        share, annotated = getattr(split, part), [one for one in samples if one.split != "unannotated"]
+        if isinstance(share, list) or not share or any(one.split == part for one in annotated):
             continue
-        # What is behind a URL is not asked for here: that may take long, and every job of a cluster would do it.
-        files = (
-            [path]
-            if is_url(path) or path.exists()
-            else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        )
-        if not files:
-            problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()})")
-        for file in files:
-            if file.suffix.lower() not in SUFFIXES:
-                problems.append(f"images: {file}: unknown kind of image; known are {', '.join(SUFFIXES)}")
-            elif is_url(file) and file.suffix.lower() != ".zarr":
-                problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
-            else:
-                # Of one file alone, since each job of a cluster would do it; and of none behind a URL, as above.
-                axes = axes or ("" if is_url(file) else header_of(file, internal).axes) or "yx"
-                try:
-                    times = range(_times(file, internal, axes)) if "t" in axes else [None]
-                except (ValueError, OSError) as error:
-                    problems.append(f"images: {error}")
-                else:
-                    placed += [(file, internal, time, axes) for time in times]
-    return list(dict.fromkeys(placed)), problems
+        elsewhere = {one.group for one in annotated if one.split != "train"}
+        free = sorted({one.group for one in annotated} - elsewhere, key=_place)
+        if len(free) > 1:
+            samples = [
+                replace(one, split=part) if one.group == free[0] and one.split == "train" else one for one in samples
+            ]
+    return samples
 
 
-def _times(file: Path, internal: str, axes: str) -> int:
-    """Time points of a file; ValueError if it has other axes."""
-    shape = image_shape(file, internal)
-    if len(shape) != len(axes):
-        raise ValueError(f"{file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
-    return shape[axes.index("t")]
+def _groups(split: Split, images: list[Placed]) -> tuple[list[str], list[str]]:
+    """Group of each image, and the names of those that have none."""
+    if split.group == "sample":
+        return [image.name for image in images], []
+    if split.group == "file":
+        return [image.file_name for image in images], []
+    groups = list[str]()
+    ungrouped = list[str]()
+    expression = _group_expression(split.group)
+    for image in images:
+        text = image.path.absolute().as_posix() if "/" in split.group else image.name
+        if found := expression.fullmatch(nfc(text)):
+            groups.append(found.group("group"))
+        else:
+            groups.append(image.name)
+            ungrouped.append(image.name)
+    return groups, ungrouped
 
 
-def _name(path: Path, time: int | None) -> str:
-    return path.stem if time is None else f"{path.stem}_{time:04d}"
+def _group_expression(pattern: str) -> re.Pattern[str]:
+    """The pattern of groups as a regular expression: for a whole name, or for the end of a path."""
+    signs = {"**": ".*", "*": "[^/]*", "?": "[^/]", "{group}": "(?P<group>[^/]+?)"}
+    parts = re.split(r"(\*\*|\*|\?|\{group\})", nfc(pattern))
+    expression = "".join(signs.get(part, re.escape(part)) for part in parts)
+    return re.compile(f"(?:.*/)?{expression}" if "/" in pattern else expression, re.DOTALL)
 
 
-def _match(cfg: Dataset, number: int, images: list[Placed]) -> tuple[dict[int, tuple[Path, ...]] | None, list[str]]:
-    """Files of one source of annotations for each image, by the image's position in the list, and what is wrong.
+def _match(
+    cfg: Dataset, number: int, images: list[Placed]
+) -> tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]:
+    """Files of one source of annotations for each image, by the image's position in the list.
 
-    There are no files, but None, if the source cannot be used.
+    Returns
+    -------
+    found : dict or None
+        None if the source cannot be used.
+    strangers : list of str
+        Annotations that belong to no image.
+    problem : str or None
+        Why the source cannot be used.
     """
     source = cfg.annotations[number]
     place = expand(source.path)
-    if unset := _unset(place):
-        return None, [unset]
+    if unset := unset_variable(place):
+        return None, [], unset
     try:
-        found, strangers = FORMATS[source.format].find(place, [(path.stem, time) for path, _, time, _ in images])
+        found, strangers = FORMATS[source.format].find(place, [image.as_annotated for image in images])
         if source.samples != ["*"]:
-            found = {i: files for i, files in found.items() if _fits(_name(images[i][0], images[i][2]), source.samples)}
+            found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
     except (ValueError, OSError) as error:
-        return None, [str(error)]
-    if cfg.unmatched == "error" and strangers:
-        return found, [f"no image for {_some(strangers)}; add it, or set unmatched: allow"]
-    return found, []
+        return None, [], str(error)
+    return found, strangers, None
 
 
-def _fits(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def _strangers(
+    matches: list[tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]], images: list[Placed]
+) -> Iterable[str]:
+    """Annotations without an image, that are neither of another source nor images themselves."""
+    known = {str(image.path) for image in images}
+    known |= {str(file) for found, _, _ in matches for files in (found or {}).values() for file in files}
+    for number, (_, strangers, _) in enumerate(matches):
+        if left := [stranger for stranger in strangers if stranger not in known]:
+            yield f"annotations.{number}: no image for {some(left)}; add it, or set unmatched: allow"
 
 
 def _unannotated(
@@ -292,12 +320,12 @@ def _unannotated(
         if DESCRIPTIONS[source.format].sparse or matched[number] is None:
             continue
         found = anywhere if cfg.sources == "first" else own
-        wanted = [i for i, (path, _, time, _) in enumerate(images) if _fits(_name(path, time), source.samples)]
-        without = [images[i][0].name for i in wanted if i not in found]
+        wanted = [i for i, image in enumerate(images) if fits(image.name, source.samples)]
+        without = [images[i].path.name for i in wanted if i not in found]
         if without:
             place = expand(source.path)
             yield (
-                f"annotations.{number}: no annotation for {_some(without)} in {place}; add it, or set unmatched: allow"
+                f"annotations.{number}: no annotation for {some(without)} in {place}; add it, or set unmatched: allow"
             )
 
 
@@ -316,18 +344,22 @@ def _split_problems(cfg: Dataset, samples: list[Sample]) -> Iterable[str]:
     if cfg.annotations and not annotated:
         yield "annotations: none of the images is annotated"
         return
+    names = some([sample.name for sample in annotated])
+    groups = list(dict.fromkeys(sample.group for sample in annotated))
     for part in ("test", "validation"):
         wanted = getattr(cfg.split, part)
-        if annotated and wanted and not any(sample.split == part for sample in annotated):
-            how = (
-                f"no annotated sample matches {wanted}"
-                if isinstance(wanted, list)
-                else f"a share of {wanted} is none of {len(annotated)} samples"
+        if not annotated or not wanted or any(sample.split == part for sample in annotated):
+            continue
+        if isinstance(wanted, list):
+            yield f"split.{part}: no annotated sample matches {wanted}; give names (of: {names}), a share, or 0"
+        elif len(groups) < len(annotated):
+            yield (
+                f"split.{part}: a share of {wanted} is none of {len(groups)} groups of samples ({some(groups)}), which "
+                f"are kept together; give names (of: {names}), set split.group to sample, though neighbours look alike "
+                "and scores may then be too good, or set it to 0"
             )
-            names = _some([sample.name for sample in annotated])
-            yield f"split.{part}: {how}; give names (of: {names}), a larger share, or 0"
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(dict.fromkeys(names[:5]))
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+        else:
+            yield (
+                f"split.{part}: a share of {wanted} is none of {len(annotated)} samples; annotate more, give names "
+                f"(of: {names}), or set it to 0"
+            )

@@ -24,7 +24,7 @@ from unet_core.groundtruth.check.tally import Tally
 from unet_core.groundtruth.images import convert_image
 from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.readers import split_internal
+from unet_core.images.readers import companions_of, split_internal
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
@@ -76,7 +76,9 @@ def convert_groundtruth(
         One message for the mistakes of all samples; samples without mistakes are kept.
     """
     redone = remove_others(store, {sample.name for sample in samples})
-    hashes = FileHashes(stamp.with_suffix(".files.json"))
+    hashes = FileHashes(stamp.with_suffix(".files.json"), companions_of)
+    files = {one.image for one in samples} | {file for one in samples for part in one.annotations for file in part}
+    hashes.learn(sorted({split_internal(str(file))[0] for file in files}))
     items = [item for sample in samples if (item := with_contents(sample, hashes.of))]
     hashes.save()
     outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
@@ -199,6 +201,8 @@ def _entry(
     counts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     entry = {"split": sample.split, "image": image_digest, "labels": labels_digest, "shape": shape}
+    if sample.group not in ("", sample.name):
+        entry["group"] = sample.group
     return entry if counts is None else entry | {"objects": counts["objects"]}
 
 
@@ -224,8 +228,13 @@ def _labels_digest(
         for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
+    # Annotations without axes of their own have those of the image; only unusual ones make others of the same values.
+    order = [axis for axis in sample.axes if axis in "tzyx"]
+    unusual = [] if order == sorted(order, key="tzyx".index) else [order]
     code = method("groundtruth")
-    return digest(image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code)
+    return digest(
+        image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code, *unusual
+    )
 
 
 def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
@@ -237,7 +246,7 @@ def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
     if part_of := getattr(FORMATS[source.format], "content", None):
-        return part_of(files, (sample.stem, sample.time))
+        return part_of(files, sample.annotated)
     return [content, [split_internal(str(file))[1] for file in files]]
 
 

@@ -85,7 +85,7 @@ def is_url(path: object) -> bool:
 
 
 @contextmanager
-def open_image(path: Path, internal: str = "") -> Iterator[Any]:
+def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator[Any]:
     """Open an image file as something with ``shape``, ``dtype`` and indexing; large files are not read whole.
 
     Parameters
@@ -119,6 +119,7 @@ class _Image:
 
     def __init__(self, path: Path, array: Any) -> None:
         self._path, self._array = path, array
+        self.axes = ""
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
         # Where a part can be read without the rest: what is decoded at once.
         self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
@@ -188,7 +189,7 @@ class CZYX:
 
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
-        wanted: dict[str, Any] = {"t": self._time, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
+        wanted: dict[str, Any] = {"t": self._time or 0, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
         part = self._array[tuple(wanted[axis] for axis in self._axes)]
         left = [axis for axis in self._axes if axis != "t"]
         part = part.transpose([left.index(axis) for axis in "czyx" if axis in left])
@@ -404,3 +405,15 @@ def _which_array(path: Path, inside: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def companions_of(path: Path) -> list[Path]:
+    return []
+
+
+def set_of(path: Path) -> list[Path]:
+    return [path]
+
+
+def arrays_in(path: Path) -> list[str]:
+    return []

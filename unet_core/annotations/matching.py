@@ -1,0 +1,148 @@
+"""Which files of a folder annotate which image: by names, and by the folders that wildcards stand for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+
+from unet_core.annotations.layer import Found, Image, Images
+from unet_core.images.readers import is_url, path_of, split_internal
+from unet_core.patterns import OME, STEM, Match, has_wildcards, matching, nfc
+
+
+def one_file_each(path: str, images: Images) -> Found:
+    """Files of a format with one file per image, or of one file for all that has a page for each time point.
+
+    Parameters
+    ----------
+    path : str
+        With ``{stem}`` where the image's name stands, and with wildcards for folders that are also the image's.
+    images : list of Image
+        The images.
+
+    Returns
+    -------
+    found : dict
+        Position of an image in the list -> its file.
+    strangers : list of str
+        Files that fit the pattern and belong to none of the images.
+
+    Raises
+    ------
+    ValueError
+        If the path is one file for many images, or several files fit an image.
+    """
+    if STEM not in path and not has_wildcards(path) and len({image.stem for image in images}) > 1:
+        raise ValueError(f"path {path!r} is one file for many images; write {STEM} where the image's name stands")
+    files, strangers = files_of(path, images)
+    found: dict[int, tuple[Path, ...]] = {}
+    for position, several in files.items():
+        if len(several) > 1:
+            raise ValueError(
+                f"both {several[0]} and {several[1]} fit image {images[position].stem!r}; "
+                "write a path that fits one of them"
+            )
+        found[position] = several
+    return found, strangers
+
+
+def files_of(path: str, images: Images) -> Found:
+    """Files that fit the path of a source for each image, any number of them; see `one_file_each`.
+
+    The name of an image counts with and without ``.ome`` at its end. Where several images have the same name, a file
+    belongs to those whose folders have the names for which its wildcards stand. Folders are listed once, whatever the
+    number of images.
+    """
+    place, internal = split_internal(path)
+    text = str(place)
+    if is_url(place) or (STEM not in text and not has_wildcards(text)) or place.exists():
+        return _plain(path, images), []
+    named = _by_name(images)
+    belongs: dict[int, list[Match]] = defaultdict(list)
+    strangers = list[str]()
+    for match in matching(text, named):
+        owners = _owners(match, images, named)
+        for position in owners:
+            belongs[position].append(match)
+        if not owners and match.stem is not None:
+            strangers.append(str(match.path))
+    found = {
+        position: tuple(
+            _with_internal(match.path, internal, images[position])
+            for match in _nearest(matches, images[position], _has_namesakes(images[position], images, named))
+        )
+        for position, matches in belongs.items()
+    }
+    return found, strangers
+
+
+def unique_owners(found: dict[int, tuple[Path, ...]], images: Images) -> None:
+    """Raise ValueError where a file fits the names of several images, of which it can show one alone."""
+    owner: dict[Path, str] = {}
+    for position, files in found.items():
+        for file in files:
+            stem = images[position].stem
+            if owner.setdefault(file, stem) != stem:
+                raise ValueError(
+                    f"{file} fits both images {owner[file]!r} and {stem!r}; put the masks of each image into a folder "
+                    f"{STEM}"
+                )
+
+
+def _plain(path: str, images: Images) -> dict[int, tuple[Path, ...]]:
+    """Files of a path that names one for each image without any pattern, if they exist."""
+    found: dict[int, tuple[Path, ...]] = {}
+    for position, image in enumerate(images):
+        file = path.replace(STEM, image.stem)
+        if split_internal(file)[0].exists():
+            found[position] = (path_of(file) if is_url(file) else Path(file),)
+    return found
+
+
+def _by_name(images: Images) -> dict[str, list[int]]:
+    """Positions of the images by what ``{stem}`` may stand for."""
+    named: dict[str, list[int]] = defaultdict(list)
+    for position, image in enumerate(images):
+        named[nfc(image.stem)].append(position)
+    for position, image in enumerate(images):
+        stem = nfc(image.stem)
+        other = stem[: -len(OME)] if stem.lower().endswith(OME) else stem + OME
+        if other not in named or _same_name(named[other], images, stem):
+            named[other].append(position)
+    return dict(named)
+
+
+def _same_name(positions: Collection[int], images: Images, stem: str) -> bool:
+    """Whether images have this name with the other ending alone: an image of just the other name keeps it."""
+    return all(nfc(images[position].stem) == stem for position in positions)
+
+
+def _owners(match: Match, images: Images, named: dict[str, list[int]]) -> list[int]:
+    """Positions of the images that a file annotates."""
+    same = range(len(images)) if match.stem is None else named.get(match.stem, [])
+    if match.stem is not None and len({images[position].folders for position in same}) < 2:
+        return list(same)
+    return [position for position in same if _in_order(match.folders, images[position].folders)]
+
+
+def _in_order(some: tuple[str, ...], folders: tuple[str, ...]) -> bool:
+    """Whether names stand among the folders of an image, in this order."""
+    rest = iter(map(nfc, folders))
+    return all(nfc(name) in rest for name in some)
+
+
+def _has_namesakes(image: Image, images: Images, named: dict[str, list[int]]) -> bool:
+    """Whether images in other folders have the same name."""
+    return len({images[position].folders for position in named[nfc(image.stem)]}) > 1
+
+
+def _nearest(matches: list[Match], image: Image, by_folders: bool) -> list[Match]:
+    """Those of the files for an image with its own name, and where folders count those with most of its folders."""
+    exact = [match for match in matches if match.stem is None or match.stem == nfc(image.stem)] or matches
+    most = max(len(match.folders) for match in exact)
+    return [match for match in exact if len(match.folders) == most] if by_folders or exact[0].stem is None else exact
+
+
+def _with_internal(file: Path, internal: str, image: Image) -> Path:
+    return Path(f"{file}:{internal.replace(STEM, image.stem)}") if internal else file

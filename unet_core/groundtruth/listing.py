@@ -1,0 +1,275 @@
+"""Which images a data set has: files, arrays inside of them and time points, with a name for each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unet_core.annotations.layer import Image
+from unet_core.config.datasets import Dataset
+from unet_core.images.headers import header_of
+from unet_core.images.readers import SUFFIXES, arrays_in, image_shape, is_url, set_of, split_internal
+from unet_core.patterns import fits, has_wildcards, matching, nfc
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image of a data set.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    internal : str
+        Path of the array inside it.
+    time : int or None
+        Position along t; None where the files of the data set have one time point each.
+    axes : str
+        Of the file.
+    stem : str
+        What ``{stem}`` stands for in the paths of annotations: the file's name without its ending, or what ``{stem}``
+        stood for in the path of the images; with `internal` where several arrays of the file are images.
+    name : str
+        The stem; with folders where several images have the same, and with the time point.
+    file_name : str
+        What its file is called among those of the data set: the same for all images of a file or of a set of files.
+    own_file : bool
+        Whether the time point has a file of its own, which then has the name of the sample.
+    """
+
+    path: Path
+    internal: str
+    time: int | None
+    axes: str
+    stem: str
+    name: str = ""
+    file_name: str = ""
+    own_file: bool = False
+
+    @property
+    def as_annotated(self) -> Image:
+        """The image as annotations know it."""
+        folders = () if is_url(self.path) else self.path.absolute().parent.parts[1:]
+        time = None if self.own_file else self.time
+        return Image(nfc(self.stem), time, self.axes, folders, nfc(self.path.stem))
+
+
+def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
+    """List the images of a data set.
+
+    Parameters
+    ----------
+    cfg : Dataset
+        The data set's configuration.
+
+    Returns
+    -------
+    images : list of Placed
+        In the order of the configuration; each once, with names that differ.
+    problems : list of str
+        All that is wrong, one line each.
+    """
+    found, problems = _arrays(cfg)
+    axes, told = _axes(cfg, found)
+    placed, wrong = _times(_once(found), axes)
+    problems += [f"images: {line}" for line in [*told, *wrong]]
+    named = _named(list(dict.fromkeys(placed)))
+    names: dict[str, list[str]] = defaultdict(list)
+    for image in named:
+        names[image.name].append(str(image.path))
+    twice = {name: paths for name, paths in names.items() if len(paths) > 1}
+    if twice:
+        problems.append(
+            f"images: several images have the same name ({some(list(twice))}; as {some(next(iter(twice.values())))}); "
+            "make them data sets of their own, or rename files"
+        )
+    return named, problems
+
+
+def expand(path: str) -> str:
+    """Fill in ``~`` and environment variables of a path; a URL stays one."""
+    filled = os.path.expandvars(os.path.expanduser(path))
+    return filled if is_url(filled) else Path(filled).as_posix()
+
+
+def unset_variable(path: str) -> str:
+    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
+    unset = re.search(r"\$\w+|\$\{\w+\}", path)
+    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
+
+
+def some(names: list[str]) -> str:
+    """The first of many names, and how many more there are."""
+    shown = ", ".join(dict.fromkeys(names[:5]))
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
+    """Files of the data set and the arrays inside them, and all that is wrong."""
+    found, problems, unknown = list[Placed](), list[str](), list[str]()
+    for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
+        path, internal = split_internal(expand(pattern))
+        unset = unset_variable(str(path))
+        if unset and (is_url(path) or not path.exists()):
+            problems.append(f"images: {unset}")
+            continue
+        # What is behind a URL is not asked for here: that may take long, and every job of a cluster would do it.
+        files = (
+            [(path, None)]
+            if is_url(path) or path.exists()
+            else [(match.path, match.stem) for match in matching(str(path))]
+        )
+        if not files:
+            problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()}){_hint(str(path))}")
+        for file, stem in files:
+            if file.suffix.lower() not in SUFFIXES:
+                unknown.append(str(file))
+            elif is_url(file) and file.suffix.lower() != ".zarr":
+                problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
+            elif has_wildcards(internal) and not is_url(file):
+                present = arrays_in(file)
+                inside = [name for name in present if fits(name, [internal])]
+                found += [_placed(file, name, stem) for name in inside]
+                if not inside:
+                    has = some(present) or "one image"
+                    problems.append(f"images: {file}: nothing in it fits {internal!r}; it has {has}")
+            else:
+                found.append(_placed(file, internal, stem))
+    if unknown:
+        kinds = ", ".join(dict.fromkeys(Path(file).suffix.lower() or "none" for file in unknown))
+        problems.append(
+            f"images: {len(unknown)} files are of an unknown kind ({kinds}; {some(unknown)}); known are "
+            f"{', '.join(SUFFIXES)}; write a pattern that leaves them out, as in *.tif"
+            if len(unknown) > 1
+            else f"images: {unknown[0]}: unknown kind of image; known are {', '.join(SUFFIXES)}"
+        )
+    return _with_internal(found), problems
+
+
+def _placed(file: Path, internal: str, stem: str | None) -> Placed:
+    return Placed(file, internal, None, "", stem or file.stem, file_name=stem or file.stem)
+
+
+def _hint(pattern: str) -> str:
+    """What may have happened to a pattern that finds nothing."""
+    folder = Path(pattern)
+    while folder != folder.parent and not folder.is_dir() and not matching(str(folder)):
+        folder = folder.parent
+    if folder == Path(pattern).parent:
+        files = [file for file in folder.iterdir() if not file.name.startswith(".")] if folder.is_dir() else []
+        kinds = sorted({file.suffix for file in files if file.suffix})
+        return f"; {folder} has files that end with {', '.join(kinds[:10])}" if kinds and folder.name else ""
+    missing = Path(pattern).relative_to(folder).parts[0]
+    return f"; there is a folder {folder}, but no {missing} in it" if folder.name else ""
+
+
+def _with_internal(found: list[Placed]) -> list[Placed]:
+    """The path inside a file becomes part of the stem where several of its arrays are images."""
+    inside: dict[Path, set[str]] = defaultdict(set)
+    for one in found:
+        inside[one.path].add(one.internal)
+    return [
+        replace(one, stem="_".join([one.stem, *re.split(r"[/:\\]+", one.internal.strip("/"))]))
+        if len(inside[one.path]) > 1 and one.internal
+        else one
+        for one in found
+    ]
+
+
+def _once(found: list[Placed]) -> list[Placed]:
+    """Each set of files of which each says that it holds the whole (OME-TIFF) once, by the first that was named.
+
+    Where a set has as many files as time points, each file is its own time point.
+    """
+    seen, once = set[Path](), list[Placed]()
+    for one in dict.fromkeys(found):
+        if is_url(one.path) or one.path not in seen:
+            once.append(one)
+            members = [one.path] if is_url(one.path) else set_of(one.path)
+            seen |= {member for member in members if member != one.path}
+    return once
+
+
+def _axes(cfg: Dataset, found: list[Placed]) -> tuple[str, list[str]]:
+    """Axes of all files: of the configuration, else of the first file; and what is wrong with these."""
+    if cfg.axes or not found:
+        return cfg.axes or "yx", []
+    first = found[0]
+    # Of one file alone, since each job of a cluster would do it; and of none behind a URL, as above.
+    axes = "" if is_url(first.path) else header_of(first.path, first.internal).axes
+    if axes and "q" not in axes:
+        return axes, []
+    try:
+        shape = () if is_url(first.path) else image_shape(first.path, first.internal)
+    except (ValueError, OSError):  # told by the conversion
+        return "yx", []
+    if len(shape) <= 2:
+        return "yx", []
+    ways = {3: "zyx for a volume, tyx for a film, cyx or yxc for channels", 4: "czyx, zcyx, tzyx or tcyx"}
+    return "yx", [
+        f"{first.path} has {len(shape)} axes (shape {shape}) and does not say which; write axes: "
+        f"{ways.get(len(shape), 'with a letter of t c z y x for each')}"
+    ]
+
+
+def _times(found: list[Placed], axes: str) -> tuple[list[Placed], list[str]]:
+    """A sample for each time point, where the files of the data set are films; and all that is wrong."""
+    problems = list[str]()
+    if "t" not in axes:
+        return [replace(one, axes=axes) for one in found], problems
+    lengths = list[int]()
+    for one in found:
+        try:
+            lengths.append(_length(one.path, one.internal, axes))
+        except (ValueError, OSError) as error:
+            lengths.append(0)
+            problems.append(str(error))
+    # An axis t of length 1, which some tools always write, makes no film.
+    if max(lengths, default=0) < 2:
+        return [replace(one, axes=axes) for one, length in zip(found, lengths, strict=True) if length], problems
+    return [
+        replace(one, axes=axes, time=time) for one, length in zip(found, lengths, strict=True) for time in range(length)
+    ], problems
+
+
+def _length(file: Path, internal: str, axes: str) -> int:
+    """Time points of a file; ValueError if it has other axes."""
+    shape = image_shape(file, internal)
+    if len(shape) != len(axes):
+        raise ValueError(f"{file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
+    return shape[axes.index("t")]
+
+
+def _named(placed: list[Placed]) -> list[Placed]:
+    """The images with names: their stems, with folders where several have the same."""
+    same: dict[tuple[str, int | None], list[Placed]] = defaultdict(list)
+    for image in placed:
+        same[image.stem, image.time].append(image)
+    folders = {}
+    for images in same.values():
+        if len(images) > 1:
+            folders |= dict(zip(images, _distinct(images), strict=True))
+    return [
+        replace(
+            image,
+            name="_".join([*folders.get(image, ()), image.stem])
+            + ("" if image.time is None or image.own_file else f"_{image.time:04d}"),
+            file_name="_".join([*folders.get(image, ()), image.file_name]),
+        )
+        for image in placed
+    ]
+
+
+def _distinct(images: list[Placed]) -> Iterable[tuple[str, ...]]:
+    """Names of folders of each image, without those that all have in common."""
+    parts = [image.path.parent.parts for image in images]
+    depths = {len(one) for one in parts}
+    if len(depths) == 1:
+        differ = [len(set(level)) > 1 for level in zip(*parts, strict=True)]
+        return [tuple(name for name, tells in zip(one, differ, strict=True) if tells) for one in parts]
+    common = Path(os.path.commonpath([image.path.parent for image in images]))
+    return [image.path.parent.relative_to(common).parts for image in images]
