@@ -206,7 +206,10 @@ def test_broken_objects_are_left_out_and_told_where_the_source_says_so(tmp_path:
 
 def test_objects_of_no_image_are_told(tmp_path: Path) -> None:
     lost = [{"image_id": 9, "segmentation": SQUARE}, {"image_id": None, "segmentation": SQUARE}]
+    path = written(tmp_path / "b.json", {"segmentation": SQUARE})
+    before = coco.content((path,), Image("a"))
     path = written(tmp_path / "c.json", {"segmentation": SQUARE}, *lost)
+    assert coco.content((path,), Image("a")) != before
     with pytest.raises(ValueError, match="annotation 1 is of image 9, which is not among the images .and 1 more"):
         read(path)
     assert len(read(path, broken="skip")) == 1

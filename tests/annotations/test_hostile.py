@@ -114,6 +114,17 @@ def of_cvat(shape: str, size: str = 'width="50" height="40"') -> bytes:
     return f'<annotations><image id="0" name="a.png" {size}>{shape}</image></annotations>'.encode()
 
 
+def mat(shape: tuple[int, int], length: int) -> bytes:
+    """A MATLAB file of one packed array that claims a shape and so many bytes of values, and has zeros."""
+    head = (
+        struct.pack("<IIII", 6, 8, 9, 0) + struct.pack("<IIii", 5, 8, *shape) + struct.pack("<I4s", 1 << 16 | 1, b"m")
+    )
+    first, zeros = zlib.compressobj(), zlib.compressobj(wbits=-15)
+    body = first.compress(struct.pack("<II", 14, 2**31) + head + struct.pack("<II", 2, length))
+    body += first.flush(zlib.Z_FULL_FLUSH) + (zeros.compress(bytes(2**24)) + zeros.flush(zlib.Z_FULL_FLUSH)) * 128
+    return b" " * 124 + struct.pack("<H", 0x100) + b"IM" + struct.pack("<II", 15, len(body)) + body
+
+
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
 BILLION = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><annotations>&l11;</annotations>'.encode()
 OUTSIDE = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><Annotations>&x;</Annotations>'
@@ -305,6 +316,29 @@ CASES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
             ("HDF5", ".h5", lambda: hdf5((40000, 40000))),
         )
     },
+    "coco deep inside": (
+        "coco",
+        "a.json",
+        lambda: b'{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [' + b"[" * 10**6 + b"]" * 10**6 + b"]}",
+        "annotation number 1: ",
+    ),
+    "coco of quotation marks": (
+        "coco",
+        "a.json",
+        lambda: b'{"images": [{"id": 1, "file_name": "' + b'\\"' * 10**6 + b'"}], "annotations": []',
+        "is no COCO file",
+    ),
+    "yolo huge": ("yolo", "a.txt", lambda: b"0 " + b"1e300 " * 9 + b"1e999\n", "line 1: .*finite"),
+    "yolo of overflow": ("yolo", "a.txt", lambda: b"9e99 " + b"0.1 0.2 " * 9, "line 1: must begin with the number"),
+    "yolo zigzag": (
+        "yolo",
+        "a.txt",
+        lambda: b"0 " + b"0.1 0.1 0.9 0.9 " * 750_000,
+        "line 1: its outline crosses the rows of the image .* times",
+    ),
+    "matlab bomb": ("matlab", "a.mat", lambda: mat((40, 50), 2**32 - 1), "array m cannot be read .it is cut short"),
+    "matlab claims": ("matlab", "a.mat", lambda: mat((40000, 40000), 1600000000), "array m has shape .40000, 40000."),
+    "matlab of an HDF5 that claims": ("matlab", "a.mat", lambda: hdf5((40000, 40000)), "has shape .40000, 40000."),
     "ilastik": ("ilastik", "a.h5", lambda: hdf5((40000, 40000)), "it has .1, 40000, 40000. voxels"),
 }
 

@@ -227,3 +227,27 @@ def test_rois_beyond_the_last_frame_of_a_film_belong_to_no_image(tmp_path: Path)
         "ROI 3.roi (in frame 4; the film has 3)",
     ]
     assert imagej.find(f"{tmp_path}/{{stem}}.zip", [Image("film")])[1] == []
+
+
+def test_rois_of_a_stack_that_imagej_takes_for_the_other_kind_are_told(tmp_path: Path) -> None:
+    roi = ImagejRoi.frompoints(np.array(DIAMOND, np.float32), c=0, z=4, t=0)
+    roi.tofile(tmp_path / "a.roi")
+    source = Annotation(format="imagej", path="unused")
+    with pytest.raises(ValueError, match="a.roi: is in slice 5, but the image has no slices"):
+        list(imagej.read((tmp_path / "a.roi",), Image("a", 0), (1, *SIZE), source))
+    (layer,) = imagej.read((tmp_path / "a.roi",), Image("a"), (6, *SIZE), source)
+    assert isinstance(layer, Layer) and set((layer.position // (SIZE[0] * SIZE[1])).tolist()) == {4}
+    roi.z_position, roi.t_position = 1, 5
+    roi.tofile(tmp_path / "a.roi")
+    with pytest.raises(ValueError, match="a.roi: is in frame 5, but the image has no frames"):
+        list(imagej.read((tmp_path / "a.roi",), Image("a"), (6, *SIZE), source))
+
+
+def test_rois_of_a_channel_alone_lie_in_a_plane_and_in_no_slice_of_a_volume(tmp_path: Path) -> None:
+    ImagejRoi.frompoints(np.array(DIAMOND, np.float32), c=1).tofile(tmp_path / "a.roi")
+    source = Annotation(format="imagej", path="unused")
+    (layer,) = imagej.read((tmp_path / "a.roi",), Image("a"), (1, *SIZE), source)
+    assert mask_of(layer).sum() > 400
+    for image, shape in ((Image("a"), (6, *SIZE)), (Image("a", 0), (1, *SIZE))):
+        with pytest.raises(ValueError, match="a.roi: has no position in the stack"):
+            list(imagej.read((tmp_path / "a.roi",), image, shape, source))

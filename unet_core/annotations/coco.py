@@ -120,7 +120,10 @@ def content(files: tuple[Path, ...], image: Image) -> list[object]:
     for file in files:
         index = _index(file, modified(file))
         known = index.images[index.names.of(image)]
-        parts.append([known.height, known.width, [_digested(*item, index, file) for item in _texts(file, known)]])
+        part = [known.height, known.width, [_digested(*item, index, file) for item in _texts(file, known)]]
+        # What is of no image is told with each of them.
+        lost = _grouped(file, modified(file)).lost
+        parts.append([*part, len(lost), lost[0]] if lost else part)
     return parts
 
 

@@ -117,6 +117,13 @@ def _slice_of(roi: ImagejRoi, shape: ZYX, given: int | None, where: str) -> tupl
     volume, film = shape[0] > 1, given is not None
     if not volume and not film:
         return 0, None
+    # An image that ImageJ takes for the other kind of stack would have all of its ROIs in one plane.
+    for has, other, kind in ((volume, roi.z_position, "slice"), (film, roi.t_position, "frame")):
+        if not has and other > 1:
+            raise ValueError(
+                f"{where}: is in {kind} {other}, but the image has no {kind}s; is the axis that ImageJ calls so "
+                "another one in axes? (Image > Properties, or Re-order Hyperstack)"
+            )
     # Where only one axis has slices, the position counts along it.
     plane = roi.z_position or (roi.position if not film else 0)
     time = roi.t_position or (roi.position if not volume else 0)
