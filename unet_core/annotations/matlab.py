@@ -78,7 +78,7 @@ def _types(arrays: Arrays, values: np.ndarray, size: tuple[int, int], file: Path
             raise ValueError(f"{file}: inst_type has {len(types)} values, but the array has {len(objects)} objects")
         return dict(zip(objects, types, strict=True))
     if name := next((name for name in TYPES if name in arrays.shapes), None):
-        types_of = as_labels(arrays.read(name, size), file)
+        types_of = as_labels(arrays.read(name, size), file)[0]
         pairs, counts = np.unique(np.stack([values, types_of])[:, values > 0], axis=1, return_counts=True)
         # The last of those that count for an object: the most frequent, and of several the smallest.
         order = np.lexsort((-pairs[1].astype(np.int64), counts))
@@ -91,4 +91,4 @@ def _listed(arrays: Arrays, name: str, file: Path) -> list[int]:
     shape = arrays.shapes[name]
     if len(shape) != 2 or (min(shape) > 1):
         raise ValueError(f"{file}: {name} has shape {shape}; needed is one row or column")
-    return as_labels(arrays.read(name, None).ravel(), file).tolist()
+    return as_labels(arrays.read(name, None).ravel(), file)[0].tolist()
