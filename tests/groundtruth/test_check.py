@@ -14,7 +14,7 @@ import yaml
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.engine import Engine
-from unet_core.groundtruth.check.page import main
+from unet_core.groundtruth.check.command import main
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.runtime import UserError

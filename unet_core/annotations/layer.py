@@ -40,6 +40,23 @@ class Layer(NamedTuple):
     name: str | None = None
 
 
+class Told(NamedTuple):
+    """Something to tell of an annotation that was read: readers yield it among the layers.
+
+    It becomes a warning in the check of the sample.
+
+    Attributes
+    ----------
+    kind : str
+        One word, the same in all samples, by which the check counts.
+    text : str
+        What was found, in which object or file, and what to do.
+    """
+
+    kind: str
+    text: str
+
+
 NO_POSITIONS = np.empty(0, np.int64)
 ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
