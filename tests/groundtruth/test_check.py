@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -455,6 +457,24 @@ def test_the_screen_of_many_samples_needs_their_tables_alone(
     status, lines = printed([config], capsys)
     assert status == 0 and lines[1].startswith("  objects: 10,000 in 10,000 annotated images (cell 10,000)")
     assert lines[3].startswith("  warning, hole: 10,000 in 1 images, as a (z 0, y 8, x 8)") and len(lines) == 5
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_make_hands_the_status_of_the_run_on(tmp_path: Path, status: int) -> None:
+    root = Path(__file__).parent.parent.parent
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(root / name, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/snakemake").write_text(f"#!/bin/sh\nexit {status}\n")
+    # What the command itself is given and gives back.
+    (tmp_path / ".venv/bin/python").write_text('#!/bin/sh\necho "$@"\nexit "${6:-1}"\n')
+    for tool in ("snakemake", "python"):
+        (tmp_path / ".venv/bin" / tool).chmod(0o755)
+    (tmp_path / ".venv/.installed").touch()
+    call = ["make", "--silent", "check-annotations", "CONFIG=my own.yaml"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"-m unet_core check my own.yaml --status {status}"]
+    assert (done.returncode == 0) == (status == 0)
 
 
 # ---- headers ----
