@@ -53,13 +53,6 @@ class Overlap(NamedTuple):
     slight: bool
 
 
-class Drawn(NamedTuple):
-    """An object before others were painted over it: its voxels, and the flat position of the first of them."""
-
-    voxels: int
-    position: int
-
-
 class Canvas:
     """Label arrays of one sample while its annotations are painted, with a policy for overlaps.
 
@@ -84,8 +77,8 @@ class Canvas:
         The largest number of an object.
     names : dict
         What the annotation calls the objects, by number, where it has names for them.
-    drawn : dict of Drawn
-        The objects as they were drawn, by number.
+    drawn : dict
+        A flat position of each object as it was drawn, before others were painted over it, by number.
     told : list of Told
         What is to be told of the annotation: by its reader, and of objects that have no voxels.
     """
@@ -100,7 +93,8 @@ class Canvas:
         self.names: dict[int, str] = {}
         self.policy, self.tolerance = overlaps, tolerance
         self.last = 0
-        self.drawn: dict[int, Drawn] = {}
+        self.drawn: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
         self.told: list[Told] = []
 
     def add(self, layer: Layer, class_number: int) -> None:
@@ -119,7 +113,8 @@ class Canvas:
         # The first source keeps the annotator's numbers; later ones count on.
         position, label = layer.position, layer.label + np.uint32(self.last)
         numbers, first, counts = fastremap.unique(label, return_index=True, return_counts=True)
-        self.drawn |= zip(numbers.tolist(), map(Drawn, counts.tolist(), position[first].tolist()), strict=True)
+        self.drawn |= zip(numbers.tolist(), position[first].tolist(), strict=True)
+        self._sizes |= zip(numbers.tolist(), counts.tolist(), strict=True)
         self.last = int(numbers[-1])
         if layer.name is not None:
             self.names[self.last] = layer.name
@@ -204,7 +199,7 @@ class Canvas:
         pairs, first, inverse, counts = np.unique(
             np.stack([below[taken], label[taken]]), axis=1, return_index=True, return_inverse=True, return_counts=True
         )
-        sizes = np.array([[self.drawn[int(number)].voxels for number in row] for row in pairs])
+        sizes = np.array([[self._sizes[int(number)] for number in row] for row in pairs])
         shares = counts / sizes.min(axis=0)
         ious = counts / (sizes.sum(axis=0) - counts)
         slight = (shares <= self.tolerance) & (ious < DUPLICATE_IOU)

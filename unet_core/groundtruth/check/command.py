@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> None:
         folder = Path(expand(cfg.results)) / "groundtruth" / f"{name}.check"
         try:
             samples, findings = _table(folder / "samples.csv"), _table(folder / "findings.csv")
-            checked = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "check.html").stat().st_mtime))
+            written = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "check.html").stat().st_mtime))
         except FileNotFoundError:
             print(f"{name}: was not checked yet")
             continue
         errors += sum(row["level"] == "error" for row in findings)
-        print(f"{name}{f', checked {checked}' if given.status else ''}: {_images(samples)}")
+        print(f"{name}{f', written {written}' if given.status else ''}: {_images(samples)}")
         print("\n".join(f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]))
         print(f"  pictures: {folder / 'check.html'}" if findings else "  nothing to look at")
     sys.exit(given.status or (1 if errors else 0))
@@ -88,8 +88,11 @@ def _images(samples: Rows) -> str:
     parts.append(_listed(sizes, "{} px"))
     parts.append(_listed((row["type"] for row in read), "{}"))
     parts.append(_listed((row["channels"] for row in read), "{} channels").replace("1 channels", "1 channel"))
-    steps = (" x ".join(f"{float(row[f'pixel_{axis}']):.4g}" for axis in "zyx") for row in read)
-    parts.append(_listed(steps, "{} µm (z, y, x) a pixel"))
+    steps = (
+        " x ".join(f"{float(row[f'pixel_{axis}']):.4g}" for axis in ("z", "y", "x") if axis != "z" or row["z"] != "1")
+        for row in read
+    )
+    parts.append(_listed(steps, "{} µm a pixel"))
     return ", ".join(part for part in parts if part)
 
 
@@ -108,7 +111,8 @@ def _listed(values: Iterable[str], form: str) -> str:
 def _annotations(samples: Rows) -> list[str]:
     """Objects with their classes, what is ignored, and the splits."""
     counted = [row for row in samples if row["objects"] != ""]
-    lines = [f"objects: {sum(int(row['objects']) for row in counted):,} in {len(counted):,} images"]
+    missing = sum(row["split"] != "unannotated" for row in samples) - len(counted)
+    lines = [f"objects: {sum(int(row['objects']) for row in counted):,} in {len(counted):,} annotated images"]
     classes = [column for column in (samples[0] if samples else {}) if column.startswith(CLASS_COLUMN)]
     if classes:
         totals = ((column, sum(int(row[column]) for row in counted if row[column])) for column in classes)
@@ -117,6 +121,7 @@ def _annotations(samples: Rows) -> list[str]:
     voxels = [math.prod(int(row[axis]) for axis in "zyx") for row in known]
     ignored = sum(float(row["ignored"]) * count for row, count in zip(known, voxels, strict=True))
     lines[0] += f"; ignored: {100 * ignored / sum(voxels):.3g} % of their pixels" if voxels else ""
+    lines[0] += f"; {missing:,} others were not converted, see the errors" if missing else ""
     splits = Counter(row["split"] for row in samples)
     order = [split for split in ("train", "validation", "test", "unannotated") if splits[split]]
     return [*lines, f"split: {', '.join(f'{split} {splits[split]:,}' for split in order)}"]

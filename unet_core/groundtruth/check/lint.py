@@ -169,7 +169,7 @@ def _covered(canvas: Canvas, present: np.ndarray) -> list[Finding]:
         "ignore": "lies wholly on other objects, where voxels of several objects are ignored",
     }[canvas.policy]
     return [
-        Finding("warning", "lost", _at(canvas.drawn[number].position, canvas.shape), f"{canvas.called(number)} {how}")
+        Finding("warning", "lost", _at(canvas.drawn[number], canvas.shape), f"{canvas.called(number)} {how}")
         for number in sorted(set(canvas.drawn) - set(present.tolist()))
     ]
 
