@@ -6,7 +6,6 @@ Only the tables that the step groundtruth wrote are read, so that it takes secon
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 import time
@@ -19,7 +18,7 @@ import yaml
 from unet_core.config.datasets import ConfigError
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
-from unet_core.groundtruth.check.page import CLASS_COLUMN
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
 from unet_core.groundtruth.samples import expand
 
 # Different values of one kind that a line lists.
@@ -41,11 +40,13 @@ def main(arguments: list[str]) -> None:
         sys.exit(given.status or str(error))
     if given.status:
         print(f"The run ended with status {given.status}: its messages above say why. Below stands the last check.")
-    errors = 0
-    for name in (name for name, dataset in cfg.datasets.items() if dataset.annotations):
+    annotated, errors = [name for name, dataset in cfg.datasets.items() if dataset.annotations], 0
+    if not annotated:
+        print("no data set has annotations: there is nothing to check")
+    for name in annotated:
         folder = Path(expand(cfg.results)) / "groundtruth" / f"{name}.check"
         try:
-            samples, findings = _table(folder / "samples.csv"), _table(folder / "findings.csv")
+            samples, findings = read_table(folder / "samples.csv"), read_table(folder / "findings.csv")
             written = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "check.html").stat().st_mtime))
         except FileNotFoundError:
             print(f"{name}: was not checked yet")
@@ -73,16 +74,12 @@ def _read(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _table(path: Path) -> Rows:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _images(samples: Rows) -> str:
     """How many images there are, and what they are like."""
     read = [row for row in samples if row.get("x")]
     parts = [f"{len(samples):,} images"]
-    if len(read) < len(samples):
+    # Tables of release 0.1.0 do not say what images are like.
+    if len(read) < len(samples) and "x" in samples[0]:
         parts[0] += f" ({len(samples) - len(read):,} of them not read)"
     sizes = (" x ".join(row[axis] for axis in ("z", "y", "x") if axis != "z" or row[axis] != "1") for row in read)
     parts.append(_listed(sizes, "{} px"))

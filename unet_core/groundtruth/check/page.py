@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections import Counter
@@ -30,6 +28,7 @@ from unet_core.groundtruth.check.outliers import (
     no_object,
     outliers,
 )
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, FINDINGS, SAMPLES, write_table
 from unet_core.groundtruth.label_volumes import MAX_WHOLE_VOXELS
 from unet_core.groundtruth.samples import Sample
 from unet_core.runtime import UserError
@@ -43,13 +42,6 @@ MAX_PICTURES_PER_KIND, MAX_PICTURES = 12, 80
 PLACE_SIDE, WHOLE_SIDE = 128, 640
 # Kinds of findings about the data set as a whole that stand in the log too.
 LOGGED = ("nothing", "absent", "axes", "pixel_size")
-FINDINGS = ["level", "kind", "sample", "z", "y", "x", "text", "files"]
-# Columns of samples.csv for each sample, before those with the objects of each class.
-COLUMNS = [
-    *("sample", "split", "batch", "objects", "area", "density", "contrast", "findings", "ignored"),
-    *("channels", "z", "y", "x", "type", "pixel_z", "pixel_y", "pixel_x"),
-]
-CLASS_COLUMN = "objects of "
 MEANINGS = {
     "nothing": "a data set that is annotated and has no object",
     "file": "an image or annotation that cannot be read or does not fit",
@@ -121,7 +113,7 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
         samples = {one.sample.name: one.sample for one in checked}
         write_atomic(
             folder / "findings.csv",
-            _table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]),
+            write_table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]),
         )
         write_atomic(folder / "samples.csv", table)
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -213,18 +205,12 @@ def _sample_table(
         rows.append(
             [
                 *(one.sample.name, one.sample.split, batches.get(one.sample.name, "")),
-                *(details.get("statistics", {}).get(key, "") for key in COLUMNS[3:7]),
+                *(details.get("statistics", {}).get(key, "") for key in SAMPLES[3:7]),
                 *(counts[one.sample.name], ignored, *shape, image.get("dtype") or "", *size),
                 *(details.get("class_objects", {}).get(name, "") for name in cfg.classes),
             ]
         )
-    return _table([*COLUMNS, *(f"{CLASS_COLUMN}{name}" for name in cfg.classes)], rows)
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue().encode()
+    return write_table([*SAMPLES, *(f"{CLASS_COLUMN}{name}" for name in cfg.classes)], rows)
 
 
 def _pictured(
