@@ -54,8 +54,8 @@ estimate: .venv/.installed
 	@.venv/bin/python -m unet_core estimate "$(CONFIG)"
 
 check-annotations: .venv/.installed
-	@$(SNAKEMAKE) --quiet rules host --keep-going --configfile "$(CONFIG)" -- check_annotations; status=$$?; \
-	    .venv/bin/python -m unet_core check "$(CONFIG)" && exit $$status
+	@$(SNAKEMAKE) --quiet rules host --keep-going --configfile "$(CONFIG)" -- check_annotations; \
+	    .venv/bin/python -m unet_core check "$(CONFIG)" --status $$?
 
 verify: .venv/.installed
 	@.venv/bin/python -m unet_core verify $(if $(MEND),--mend) "$(or $(RESULTS),results)"

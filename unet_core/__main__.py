@@ -6,7 +6,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "check": ("unet_core.groundtruth.check.page", "CONFIG: what the last check of all annotations found"),
+    "check": ("unet_core.groundtruth.check.command", "CONFIG: what the last check of all annotations found"),
     "demo": ("unet_core.demo", "FOLDER: generates the data of the demo"),
     "estimate": ("unet_core.estimate.command", "[CONFIG]: what a run would do and cost"),
     "export": ("unet_core.instances.export", "STORE FOLDER: labels as TIFF files"),

@@ -151,7 +151,7 @@ def test_overrides_of_a_data_set_merge_with_the_section_weights() -> None:
         (config(trian={}), "trian: unknown key; did you mean train?"),
         (config(train={"stepz": 3}), "train.stepz: unknown key; did you mean steps?"),
         (config(train={"network": {"dept": 3}}), "train.network.dept: unknown key; did you mean depth?"),
-        (config(groundtruth={"colour": 1}), "groundtruth.colour: unknown key; allowed: overlaps"),
+        (config(groundtruth={"colour": 1}), "groundtruth.colour: unknown key; allowed: overlaps, overlap_tolerance"),
         ({"datasets": {"a": CELLS | {"imagess": 1}}}, "datasets.a.imagess: unknown key; did you mean images?"),
         ({"datasets": {"split": CELLS | {"axis": 1}}}, "datasets.split.axis: unknown key; did you mean axes?"),
         ({"datasets": {"a": CELLS | {"split": {"tst": 1}}}}, "datasets.a.split.tst: unknown key; did you mean test?"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
+from roifile import ImagejRoi
 
-from unet_core.annotations.layer import layer_of, object_of
+from unet_core.annotations.layer import Told, layer_of, object_of
 from unet_core.blocks import ZYX
-from unet_core.config.datasets import Dataset
-from unet_core.groundtruth.canvas import Canvas, paint
+from unet_core.config.datasets import Annotation, Dataset
+from unet_core.groundtruth.canvas import Canvas, paint, paint_layers
 from unet_core.groundtruth.samples import find_samples
 
 SHAPE: ZYX = (1, 6, 8)
@@ -183,9 +186,7 @@ def test_many_overlaps_are_counted_in_the_error() -> None:
     for _ in range(6):
         canvas.add(object_of(np.arange(3)), 1)
     conflict = canvas.conflict()
-    assert conflict and re.match(
-        r"15 voxels .* \(object 1 and object 2; .*; object 3 and object 4; 2 more pairs\)", conflict
-    )
+    assert conflict and re.match(r"15 voxels .* \(pairs: 5, the first object 1 and object 2; .* 100 % of", conflict)
 
 
 @settings(deadline=None, max_examples=50)
@@ -206,3 +207,162 @@ def test_policies_are_those_of_one_voxel_at_a_time(spans: list[tuple[int, int]],
                 known[x] = number
     np.testing.assert_array_equal(canvas.instances[0, 0], known)
     np.testing.assert_array_equal(canvas.ignore[0, 0] > 0, ignored)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.integers(1, 8)), min_size=2, max_size=2),
+    st.sampled_from([0.1, 0.25, 0.5, 0.9]),
+)
+def test_of_slight_overlaps_the_smaller_object_gets_the_voxels(spans: list[tuple[int, int]], tolerance: float) -> None:
+    canvas = Canvas((1, 1, 20), "error", tolerance)
+    for start, length in spans:
+        canvas.add(object_of(np.arange(start, start + length)), 1)
+    one, other = (set(range(start, start + length)) for start, length in spans)
+    shared, smaller = one & other, min(len(one), len(other))
+    slight = len(shared) <= tolerance * smaller and len(shared) < 0.8 * len(one | other)
+    assert (canvas.conflict() is None) == (slight or not shared)
+    first_keeps = slight and len(one) <= len(other)
+    known = [1 if x in one and (first_keeps or x not in other) else 2 if x in other else 0 for x in range(20)]
+    assert canvas.instances[0, 0].tolist() == known
+
+
+def test_slight_and_real_overlaps_are_told_apart_in_the_error() -> None:
+    canvas = Canvas((1, 1, 40), "error", 0.25)
+    for number, ends in enumerate([(0, 8), (7, 16), (10, 14)]):
+        canvas.add(object_of(np.arange(*ends), name=f"ROI {number}"), 1)
+    assert canvas.conflict() == (
+        "4 voxels belong to several objects (pairs: 1, the first ROI 1 and ROI 2; they share up to 100 % of the "
+        "smaller object); mend the annotation, raise groundtruth.overlap_tolerance, or set groundtruth.overlaps to "
+        "later, smaller or ignore"
+    )
+    assert [pair.slight for pair in canvas.overlaps] == [True, False]
+
+
+def test_the_same_object_twice_is_an_error_whatever_the_tolerance() -> None:
+    canvas = Canvas((1, 1, 10), "error", 1.0)
+    for _ in range(2):
+        canvas.add(object_of(np.arange(5)), 1)
+    assert canvas.conflict()
+
+
+# ---- objects that are lost ----
+
+# A square of 3 pixels, and a triangle that covers no centre of a pixel.
+SQUARE, TINY = [(0.0, 0.0), (3.0, 0.0), (3.0, 3.0), (0.0, 3.0)], [(4.6, 4.6), (5.4, 4.6), (5.0, 4.9)]
+
+
+def geojson(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    made = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[*shape, shape[0]]]}} for shape in shapes
+    ]
+    (folder / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": made}), encoding="utf-8")
+    return f"{folder}/{{stem}}.geojson"
+
+
+def coco(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    objects = [
+        {"id": n, "image_id": 0, "segmentation": [[value for point in shape for value in point]]}
+        for n, shape in enumerate(shapes)
+    ]
+    document = {"images": [{"id": 0, "file_name": "a.tif"}], "annotations": objects}
+    (folder / "a.coco.json").write_text(json.dumps(document), encoding="utf-8")
+    return f"{folder}/a.coco.json"
+
+
+def labelme(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    made = [{"label": "cell", "points": shape, "shape_type": "polygon"} for shape in shapes]
+    (folder / "a.json").write_text(json.dumps({"shapes": made}), encoding="utf-8")
+    return f"{folder}/{{stem}}.json"
+
+
+def cvat(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    points = [";".join(f"{x},{y}" for x, y in shape) for shape in shapes]
+    polygons = "".join(f'<polygon label="cell" points="{text}"/>' for text in points)
+    text = f'<annotations><image id="0" name="a.tif" width="8" height="6">{polygons}</image></annotations>'
+    (folder / "a.xml").write_text(text, encoding="utf-8")
+    return f"{folder}/a.xml"
+
+
+def aperio(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    regions = "".join(
+        f'<Region Id="{number}" Type="0"><Vertices>'
+        + "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in shape)
+        + "</Vertices></Region>"
+        for number, shape in enumerate(shapes, start=1)
+    )
+    text = f'<Annotations><Annotation Name="Layer 1"><Regions>{regions}</Regions></Annotation></Annotations>'
+    (folder / "a.aperio.xml").write_text(text, encoding="utf-8")
+    return f"{folder}/{{stem}}.aperio.xml"
+
+
+def napari(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    rows = ["index,shape-type,vertex-index,axis-0,axis-1"]
+    # The middle of a pixel is a whole number in napari.
+    rows += [f"{n},polygon,{i},{y - 0.5},{x - 0.5}" for n, shape in enumerate(shapes) for i, (x, y) in enumerate(shape)]
+    (folder / "a.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return f"{folder}/{{stem}}.csv"
+
+
+def imagej(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for number, shape in enumerate(shapes):
+            archive.writestr(f"{number}.roi", ImagejRoi.frompoints(np.array(shape, np.float32)).tobytes())
+    return f"{folder}/{{stem}}.zip"
+
+
+def masks(folder: Path, shapes: list[list[tuple[float, float]]]) -> str:
+    (folder / "a").mkdir()
+    for number, shape in enumerate(shapes):
+        mask = np.zeros(SHAPE[1:], np.uint8)
+        mask[:3, :3] = 255 * (shape is SQUARE)
+        tifffile.imwrite(folder / "a" / f"{number}.tif", mask)
+    return f"{folder}/{{stem}}/*.tif"
+
+
+WRITERS = [geojson, coco, labelme, cvat, aperio, napari, imagej, masks]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_an_object_without_a_pixel_is_told_in_every_format(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = write(tmp_path, [SQUARE, TINY])
+    canvas = painted(tmp_path, {"format": write.__name__, "path": path, "class": "cell"})
+    assert np.count_nonzero(canvas.instances) == 9
+    (told,) = canvas.told
+    assert told.kind == "lost" and told.text.endswith("is empty" if write is masks else "covers no centre of a pixel")
+    # The name is not that of the object with pixels.
+    assert not told.text.startswith(f"{canvas.called(1)} ")
+
+
+def test_where_several_files_annotate_a_sample_the_lost_object_is_named_with_its_file(tmp_path: Path) -> None:
+    sources = [
+        {"format": "geojson", "path": geojson(tmp_path, [SQUARE, TINY])},
+        {"format": "labelme", "path": drawn(tmp_path, ("cell", 4, 4, 6, 6))},
+    ]
+    assert [told.text for told in painted(tmp_path, *sources).told] == [
+        "object 2 of a.geojson covers no centre of a pixel"
+    ]
+
+
+def test_what_is_left_out_on_purpose_is_not_lost(tmp_path: Path) -> None:
+    path = labelme(tmp_path, [SQUARE, TINY])
+    source = {"format": "labelme", "path": path, "classes": {"cell": "background"}}
+    assert painted(tmp_path, source).told == []
+
+
+@pytest.mark.parametrize("write", WRITERS[:-1], ids=lambda write: write.__name__)
+def test_coordinates_that_are_shares_of_the_image_are_told(tmp_path: Path, write: Callable[..., str]) -> None:
+    shares = [[(x / 8, y / 6) for x, y in shape] for shape in (TINY, [(6.0, 4.0), (8.0, 4.0), (7.0, 6.0)])]
+    path = write(tmp_path, shares)
+    canvas = painted(tmp_path, {"format": write.__name__, "path": path, "class": "cell"})
+    assert canvas.told[0].kind == "coordinates"
+    assert canvas.told[0].text.startswith("none of the 2 objects covers more than the first pixel: coordinates look")
+    assert [told.kind for told in canvas.told[1:]] == ["lost", "lost"]
+
+
+def test_what_readers_tell_is_kept(tmp_path: Path) -> None:
+    canvas = Canvas(SHAPE, "error")
+    source = Annotation(format="labels", path="unused")
+    told = Told("spline", "ROI 1 has a fitted spline")
+    paint_layers(canvas, source, [told, object_of(np.arange(3), name="ROI 1")], ["cell"])
+    assert canvas.told == [told] and canvas.instances.sum() == 3

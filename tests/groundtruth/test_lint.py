@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from unet_core.annotations.layer import Layer, layer_of, object_of
-from unet_core.blocks import Grid
+from unet_core.annotations.layer import Layer, Told, layer_of, object_of
+from unet_core.blocks import Box, Grid
 from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.check.lint import MAX_FINDINGS, MIN_SLIVER_VOXELS, Finding, findings_of, statistics_of
-from unet_core.groundtruth.check.outliers import batch_differences, duplicate_images, outliers
+from unet_core.groundtruth.check.outliers import (
+    absent_classes,
+    batch_differences,
+    by_film,
+    duplicate_images,
+    no_object,
+    outliers,
+)
 from unet_core.groundtruth.check.tally import Counts, Tally, inner_voxels
 
 
@@ -105,6 +112,113 @@ def test_overlaps_name_the_objects_as_the_annotation_does() -> None:
     )
     twice = [one for one in found(first, first) if one[0] == "duplicate"]
     assert twice == [("duplicate", [0, 0, 0], "ROI 0 is ROI 0 drawn again (they share 8 voxels, an IoU of 1.00)")]
+
+
+def test_slight_overlaps_are_one_warning_with_their_number_and_the_largest() -> None:
+    canvas = Canvas((1, 6, 8), "error", 0.25)
+    for number, ends in enumerate([(0, 8), (7, 19), (16, 32)]):
+        canvas.add(object_of(np.arange(*ends), name=f"ROI {number}"), 1)
+    (finding,) = [one for one in check(canvas) if one.kind == "overlap"]
+    assert finding == Finding(
+        "warning",
+        "overlap",
+        [0, 2, 0],
+        "2 pairs of objects overlap slightly, 4 voxels in all, which became those of the smaller object; "
+        "the largest: ROI 1 and ROI 2 share 3 voxels, 25 % of the smaller",
+    )
+    canvas.add(object_of(np.arange(8, 12), name="nested"), 1)
+    levels = [(one.level, one.text) for one in check(canvas) if one.kind == "overlap"]
+    assert levels[0] == ("error", "ROI 1 and nested share 4 voxels") and levels[1][0] == "warning" and len(levels) == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "order", "text"),
+    [
+        ("later", (0, 1), "inner is wholly covered by objects that were drawn later"),
+        ("smaller", (2, 3), "outer is wholly covered by smaller objects"),
+        ("ignore", (1, 0), "inner lies wholly on other objects, where voxels of several objects are ignored"),
+        ("error", (2, 4), "outer is wholly covered by objects that overlap it"),
+    ],
+)
+def test_objects_of_which_others_leave_nothing_are_told(policy: str, order: tuple[int, int], text: str) -> None:
+    rows = np.arange(48).reshape(6, 8)
+    shapes = [
+        [("inner", rows[1:3, 1:3])],
+        [("outer", rows[:5, :5])],
+        [("outer", rows[:4, :4])],
+        [("one", rows[:2, :4]), ("two", rows[2:4, :4])],
+        # All share no more than the tolerance with the outer one, and take all of it together.
+        [(f"{y} {x}", rows[y : y + 2, x : x + 2]) for y in (0, 2) for x in (0, 2)],
+    ]
+    canvas = Canvas((1, 6, 8), policy, 1.0)
+    for number in order:
+        for name, positions in shapes[number]:
+            canvas.add(object_of(positions.ravel(), name=name), 1)
+    assert [one.text for one in check(canvas) if one.kind == "lost"] == [text]
+
+
+def test_objects_under_the_ignore_mask_are_counted_and_what_is_lost_is_told_without_any_object() -> None:
+    labels = plane("11..22.. 11..22.. ........ 33...... 33...... ........")
+    for ignored, texts in (
+        (np.s_[:, :2, 4:], ["object 2 lies wholly under the ignore mask"]),
+        (np.s_[:, :2], ["2 of 3 objects lie wholly under the ignore mask, object 1 the first of them"]),
+        (np.s_[:], ["all 3 objects lie under the ignore mask"]),
+        (np.s_[:, 0], []),
+    ):
+        canvas = painted(labels)
+        canvas.ignore[ignored] = 1
+        assert [one.text for one in check(canvas) if one.kind == "ignored"] == texts
+    empty = Canvas((1, 6, 8), "error")
+    empty.told.append(Told("lost", "object 1 covers no centre of a pixel"))
+    assert check(empty) == [Finding("warning", "lost", None, "object 1 covers no centre of a pixel")]
+
+
+def test_a_label_that_looks_like_the_background_is_told() -> None:
+    labels = np.ones((1, 20, 30), np.uint32)
+    for number, (y, x) in enumerate([(2, 2), (2, 12), (9, 5), (12, 20)], start=2):
+        labels[0, y : y + 5, x : x + 6] = number
+    texts = [one.text for one in check(painted(labels)) if one.kind == "background"]
+    assert texts == [
+        "no pixel is 0, and object 1 touches 4 of the 4 others and all sides of the image: "
+        "if it is the background, set background: 1 in the source of these label images"
+    ]
+    for change in (np.s_[:, 5, 5], np.s_[:, 0], np.s_[:, :, -1]):
+        # With a pixel of 0, or another object at a side.
+        other = labels.copy()
+        other[change] = 0 if change == np.s_[:, 5, 5] else 9
+        assert "background" not in [one.kind for one in check(painted(other))], change
+    # Tissue without gaps: no label touches all others.
+    tissue = np.repeat(np.repeat(np.arange(1, 13, dtype=np.uint32).reshape(1, 3, 4), 8, 1), 8, 2)
+    assert "background" not in [one.kind for one in check(painted(tissue))]
+
+
+def test_ignored_pixels_are_no_background() -> None:
+    labels, ignore = np.ones((1, 9, 9), np.uint32), np.zeros((1, 9, 9), np.uint8)
+    labels[0, 2:5, 2:5], labels[0, 6, 6], ignore[0, 6, 6] = 2, 0, 1
+    tally = Tally((1, 9, 9))
+    tally.add(Box((0, 0, 0), (1, 9, 9)), labels, ignore, inner_voxels(labels))
+    assert tally.background == 0
+    findings = findings_of(tally.counts(), (1, 9, 9), labels[0], background=tally.background)
+    assert "background" in [one.kind for one in findings]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    arrays(np.uint32, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 6)),
+    st.integers(0, 2**32 - 1),
+)
+def test_classes_are_counted_piece_by_piece(labels: np.ndarray, seed: int) -> None:
+    classes, ignore = (labels % 3).astype(np.uint8), np.random.default_rng(seed).integers(0, 2, labels.shape)
+    tally = Tally(labels.shape)  # type: ignore[arg-type]
+    for box in Grid(labels.shape, (1, 4, 5)):  # type: ignore[arg-type]
+        inner = inner_voxels(labels)[box.slices]
+        tally.add(box, labels[box.slices], ignore[box.slices], inner, classes[box.slices])
+    known = (labels > 0) & (ignore == 0)
+    assert tally.class_voxels[:3].tolist() == [np.count_nonzero(known & (classes == kind)) for kind in range(3)]
+    assert tally.class_objects()[:3].tolist() == [
+        np.unique(labels[known & (classes == kind)]).size for kind in range(3)
+    ]
+    assert tally.background == np.count_nonzero((labels == 0) & (ignore == 0))
 
 
 @pytest.mark.parametrize(("last", "expected"), [(255, True), (254, False)])
@@ -236,6 +350,47 @@ def test_empty_samples_and_other_scales() -> None:
     values["none"] = {"objects": 0, "area": None, "density": 0.0, "contrast": None}
     assert [(name, one.kind) for name, one in outliers(values)] == [("none", "empty"), ("05", "scale")]
     assert outliers({"none": values["none"]}) == []
+
+
+def test_empty_frames_of_a_film_are_one_finding() -> None:
+    empty = {"objects": 0, "area": None}
+    values: dict[str, Any] = {f"film_{n:04}": empty if n % 3 else {"objects": 2, "area": 9.0} for n in range(6)}
+    values["single"] = empty
+    found = by_film(outliers(values), {name: "film.tif" for name in values if name != "single"})
+    assert [name for name, _ in found] == ["single", "film_0001"]
+    assert found[0][1].text == "is annotated and has no object"
+    assert found[1][1] == Finding(
+        "warning",
+        "empty",
+        None,
+        "4 of 6 frames of film.tif have no object, and are learnt as background; "
+        "if they were not annotated, name those that were in samples of the source",
+    )
+
+
+def test_a_data_set_without_any_object_is_an_error() -> None:
+    none = {"objects": 0, "ignored": 5}
+    (finding,) = no_object({"a": none, "b": none | {"ignored": 0}})
+    assert (finding.level, finding.kind) == ("error", "nothing")
+    assert finding.text.startswith("no object in any of the 2 annotated images; 1 have ignored pixels; usual causes: ")
+    assert all(word in finding.text for word in ("iscrowd", "mapped to ignore", "ignore_label", "coordinates"))
+    assert no_object({"a": none, "b": {"objects": 1, "ignored": 0}}) == [] == no_object({})
+
+
+def test_classes_that_the_training_samples_lack_are_told() -> None:
+    counted = {
+        "a": {"class_voxels": {"cell": 5, "dead": 0, "other": 0}},
+        "b": {"class_voxels": {"cell": 5, "dead": 7, "other": 0}},
+    }
+    splits = {"a": "train", "b": "test"}
+    texts = [finding.text for finding in absent_classes(counted, splits, ["cell", "dead", "other"])]
+    assert texts == [
+        "class dead has no pixel in the 1 images for training; 1 others have some (as b, test): it is not learnt",
+        "class other has no pixel in the 1 images for training: it is not learnt",
+    ]
+    assert absent_classes(counted, {"a": "test", "b": "test"}, ["dead"]) == []
+    # What an earlier release made was not counted by class.
+    assert absent_classes(counted | {"c": {}}, splits | {"c": "train"}, ["dead"]) == []
 
 
 def test_the_same_image_under_two_names() -> None:

@@ -17,7 +17,8 @@ import zarr
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from unet_core.annotations.layer import NO_POSITIONS, Layer
+from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.layer import NO_POSITIONS, Layer, Told
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
@@ -26,6 +27,7 @@ from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.intensities import Intensities
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.method import VERSIONS
 from unet_core.runtime import UserError
 from unet_core.store.store import LABELS, Result, open_image_of, open_labels, read_attributes
 
@@ -48,11 +50,12 @@ def convert(tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture) ->
     """Convert a data set into `cells.zarr`; gives the stamp, to which `work` adds the last line of the log."""
     caplog.set_level(logging.INFO, "unet_core.groundtruth.step")
 
-    def run(cfg: Dataset, overlaps: Any = "error") -> dict[str, Any]:
+    def run(cfg: Dataset, overlaps: Any = "error", tolerance: float = 0.25) -> dict[str, Any]:
         samples, problems = find_samples(cfg)
         assert problems == []
         store, stamp = tmp_path / "cells.zarr", tmp_path / "cells.json"
-        convert_groundtruth(cfg, Groundtruth(overlaps=overlaps), samples, store=store, stamp=stamp, engine=engine)
+        policy = Groundtruth(overlaps=overlaps, overlap_tolerance=tolerance)
+        convert_groundtruth(cfg, policy, samples, store=store, stamp=stamp, engine=engine)
         work = [line for name, _, line in caplog.record_tuples if name == "unet_core.groundtruth.step"][
             -1
         ].removeprefix("groundtruth: ")
@@ -295,14 +298,94 @@ def test_overlaps_are_resolved_by_the_policy(
     assert read_attributes(tmp_path / "cells.zarr" / "a" / "labels" / "instances")["details"]["overlapping"] == 2
 
 
-def test_overlaps_are_errors_by_default(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
+def test_real_overlaps_are_errors_by_default_and_those_of_all_samples_are_one_line(
+    tmp_path: Path, cells: Dataset, convert: Convert
+) -> None:
     cfg = dataset(tmp_path, *[cells.annotations[0].model_dump(by_alias=True)] * 2)
-    way_out = "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
     assert problems_of(convert, cfg) == [
         f"2 of 3 samples cannot be converted (pictures: {tmp_path}/cells.check/check.html):",
-        f"  - a: 4 voxels belong to several objects (object 1 and object 3; object 2 and object 4); {way_out}",
-        f"  - b: 3 voxels belong to several objects (object 5 and object 10); {way_out}",
+        "  - a: 4 voxels belong to several objects (pairs: 2, the first object 1 and object 3; they share up to 100 % "
+        "of the smaller object); mend the annotation, raise groundtruth.overlap_tolerance, or set groundtruth.overlaps "
+        "to later, smaller or ignore (2 like this: a, b)",
     ]
+
+
+def outlines(folder: Path, *spans: tuple[int, int, int, int]) -> Dataset:
+    """Samples a and b of 12 x 12 pixels, annotated with boxes: first row and column, and those after the last."""
+    for number, name in enumerate("ab"):
+        tif(folder / "images" / f"{name}.tif", np.full((12, 12), number, np.uint8))
+        shapes = [
+            {"label": "cell", "points": [[left, top], [right, bottom]], "shape_type": "rectangle"}
+            for top, left, bottom, right in spans
+        ]
+        (folder / f"{name}.json").write_text(json.dumps({"shapes": shapes}), encoding="utf-8")
+    return dataset(folder, {"format": "labelme", "path": f"{folder}/{{stem}}.json"})
+
+
+def test_slight_overlaps_pass_by_default_and_are_told_once(
+    tmp_path: Path, convert: Convert, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = outlines(tmp_path, (0, 0, 6, 6), (5, 0, 10, 4), (0, 5, 3, 12))
+    stamp = convert(cfg)
+    assert [entry["objects"] for entry in stamp["samples"].values()] == [3, 3]
+    expected = np.zeros((12, 12), int)
+    expected[:6, :6], expected[5:10, :4], expected[:3, 5:12] = 1, 2, 3
+    np.testing.assert_array_equal(labels_of(tmp_path, "b")[0][0], expected)
+    (message,) = [text for text in caplog.messages if "belong to several objects" in text]
+    assert message == (
+        "groundtruth: 14 voxels of 2 samples (as a) belong to several objects; "
+        "policy: error (up to 0.25 of the smaller object)"
+    )
+    table = (tmp_path / "cells.check" / "findings.csv").read_text(encoding="utf-8")
+    assert table.count("warning,overlap,") == 2 and "2 pairs of objects overlap slightly, 7 voxels in all" in table
+    # A lower tolerance stops at them.
+    head, line = problems_of(convert, cfg, tolerance=0.15)
+    assert head.startswith("2 of 2 samples") and "4 voxels belong to several objects (pairs: 1, " in line
+
+
+def test_the_smaller_of_two_objects_that_overlap_slightly_keeps_its_pixels(tmp_path: Path, convert: Convert) -> None:
+    convert(outlines(tmp_path, (0, 0, 4, 4), (3, 0, 11, 8)))
+    expected = np.zeros((12, 12), int)
+    expected[3:11, :8], expected[:4, :4] = 2, 1
+    np.testing.assert_array_equal(labels_of(tmp_path, "a")[0][0], expected)
+
+
+def test_an_object_inside_of_another_is_an_error_by_default(tmp_path: Path, convert: Convert) -> None:
+    (line,) = problems_of(convert, outlines(tmp_path, (0, 0, 10, 10), (4, 4, 6, 6)))[1:]
+    assert line.startswith("  - a: 4 voxels belong to several objects (pairs: 1, ") and line.endswith("this: a, b)")
+
+
+def test_labels_of_release_0_1_0_keep_their_digest(tmp_path: Path, convert: Convert) -> None:
+    """The digests were made by that release; they change with the version of the method alone."""
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "a.npy", np.arange(48, dtype=np.uint8).reshape(6, 8))
+    np.save(tmp_path / "masks" / "a.npy", np.repeat(np.uint8([0, 1, 2]), 16).reshape(6, 8))
+    source = {"format": "labels", "path": f"{tmp_path}/masks/{{stem}}.npy"}
+    entry = convert(dataset(tmp_path, source, images=f"{tmp_path}/*.npy"))["samples"]["a"]
+    digests = (entry["image"], entry["labels"])
+    assert (digests == ("5ddc1b85b9935938b7ef", "b3bd22f3c578ab7d7ca5")) == (VERSIONS["groundtruth"] == 1)
+
+
+def test_what_was_counted_of_each_class_is_kept(tmp_path: Path, cells: Dataset, convert: Convert) -> None:
+    tif(tmp_path / "more" / "a.tif", np.array([[0, 1, 0], [0, 1, 0]], np.uint8))
+    more = {"format": "labels", "path": f"{tmp_path}/more/{{stem}}.tif", "class": "dead"}
+    convert(dataset(tmp_path, cells.annotations[0].model_dump(by_alias=True), more, classes=["cell", "dead"]))
+    details = read_attributes(tmp_path / "cells.zarr" / "a" / "labels" / "instances")["details"]
+    assert (details["class_objects"], details["class_voxels"]) == ({"cell": 2, "dead": 1}, {"cell": 4, "dead": 2})
+
+
+def test_what_readers_tell_becomes_a_warning(
+    tmp_path: Path, cells: Dataset, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any) -> Iterator[Layer | Told]:
+        yield Told("spline", "ROI 1 has a fitted spline")
+        yield Layer(np.array([0]), np.ones(1, np.uint32), NO_POSITIONS)
+
+    monkeypatch.setattr(FORMATS["labels"], "read", read)
+    convert(cells)
+    table = (tmp_path / "cells.check" / "findings.csv").read_text(encoding="utf-8")
+    assert "warning,spline,a,,,,ROI 1 has a fitted spline" in table
+    assert "ROI 1 has a fitted spline" in (tmp_path / "cells.check" / "check.html").read_text(encoding="utf-8")
 
 
 def test_the_smaller_object_wins_whatever_the_order_and_the_numbers() -> None:
@@ -602,6 +685,18 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(
         later(tif(tmp_path / "masks" / f"{name}.tif", array))
     later(tif(tmp_path / "images" / "d.tif", GRAY))
     assert convert(cells)["work"] == "5 samples, 1 images and 3 annotations converted, 0 removed"
+
+
+def test_the_same_problem_of_many_samples_is_one_line(tmp_path: Path, convert: Convert) -> None:
+    for number in range(7):
+        tif(tmp_path / "images" / f"t{number}.tif", GRAY + number)
+        tif(tmp_path / "masks" / f"t{number}.tif", np.zeros((3, 3 + number), np.uint8) if number else A)
+    head, line = problems_of(convert, dataset(tmp_path))
+    assert head.startswith("6 of 7 samples cannot be converted")
+    assert line == (
+        f"  - t1: {tmp_path}/masks/t1.tif: annotation has shape (3, 4), but its image has (2, 3) "
+        "(6 like this: t1, t2, t3, t4, t5 and 1 more)"
+    )
 
 
 @pytest.mark.parametrize(

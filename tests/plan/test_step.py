@@ -140,9 +140,10 @@ def test_too_little_memory_for_any_tile_is_an_error() -> None:
 
 
 class Stamps:
-    """What the steps before the plan leave; all pixels are 0."""
+    """What the steps before the plan leave; all gray values are 0, and all samples have `pixels` of each class."""
 
     def __init__(self, results: Path) -> None:
+        self.classes, self.pixels = ["cell"], [300, 100]
         self.results = results
         self.groundtruth: dict[str, Path] = {}
         self.weights: dict[str, Path] = {}
@@ -161,14 +162,20 @@ class Stamps:
             name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}
             for name, split in samples.items()
         }
-        maps = {name: {"split": split, "class_pixels": [300, 100]} for name, split in samples.items()}
+        maps = {name: {"split": split, "class_pixels": self.pixels} for name, split in samples.items()}
         self.groundtruth[dataset] = self.results / "groundtruth" / f"{dataset}.json"
-        write_stamp(self.groundtruth[dataset], {"classes": ["cell"], "samples": truths})
+        write_stamp(self.groundtruth[dataset], {"classes": self.classes, "samples": truths})
         if trained_on:
             self.weights[dataset] = self.results / "weights" / f"{dataset}.json"
             write_stamp(self.weights[dataset], {"samples": maps})
 
-    def plan(self, train: Train | None = None, cfg: Plan | None = None, bought: Path | None = None) -> dict[str, Any]:
+    def plan(
+        self,
+        train: Train | None = None,
+        cfg: Plan | None = None,
+        bought: Path | None = None,
+        rehearsal: bool = False,
+    ) -> dict[str, Any]:
         stamp = self.results / "plan" / "model.json"
         make_plan(
             cfg or Plan(memory_gb=1),
@@ -179,6 +186,7 @@ class Stamps:
             bought=bought,
             results=self.results,
             stamp=stamp,
+            rehearsal=rehearsal,
         )
         return json.loads(stamp.read_text())
 
@@ -270,6 +278,34 @@ def test_a_data_set_without_training_samples_is_refused(stamps: Stamps) -> None:
     stamps.add("cells", {"a": "test", "b": "validation"})
     with pytest.raises(UserError, match="no training sample in cells: .*; annotate more, or lower the shares"):
         stamps.plan()
+
+
+def test_learning_from_no_object_is_refused(stamps: Stamps) -> None:
+    stamps.pixels = [300, 0]
+    stamps.add("cells", {"a": "train", "b": "train"})
+    stamps.add("nuclei", {"c": "train"})
+    with pytest.raises(
+        UserError, match="no pixel of an object in the .* of cells, nuclei, .* 'make check-annotations'"
+    ):
+        stamps.plan()
+    # A few samples that stand for all may be empty.
+    assert stamps.plan(rehearsal=True)["class_pixels"]["value"] == [900, 0]
+    # Objects of a sample for the test are not learnt either.
+    stamps.pixels = [300, 100]
+    stamps.add("more", {"d": "test"})
+    with pytest.raises(UserError, match="no pixel of an object"):
+        stamps.plan()
+    stamps.add("more", {"d": "train"})
+    assert stamps.plan()["class_pixels"]["value"] == [1200, 100]
+
+
+def test_a_class_without_a_pixel_is_told_and_weighs_nothing(stamps: Stamps, caplog: pytest.LogCaptureFixture) -> None:
+    stamps.classes, stamps.pixels = ["cell", "dead", "other"], [300, 100, 0, 0]
+    stamps.add("cells", {"a": "train"})
+    plan = stamps.plan()
+    assert plan["class_weights"]["value"] == [4 / 6, 2.0, 0.0, 0.0]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("plan: no pixel of the class dead, other in the training samples of cells: it is not")
 
 
 def test_a_store_that_was_removed_is_an_error_that_names_the_command(stamps: Stamps) -> None:

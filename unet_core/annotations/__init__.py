@@ -6,7 +6,7 @@
     From names alone: which files annotate which image. `images` are (stem, time point) pairs; returns the files by
     position in that list, and the names of annotations that belong to no image.
 ``read(files, image, shape, source)``
-    The annotation of one image, as an iterator of `Layer`.
+    The annotation of one image, as an iterator of `Layer`, and of `Told` where the check should warn of something.
 
 Formats with the annotations of many images in one file have a third:
 

@@ -58,6 +58,12 @@ class Groundtruth(Section):
     overlaps: Literal["error", "later", "smaller", "ignore"] = Field(
         "error", description="pixels of several objects: stop, the later or the smaller object wins, or ignore them"
     )
+    overlap_tolerance: Fraction = Field(
+        0.25,
+        description="with overlaps: error, objects may share up to this part of the smaller one's pixels, "
+        "which gets them; a warning tells how many do",
+        json_schema_extra={"since": "0.2.0"},
+    )
 
 
 class Plan(Section):

@@ -138,6 +138,7 @@ class Stage:
             bought=bought,
             results=self.folder,
             stamp=self.stamp("plan", model),
+            rehearsal=True,
         )
 
     def train(self, model: str, alike: list[str]) -> None:

@@ -12,13 +12,17 @@ from scipy.ndimage import distance_transform_edt
 
 from unet_core.annotations.classes import UnknownClasses
 from unet_core.annotations.formats import FORMATS
-from unet_core.annotations.layer import Layer
+from unet_core.annotations.layer import Layer, Told
 from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.groundtruth.samples import Sample
 
 # What the names of classes in an annotation may stand for, beside the data set's classes.
 IGNORE_CLASS, BACKGROUND_CLASS = "ignore", "background"
+# Shared part of two objects, over that of either, from which they are the same object drawn twice.
+DUPLICATE_IOU = 0.8
+# Formats whose objects are pixels.
+MASKS = ("masks", "rle")
 
 
 class Overlap(NamedTuple):
@@ -34,6 +38,10 @@ class Overlap(NamedTuple):
         Flat position of one of these.
     iou : float
         Shared voxels over those of either, as drawn.
+    share : float
+        Shared voxels over those of the smaller object, as drawn.
+    slight : bool
+        Whether the pair passes where overlaps are errors.
     """
 
     earlier: int
@@ -41,6 +49,8 @@ class Overlap(NamedTuple):
     voxels: int
     position: int
     iou: float
+    share: float
+    slight: bool
 
 
 class Canvas:
@@ -53,6 +63,9 @@ class Canvas:
     overlaps : {"error", "later", "smaller", "ignore"}
         What becomes of voxels that belong to several objects; where this is an error, the later is painted, and
         `conflict` tells it.
+    tolerance : float
+        Where overlaps are errors: share of the voxels of the smaller object up to which two objects may overlap. The
+        smaller is painted there, since less would be left of it.
 
     Attributes
     ----------
@@ -64,9 +77,13 @@ class Canvas:
         The largest number of an object.
     names : dict
         What the annotation calls the objects, by number, where it has names for them.
+    drawn : dict
+        A flat position of each object as it was drawn, before others were painted over it, by number.
+    told : list of Told
+        What is to be told of the annotation: by its reader, and of objects that have no voxels.
     """
 
-    def __init__(self, shape: ZYX, overlaps: str) -> None:
+    def __init__(self, shape: ZYX, overlaps: str, tolerance: float = 0.0) -> None:
         self.shape = shape
         self.instances = np.zeros(shape, np.uint32)
         self.classes = np.zeros(shape, np.uint8)
@@ -74,9 +91,11 @@ class Canvas:
         self.overlapping = 0
         self.overlaps: list[Overlap] = []
         self.names: dict[int, str] = {}
-        self.policy = overlaps
+        self.policy, self.tolerance = overlaps, tolerance
         self.last = 0
-        self._drawn: dict[int, int] = {}
+        self.drawn: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        self.told: list[Told] = []
 
     def add(self, layer: Layer, class_number: int) -> None:
         """Paint a layer of objects of one class.
@@ -93,8 +112,9 @@ class Canvas:
             raise ValueError("more than 2^32 - 1 objects, or object numbers that large")
         # The first source keeps the annotator's numbers; later ones count on.
         position, label = layer.position, layer.label + np.uint32(self.last)
-        numbers, counts = fastremap.unique(label, return_counts=True)
-        self._drawn |= zip(numbers.tolist(), counts.tolist(), strict=True)
+        numbers, first, counts = fastremap.unique(label, return_index=True, return_counts=True)
+        self.drawn |= zip(numbers.tolist(), position[first].tolist(), strict=True)
+        self._sizes |= zip(numbers.tolist(), counts.tolist(), strict=True)
         self.last = int(numbers[-1])
         if layer.name is not None:
             self.names[self.last] = layer.name
@@ -157,13 +177,15 @@ class Canvas:
 
     def conflict(self) -> str | None:
         """Message about objects that overlap though they may not; None if there are none."""
-        if not self.overlapping or self.policy != "error":
+        pairs = [pair for pair in self.overlaps if not pair.slight]
+        if not pairs or self.policy != "error":
             return None
-        pairs = [f"{self.called(pair.earlier)} and {self.called(pair.later)}" for pair in self.overlaps]
-        shown = "; ".join(pairs[:3]) + (f"; {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")
+        first = f"{self.called(pairs[0].earlier)} and {self.called(pairs[0].later)}"
+        share = max(pair.share for pair in pairs)
         return (
-            f"{self.overlapping} voxels belong to several objects ({shown}); "
-            "mend the annotation, or set groundtruth.overlaps to later, smaller or ignore"
+            f"{sum(pair.voxels for pair in pairs)} voxels belong to several objects (pairs: {len(pairs)}, the first "
+            f"{first}; they share up to {100 * share:.0f} % of the smaller object); mend the annotation, "
+            "raise groundtruth.overlap_tolerance, or set groundtruth.overlaps to later, smaller or ignore"
         )
 
     def called(self, number: int) -> str:
@@ -177,22 +199,23 @@ class Canvas:
         pairs, first, inverse, counts = np.unique(
             np.stack([below[taken], label[taken]]), axis=1, return_index=True, return_inverse=True, return_counts=True
         )
-        sizes = np.array([[self._drawn[int(number)] for number in row] for row in pairs])
-        for (earlier, later), (one, other), at, shared in zip(
-            pairs.T.tolist(), sizes.T.tolist(), first, counts.tolist(), strict=True
-        ):
-            self.overlaps.append(
-                Overlap(earlier, later, shared, int(position[taken[at]]), shared / (one + other - shared))
-            )
+        sizes = np.array([[self._sizes[int(number)] for number in row] for row in pairs])
+        shares = counts / sizes.min(axis=0)
+        ious = counts / (sizes.sum(axis=0) - counts)
+        slight = (shares <= self.tolerance) & (ious < DUPLICATE_IOU)
+        places = position[taken[first]]
+        columns = (*pairs, counts, places, ious, shares, slight)
+        self.overlaps += [Overlap(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         if self.policy == "ignore":
             self.ignore.ravel()[position[taken]] = 1
             keep[taken] = False
-        elif self.policy == "smaller":
-            keep[taken] = (sizes[1] < sizes[0])[inverse.ravel()]
+        elif self.policy in ("smaller", "error"):
+            by_size = slight if self.policy == "error" else np.ones_like(slight)
+            keep[taken] = (~by_size | (sizes[1] < sizes[0]))[inverse.ravel()]
         return keep
 
 
-def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
+def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX, tolerance: float = 0.0) -> Canvas:
     """Paint all annotations of one sample.
 
     Parameters
@@ -201,7 +224,7 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
         With the files that annotate it.
     cfg : Dataset
         Sources of annotations and classes.
-    overlaps : str
+    overlaps, tolerance : str, float
         What to do with overlaps; see `Canvas`.
     shape : tuple of int
         Shape of the image along z, y, x.
@@ -217,24 +240,37 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Canvas:
         If an annotation cannot be read or does not fit its image; `UnknownClasses` if it names classes that the data
         set does not have.
     """
-    canvas = Canvas(shape, overlaps)
+    canvas = Canvas(shape, overlaps, tolerance)
     unknown: list[str] = []
+    several = sum(map(bool, sample.annotations)) > 1
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
         if files:
             layers = FORMATS[source.format].read(files, sample.annotated, shape, source)
-            unknown += paint_layers(canvas, source, layers, cfg.classes)
+            # Of several files the name of an object does not say in which it is.
+            where = f" of {files[0].name}" if several and len(files) == 1 else ""
+            unknown += paint_layers(canvas, source, layers, cfg.classes, where)
     if unknown:
         raise UnknownClasses(list(dict.fromkeys(unknown)))
     return canvas
 
 
-def paint_layers(canvas: Canvas, source: Annotation, layers: Iterable[Layer], classes: list[str]) -> list[str]:
-    """Paint the layers of one source; the names of classes in them that are not known, in the order of the layers."""
+def paint_layers(
+    canvas: Canvas, source: Annotation, layers: Iterable[Layer | Told], classes: list[str], where: str = ""
+) -> list[str]:
+    """Paint the layers of one source; the names of classes in them that are not known, in the order of the layers.
+
+    `where` follows the names of objects that are told.
+    """
     known = canvas.last
-    areas, painted, unknown = [], set[int](), []
+    areas, painted, unknown, named = [], set[int](), [], []
     for layer in layers:
+        if isinstance(layer, Told):
+            canvas.told.append(layer)
+            continue
         name = source.class_ or source.classes.get(layer.class_name or "", layer.class_name) or classes[0]
         canvas.ignore.ravel()[layer.ignore] = 1
+        if layer.name is not None and (name != BACKGROUND_CLASS or name in classes):
+            named.append((layer.name, layer.position.size))
         if source.slices == "painted":
             painted |= set(np.unique(layer.position // math.prod(canvas.shape[1:])).tolist())
         if source.region:
@@ -251,4 +287,11 @@ def paint_layers(canvas: Canvas, source: Annotation, layers: Iterable[Layer], cl
         canvas.ignore_outlines(known, source.border)
     if source.slices is not None:
         canvas.ignore_slices(painted if source.slices == "painted" else set(source.slices))
+    canvas.told += _without_voxels(named, source.format in MASKS, where)
     return unknown
+
+
+def _without_voxels(named: list[tuple[str, int]], is_mask: bool, where: str) -> list[Told]:
+    """What to tell of objects without a voxel, from the names of all objects and the voxels of each."""
+    text = "is empty" if is_mask else "covers no centre of a pixel"
+    return [Told("lost", f"{name}{where} {text}") for name, voxels in named if not voxels]

@@ -81,7 +81,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
             if not result.has_block(index):
                 result.write(index, data, image_digest)
     names = _chosen(header.channels, source, channels)
-    details = _details(shape, intensities, header, names, spec.pixel_size)
+    details = _details(shape, intensities, header, names, spec.pixel_size) | {"dtype": source.dtype.name}
     shown = [_displayed(name, one, np.dtype(dtype)) for name, one in zip(names, details["intensities"], strict=False)]
     finish(path, image_digest, details, shown)
     return details
@@ -140,7 +140,8 @@ def _refer(
         for channel, statistics in zip(image.read(box), intensities, strict=True):
             statistics.add(channel)
     details = _details(shape, intensities, header, _chosen(header.channels, source, channels), size) | {
-        "voxels_looked_at": seen
+        "dtype": source.dtype.name,
+        "voxels_looked_at": seen,
     }
     write_reference(path, image_digest, reference, details, _provenance(sample, cfg))
     return details

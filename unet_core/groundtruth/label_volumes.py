@@ -168,7 +168,9 @@ class LabelVolume:
 
 
 @contextmanager
-def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) -> Iterator[Painted | LabelVolume]:
+def open_annotations(
+    sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX, tolerance: float = 0.0
+) -> Iterator[Painted | LabelVolume]:
     """The annotation of a sample, to be taken in pieces; it is painted as a whole unless it is a large label volume.
 
     Parameters
@@ -177,7 +179,7 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
         With the files that annotate it.
     cfg : Dataset
         Sources of annotations and classes.
-    overlaps : str
+    overlaps, tolerance : str, float
         See `Canvas`.
     shape : tuple of int
         Shape of the image along z, y, x.
@@ -195,7 +197,7 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
         DESCRIPTIONS[source.format].in_pieces and not source.classes and len(files) == 1 for source, files in found
     )
     if math.prod(shape) <= MAX_WHOLE_VOXELS or len(objects) != 1 or not fit:
-        yield Painted(paint(sample, cfg, overlaps, shape))
+        yield Painted(paint(sample, cfg, overlaps, shape, tolerance))
         return
     with ExitStack() as stack:
         views = [
@@ -205,7 +207,7 @@ def open_annotations(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX) ->
         if all(view.chunk for _, _, view in views):
             yield LabelVolume(views, cfg, overlaps, shape)
             return
-    yield Painted(paint(sample, cfg, overlaps, shape))
+    yield Painted(paint(sample, cfg, overlaps, shape, tolerance))
 
 
 def _slabs(shape: ZYX, block: ZYX, views: list[CZYX]) -> Grid:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from unet_core.annotations.classes import UnknownClasses, problem_lines
 from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import Annotation, Dataset
@@ -95,6 +97,7 @@ def convert_groundtruth(
     if problems:
         listed = "\n".join(f"  - {line}" for line in problem_lines(problems, cfg.classes))
         raise UserError(f"{len(problems)} of {len(samples)} samples cannot be converted (pictures: {page}):\n{listed}")
+    _tell_overlaps(outcomes, policy)
     converted = [part for outcome in outcomes.values() for part in outcome.converted]
     entries = {name: outcome.entry for name, outcome in outcomes.items()}
     logger.info(
@@ -108,6 +111,22 @@ def convert_groundtruth(
         stamp,
         {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": dict(sorted(entries.items()))},
     )
+
+
+def _tell_overlaps(outcomes: dict[str, Outcome], policy: Groundtruth) -> None:
+    """Warn once of voxels that belong to several objects, however many samples have some."""
+    counts = {name: outcome.details.get("overlapping", 0) for name, outcome in sorted(outcomes.items())}
+    overlapping = [name for name, count in counts.items() if count]
+    if overlapping:
+        how = f" (up to {policy.overlap_tolerance:g} of the smaller object)" if policy.overlaps == "error" else ""
+        logger.warning(
+            "groundtruth: %d voxels of %d samples (as %s) belong to several objects; policy: %s%s",
+            sum(counts.values()),
+            len(overlapping),
+            overlapping[0],
+            policy.overlaps,
+            how,
+        )
 
 
 def with_contents(sample: Sample, hash_of: Callable[[Path], str | None]) -> Item | None:
@@ -138,15 +157,16 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
         done = Outcome(_entry(sample, image_digest, details["shape"]), {"image": _compared_details(details)}, [])
         return None if (path / "labels").exists() else done
     try:
-        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, details)
+        parts = _parts(sample, annotation_content, cfg)
     except (ValueError, OSError):  # told by the conversion
         return None
+    labels_digest = _labels_digest(sample, parts, cfg, policy, details)
     counts = _labels_if_done(path, labels_digest)
     if counts is None:
         return None
     return Outcome(
         _entry(sample, image_digest, details["shape"], labels_digest, counts),
-        counts | {"image": _compared_details(details)},
+        counts | {"image": _compared_details(details), "annotation": digest(parts)},
         [],
     )
 
@@ -166,7 +186,8 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outc
             # The annotation of this sample was taken away.
             remove(path / "labels")
             return done._replace(entry=_entry(sample, image_digest, image["shape"]))
-        labels_digest = _labels_digest(sample, annotation_content, cfg, policy, image)
+        parts = _parts(sample, annotation_content, cfg)
+        labels_digest = _labels_digest(sample, parts, cfg, policy, image)
         counts = _labels_if_done(path, labels_digest)
         if counts is None:
             counts = _convert_labels(sample, cfg, policy, store, labels_digest, image)
@@ -174,7 +195,8 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outc
                 return _failed(done, ValueError(counts["conflict"]), counts["findings"])
             done = done._replace(converted=[*done.converted, "labels"])
         return done._replace(
-            entry=_entry(sample, image_digest, image["shape"], labels_digest, counts), details=done.details | counts
+            entry=_entry(sample, image_digest, image["shape"], labels_digest, counts),
+            details=done.details | counts | {"annotation": digest(parts)},
         )
     except UnknownClasses as error:
         text = f"names the classes {', '.join(map(repr, error.names))}, but classes says {', '.join(cfg.classes)}"
@@ -189,8 +211,8 @@ def _failed(done: Outcome, problem: Exception, findings: list[Finding]) -> Outco
 
 
 def _compared_details(details: dict[str, Any]) -> dict[str, Any]:
-    """Those details of an image that are compared between samples."""
-    return {key: details[key] for key in ("header", "pixel_size")}
+    """Those details of an image that are compared between samples, and counted."""
+    return {key: details.get(key) for key in ("header", "pixel_size", "shape", "dtype")}
 
 
 def _entry(
@@ -220,20 +242,27 @@ def image_digest_of(sample: Sample, content: str, cfg: Dataset) -> str:
     )
 
 
-def _labels_digest(
-    sample: Sample, contents: tuple[str, ...], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]
-) -> str:
-    parts = [
-        [source.model_dump(exclude={"path", "samples"}), _part_of(sample, source, files, content)]
+def _parts(sample: Sample, contents: tuple[str, ...], cfg: Dataset) -> list[Any]:
+    """What of the annotation files concerns a sample, of each source that has some; `_labels_digest` takes it.
+
+    It changes with what was annotated alone, and not with how it is read.
+    """
+    return [
+        _part_of(sample, source, files, content)
         for source, files, content in zip(cfg.annotations, sample.annotations, contents, strict=True)
         if files
     ]
+
+
+def _labels_digest(sample: Sample, parts: list[Any], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]) -> str:
+    sources = [source for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files]
+    read = [[source.model_dump(exclude={"path", "samples"}), part] for source, part in zip(sources, parts, strict=True)]
     # Annotations without axes of their own have those of the image; only unusual ones make others of the same values.
     order = [axis for axis in sample.axes if axis in "tzyx"]
     unusual = [] if order == sorted(order, key="tzyx".index) else [order]
     code = method("groundtruth")
     return digest(
-        image["shape"], parts, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code, *unusual
+        image["shape"], read, cfg.classes, sample.time, image["pixel_size"], policy.model_dump(), code, *unusual
     )
 
 
@@ -263,7 +292,7 @@ def _convert_labels(
     """
     z, y, x = image["shape"][1:]
     specs = [Spec((z, y, x), TYPES[name], "labels", pixel_size=tuple(image["pixel_size"])) for name in LABELS]
-    with open_annotations(sample, cfg, policy.overlaps, (z, y, x)) as annotations:
+    with open_annotations(sample, cfg, policy.overlaps, (z, y, x), policy.overlap_tolerance) as annotations:
         canvas, tally, results = annotations.canvas, Tally((z, y, x)), list[Result]()
         conflict = canvas.conflict() if canvas else None
         if conflict is None:
@@ -273,27 +302,36 @@ def _convert_labels(
                 for name, spec in zip(LABELS, specs, strict=True)
             ]
         for piece in annotations.pieces(specs[0].grid):
-            tally.add(piece.box, piece.canvas.instances, piece.canvas.ignore, piece.inner)
-            for array, result in zip(piece.canvas.stored(), results, strict=False):
+            painted = piece.canvas
+            tally.add(piece.box, painted.instances, painted.ignore, piece.inner, painted.classes)
+            for array, result in zip(painted.stored(), results, strict=False):
                 if not result.has_block(piece.number):
                     result.write(piece.number, array, labels_digest)
         gray = open_image_of(store, sample.name).read(annotations.window)[0, 0]
         seen, counted = annotations.paint(annotations.window), tally.counts()
     labels, ignore = seen.instances[0], seen.ignore[0]
-    findings = findings_of(counted, (z, y, x), labels, gray, canvas)
+    findings = findings_of(counted, (z, y, x), labels, gray, canvas, tally.background)
     if conflict is not None:
         return {"findings": findings, "conflict": conflict}
-    overlapping = canvas.overlapping if canvas else 0
     if canvas is None:
         logger.info("groundtruth: %s is large: taken in pieces, not looked at for parts and holes", sample.name)
-    elif overlapping:
-        logger.warning("%s: %d voxels belong to several objects; policy: %s", sample.name, overlapping, policy.overlaps)
     statistics = statistics_of(counted, z * y * x - tally.ignored, labels, ignore, gray)
-    counts = {"objects": statistics["objects"], "overlapping": overlapping, "ignored": tally.ignored}
+    counts = {
+        "objects": statistics["objects"],
+        "overlapping": canvas.overlapping if canvas else 0,
+        "ignored": tally.ignored,
+        "class_objects": _by_class(cfg, tally.class_objects()),
+        "class_voxels": _by_class(cfg, tally.class_voxels),
+    }
     more = {"findings": findings, "statistics": statistics}
     for name in LABELS:
         finish(store / sample.name / "labels" / name, labels_digest, counts | more if name == LABELS[0] else counts)
     return counts | more
+
+
+def _by_class(cfg: Dataset, counts: np.ndarray) -> dict[str, int]:
+    """Counts by the names of the classes, from those by number; 0 is the background."""
+    return {name: int(counts[number]) for number, name in enumerate(cfg.classes, start=1)}
 
 
 def _provenance(sample: Sample, cfg: Dataset) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def make_plan(
     fold: tuple[int, int | Sequence[Sequence[str]]] | None = None,
     results: Path,
     stamp: Path,
+    rehearsal: bool = False,
 ) -> None:
     """Decide for one network and write the plan.
 
@@ -171,6 +172,13 @@ def make_plan(
         Folder of all results.
     stamp : Path
         The plan: the step's output file.
+    rehearsal : bool
+        The samples are a few that stand for all, which may lack classes that others have.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to learn from, or data and model do not fit each other.
     """
     truths = {dataset: read_json(path) for dataset, path in groundtruth.items()}
     maps = {dataset: read_json(path) for dataset, path in weights.items()}
@@ -213,7 +221,7 @@ def make_plan(
         plan["flat_levels"] = {"value": network.flat_levels, "why": why_flat}
     plan |= _prediction(cfg, predict, network, truths, channels) | parts
     if bought is None:
-        plan |= _training(cfg, train, truths, maps)
+        plan |= _training(cfg, train, truths, maps, [] if rehearsal else classes)
     plan["samples"] = {
         f"{dataset}/{name}": normalisation(_details(results, dataset, name)["intensities"], cfg)
         for dataset, truth in truths.items()
@@ -242,8 +250,10 @@ def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str,
     }
 
 
-def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, Any]) -> dict[str, Any]:
-    """Decisions that only training needs."""
+def _training(
+    cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, Any], classes: list[str]
+) -> dict[str, Any]:
+    """Decisions that only training needs; the samples must have some of the classes, if there are any."""
     entries = [
         (truths[dataset]["samples"][name], entry["class_pixels"])
         for dataset, stamp in maps.items()
@@ -256,6 +266,8 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
             "annotate more, or lower the shares of these in split"
         )
     pixels = [sum(counts) for counts in zip(*(counts for _, counts in entries), strict=True)]
+    if classes:
+        _check_classes(pixels, ["background", *classes], [*maps])
     tile, why = training_tile(train, *extent_of(truth["shape"][1:] for truth, _ in entries))
     outputs = outputs_of(tile, unet.shape_of(train.network))
     output = str(outputs[2]) if isinstance(tile, int) else " x ".join(map(str, outputs))
@@ -266,6 +278,25 @@ def _training(cfg: Plan, train: Train, truths: dict[str, Any], maps: dict[str, A
         "train_tile": {"value": tile, "why": f"{why}; the network's output is {output} px wide"},
         "steps": {"value": steps, "why": reason},
     }
+
+
+def _check_classes(pixels: list[int], classes: list[str], datasets: list[str]) -> None:
+    """Refuse to learn from no object at all, and warn of classes that do not occur; background first."""
+    if not any(pixels[1:]):
+        raise UserError(
+            f"no pixel of an object in the training samples of {', '.join(datasets)}, so that there is nothing to "
+            "learn; 'make check-annotations' shows what was read of their annotations: all may be ignored (iscrowd, "
+            "ignore_label, region, classes that are mapped to ignore or background), or the samples with objects may "
+            "all be for test or validation (split)"
+        )
+    absent = [name for name, count in zip(classes, pixels, strict=True) if not count]
+    if absent:
+        logger.warning(
+            "plan: no pixel of the class %s in the training samples of %s: it is not learnt; see "
+            "'make check-annotations' and split",
+            ", ".join(absent),
+            ", ".join(datasets),
+        )
 
 
 def _channels(truths: dict[str, Any]) -> int:

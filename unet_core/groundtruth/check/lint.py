@@ -11,17 +11,17 @@ import numpy as np
 from scipy.ndimage import gaussian_gradient_magnitude
 
 from unet_core.blocks import ZYX
-from unet_core.groundtruth.canvas import Canvas
+from unet_core.groundtruth.canvas import DUPLICATE_IOU, Canvas
 from unet_core.groundtruth.check.tally import Counts, inner_voxels
 
 # More findings of one kind in one sample are counted and not listed.
 MAX_FINDINGS = 20
-# Shared part of two objects, over that of either, from which they are the same object drawn twice.
-DUPLICATE_IOU = 0.8
 # Voxels from which an object that is nowhere thicker than two is a sliver.
 MIN_SLIVER_VOXELS = 8
 # Share of the image from which an object is suspiciously large.
 LARGE_FRACTION = 0.5
+# Share of the other objects that a background with a number of its own touches at least.
+BACKGROUND_TOUCHES = 0.9
 # Longest side, in pixels, of the image in which outlines are compared with edges.
 EDGE_IMAGE_SIDE = 512
 
@@ -48,7 +48,12 @@ class Finding(NamedTuple):
 
 
 def findings_of(
-    counts: Counts, shape: ZYX, labels: np.ndarray, gray: np.ndarray | None = None, canvas: Canvas | None = None
+    counts: Counts,
+    shape: ZYX,
+    labels: np.ndarray,
+    gray: np.ndarray | None = None,
+    canvas: Canvas | None = None,
+    background: int | None = None,
 ) -> list[Finding]:
     """All that looks wrong in a painted sample.
 
@@ -62,23 +67,32 @@ def findings_of(
         Objects and gray values of the middle plane, or of a part of it.
     canvas : Canvas, optional
         The sample as a whole. Without it overlaps, parts and holes, which need objects as a whole, are not looked for.
+    background : int, optional
+        Voxels of no object that are not ignored; default: those of no object.
 
     Returns
     -------
     list of Finding
         At most `MAX_FINDINGS` of each kind, and one that counts the others.
     """
-    if not counts.number.size:
-        return []
     each = _Each(counts.number, counts.first, shape, canvas.called if canvas else "object {}".format)
-    found, several = [], np.zeros(counts.number.size, bool)
+    found = [] if canvas is None else [Finding("warning", told.kind, None, told.text) for told in canvas.told]
+    if canvas is not None:
+        found += [*_overlaps(canvas), *_covered(canvas, counts.number)]
+    # What has no object may have lost them all.
+    if not counts.number.size:
+        return _shortened(found)
+    found += _ignored(each, counts.kept)
+    several = np.zeros(counts.number.size, bool)
     if canvas is not None:
         pieces, sizes = _parts(canvas)
         several = pieces > 1
-        found += [*_overlaps(canvas), *_in_parts(each, pieces, sizes)]
+        found += _in_parts(each, pieces, sizes)
     found += [*_by_size(each, counts.voxels, counts.inner), *_overflow(each, bool(several[-1]))]
     if canvas is not None:
         found += _holes(canvas)
+    if (math.prod(shape) - int(counts.voxels.sum()) if background is None else background) == 0:
+        found += _background(labels, each.called)
     if gray is not None:
         found += _misplaced(labels, gray)
     return _shortened(found)
@@ -118,9 +132,12 @@ def statistics_of(
 
 
 def _overlaps(canvas: Canvas) -> list[Finding]:
-    level = "error" if canvas.policy == "error" else "warning"
+    """Pairs of objects that overlap; where these are errors, those that pass are told by one warning."""
+    errors = canvas.policy == "error"
     found = []
     for pair in canvas.overlaps:
+        if errors and pair.slight:
+            continue
         earlier, later = canvas.called(pair.earlier), canvas.called(pair.later)
         kind, text = "overlap", f"{earlier} and {later} share {pair.voxels} voxels"
         if pair.iou >= DUPLICATE_IOU:
@@ -128,8 +145,74 @@ def _overlaps(canvas: Canvas) -> list[Finding]:
                 "duplicate",
                 f"{later} is {earlier} drawn again (they share {pair.voxels} voxels, an IoU of {pair.iou:.2f})",
             )
-        found.append(Finding(level, kind, _at(pair.position, canvas.shape), text))
+        found.append(Finding("error" if errors else "warning", kind, _at(pair.position, canvas.shape), text))
+    slight = [pair for pair in canvas.overlaps if errors and pair.slight]
+    if slight:
+        most = max(slight, key=lambda pair: pair.voxels)
+        text = (
+            f"{len(slight)} pairs of objects overlap slightly, {sum(pair.voxels for pair in slight)} voxels in all, "
+            f"which became those of the smaller object; the largest: {canvas.called(most.earlier)} and "
+            f"{canvas.called(most.later)} share {most.voxels} voxels, {100 * most.share:.0f} % of the smaller"
+        )
+        found.append(Finding("warning", "overlap", _at(most.position, canvas.shape), text))
     return found
+
+
+def _covered(canvas: Canvas, present: np.ndarray) -> list[Finding]:
+    """Objects that were drawn, and of which nothing is left under others; none where overlaps stop the conversion."""
+    if not canvas.overlaps or canvas.conflict() is not None:
+        return []
+    how = {
+        "later": "is wholly covered by objects that were drawn later",
+        "smaller": "is wholly covered by smaller objects",
+        "error": "is wholly covered by objects that overlap it",
+        "ignore": "lies wholly on other objects, where voxels of several objects are ignored",
+    }[canvas.policy]
+    return [
+        Finding("warning", "lost", _at(canvas.drawn[number], canvas.shape), f"{canvas.called(number)} {how}")
+        for number in sorted(set(canvas.drawn) - set(present.tolist()))
+    ]
+
+
+def _ignored(each: _Each, kept: np.ndarray) -> list[Finding]:
+    """Objects that lie wholly under the ignore mask, counted: that may be meant for some, and seldom for all."""
+    gone = np.flatnonzero(kept == 0)
+    if not gone.size:
+        return []
+    at, name = _at(int(each.where[gone[0]]), each.shape), each.called(int(each.numbers[gone[0]]))
+    if gone.size == 1:
+        text = f"{name} lies wholly under the ignore mask"
+    elif gone.size < kept.size:
+        text = f"{gone.size} of {kept.size} objects lie wholly under the ignore mask, {name} the first of them"
+    else:
+        text = f"all {kept.size} objects lie under the ignore mask"
+    return [Finding("warning", "ignored", at, text)]
+
+
+def _background(labels: np.ndarray, called: Callable[[int], str]) -> list[Finding]:
+    """An object that looks like the background of a plane without one: it touches the others and all sides."""
+    sides = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
+    candidates = set.intersection(*(set(np.unique(side).tolist()) for side in sides)) - {0}
+    others = np.count_nonzero(np.unique(labels)) - 1
+    found = []
+    for number in candidates if others else ():
+        own = labels == number
+        touching = [
+            np.unique(labels[there][own[here] & ~own[there]])
+            for before, after in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]))
+            for here, there in ((before, after), (after, before))
+        ]
+        beside = int(np.count_nonzero(np.unique(np.concatenate(touching))))
+        if beside >= BACKGROUND_TOUCHES * others:
+            found.append((int(np.count_nonzero(own)), number, beside))
+    if not found:
+        return []
+    _, number, beside = max(found)
+    text = (
+        f"no pixel is 0, and {called(number)} touches {beside} of the {others} others and all sides of the image: "
+        f"if it is the background, set background: {number} in the source of these label images"
+    )
+    return [Finding("warning", "background", None, text)]
 
 
 def _parts(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:

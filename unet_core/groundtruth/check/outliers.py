@@ -52,6 +52,79 @@ def outliers(statistics: Mapping[str, dict[str, Any]]) -> list[NamedFinding]:
     return found
 
 
+def by_film(found: Sequence[NamedFinding], films: Mapping[str, str]) -> list[NamedFinding]:
+    """Findings of which the empty frames of a film are one, at the first of them.
+
+    Parameters
+    ----------
+    found : sequence of (str, Finding)
+        What `outliers` gives.
+    films : mapping
+        Annotated sample that is a frame of a film -> name of the film.
+    """
+    frames: dict[str, list[str]] = {}
+    for name, finding in found:
+        if finding.kind == "empty" and name in films:
+            frames.setdefault(films[name], []).append(name)
+    others = [(name, one) for name, one in found if one.kind != "empty" or name not in films]
+    for film, names in frames.items():
+        total = sum(other == film for other in films.values())
+        text = (
+            f"{len(names)} of {total} frames of {film} have no object, and are learnt as background; "
+            "if they were not annotated, name those that were in samples of the source"
+        )
+        others.append((names[0], Finding("warning", "empty", None, text)))
+    return others
+
+
+def no_object(counted: Mapping[str, dict[str, Any]]) -> list[Finding]:
+    """An error where a data set is annotated, and no sample has an object.
+
+    Parameters
+    ----------
+    counted : mapping
+        Annotated sample -> what was counted in it, with ``objects`` and ``ignored`` (voxels).
+    """
+    if not counted or any(details["objects"] for details in counted.values()):
+        return []
+    ignoring = sum(bool(details["ignored"]) for details in counted.values())
+    seen = f"; {ignoring} have ignored pixels" if ignoring else ""
+    text = (
+        f"no object in any of the {len(counted)} annotated images{seen}; usual causes: all objects are iscrowd (COCO), "
+        "or of classes that are mapped to ignore or background; a wrong ignore_label, ignore or region; empty masks; "
+        "coordinates that are not in pixels"
+    )
+    return [Finding("error", "nothing", None, text)]
+
+
+def absent_classes(
+    counted: Mapping[str, dict[str, Any]], splits: Mapping[str, str], classes: Sequence[str]
+) -> list[Finding]:
+    """Classes without a voxel in the samples for training.
+
+    Parameters
+    ----------
+    counted : mapping
+        Annotated sample -> what was counted in it, with ``class_voxels`` by class. Results of release 0.1.0 lack it;
+        nothing can be said of them.
+    splits : mapping
+        Sample -> its split.
+    classes : sequence of str
+        Of the data set.
+    """
+    training = [name for name in counted if splits[name] == "train"]
+    if not training or not all("class_voxels" in details for details in counted.values()):
+        return []
+    found = []
+    for name in classes:
+        having = [sample for sample, details in counted.items() if details["class_voxels"].get(name)]
+        if not any(splits[sample] == "train" for sample in having):
+            where = f"; {len(having)} others have some (as {having[0]}, {splits[having[0]]})" if having else ""
+            text = f"class {name} has no pixel in the {len(training)} images for training{where}: it is not learnt"
+            found.append(Finding("warning", "absent", None, text))
+    return found
+
+
 def duplicate_images(contents: Mapping[str, str], splits: Mapping[str, str]) -> list[NamedFinding]:
     """Samples that are the same image under several names.
 

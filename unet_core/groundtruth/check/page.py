@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-import yaml
 
-from unet_core.blocks import Box
+from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.formats import DESCRIPTIONS
-from unet_core.config.parse import parse_config
 from unet_core.digest import digest
 from unet_core.files import write_atomic
-from unet_core.groundtruth.canvas import paint
+from unet_core.groundtruth.canvas import Canvas, paint
+from unet_core.groundtruth.check.batches import batch_numbers
+from unet_core.groundtruth.check.headers import header_findings
 from unet_core.groundtruth.check.lint import Finding
-from unet_core.groundtruth.check.outliers import batch_differences, duplicate_images, outliers
+from unet_core.groundtruth.check.outliers import (
+    absent_classes,
+    batch_differences,
+    by_film,
+    duplicate_images,
+    no_object,
+    outliers,
+)
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, FINDINGS, SAMPLES, write_table
 from unet_core.groundtruth.label_volumes import MAX_WHOLE_VOXELS
-from unet_core.groundtruth.samples import Sample, expand
+from unet_core.groundtruth.samples import Sample
 from unet_core.runtime import UserError
 from unet_core.store.store import Result, open_image_of
 
@@ -34,12 +38,19 @@ logger = logging.getLogger(__name__)
 
 # Pictures on the page: of each kind, and in all.
 MAX_PICTURES_PER_KIND, MAX_PICTURES = 12, 80
-# Lines per data set in the terminal.
-MAX_PRINTED_LINES = 20
-FINDINGS = ["level", "kind", "sample", "z", "y", "x", "text", "files"]
+# Sides, in pixels, of a picture of one place, and of one of a sample as a whole.
+PLACE_SIDE, WHOLE_SIDE = 128, 640
+# Kinds of findings about the data set as a whole that stand in the log too.
+LOGGED = ("nothing", "absent", "axes", "pixel_size")
 MEANINGS = {
+    "nothing": "a data set that is annotated and has no object",
     "file": "an image or annotation that cannot be read or does not fit",
     "class": "a name of a class that the data set does not have",
+    "absent": "a class of the data set without a pixel in the samples for training",
+    "lost": "an object that covers no pixel, or of which others leave none",
+    "coordinates": "coordinates that look as if written as shares of the image (0..1)",
+    "ignored": "objects that lie wholly under the ignore mask",
+    "background": "a label that looks like the background, in label images without 0",
     "overlap": "voxels that belong to two objects",
     "duplicate": "an object that is drawn twice",
     "parts": "an object in several parts that do not touch",
@@ -95,15 +106,16 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
     page = folder / "check.html"
     batches = _batches(folder / "batches.json", checked)
     findings = _findings(cfg, checked, batches)
-    wanted = digest(findings, batches, cfg.classes, [[one.content, one.labels] for one in checked])
+    table = _sample_table(cfg, checked, batches, findings)
+    wanted = digest(findings, table.decode(), cfg.classes, [[one.content, one.labels] for one in checked])
     # Read from the page itself, which is written last.
     if not (page.is_file() and wanted in page.read_text(encoding="utf-8")[-200:]):
         samples = {one.sample.name: one.sample for one in checked}
         write_atomic(
             folder / "findings.csv",
-            _table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]),
+            write_table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]),
         )
-        write_atomic(folder / "samples.csv", _sample_table(checked, batches, findings))
+        write_atomic(folder / "samples.csv", table)
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
         html = environment.get_template("check.html.j2").render(
             dataset=store.stem,
@@ -111,6 +123,7 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
             errors=sum(finding.level == "error" for _, finding in findings),
             kinds=Counter(finding.kind for _, finding in findings),
             meanings=MEANINGS,
+            told="what the reader of the annotation tells",
             shown=_pictured(cfg, checked, findings, store),
             findings=len(findings),
             digest=wanted,
@@ -118,7 +131,7 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
         write_atomic(page, html.encode())
     if findings:
         for _, finding in findings:
-            if finding.kind in ("axes", "pixel_size"):
+            if finding.kind in LOGGED:
                 logger.warning("groundtruth: %s: %s", store.stem, finding.text)
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(finding.kind for _, finding in findings).items())
         logger.warning(
@@ -129,153 +142,47 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
 
 def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> list[tuple[str, Finding]]:
     """All findings with their samples (empty: the data set), errors first."""
-    statistics = {one.sample.name: one.details["statistics"] for one in checked if "statistics" in one.details}
+    counted = {one.sample.name: one.details for one in checked if "statistics" in one.details}
+    statistics = {name: details["statistics"] for name, details in counted.items()}
     splits = {one.sample.name: one.sample.split for one in checked}
+    films = {one.sample.name: one.sample.image.name for one in checked if one.sample.time is not None}
     found = [(one.sample.name, Finding(*finding)) for one in checked for finding in one.details.get("findings", [])]
-    found += outliers(statistics)
+    found += by_film(outliers(statistics), {name: film for name, film in films.items() if name in statistics})
     found += duplicate_images(
         {one.sample.name: digest(one.content, one.sample.internal, one.sample.time) for one in checked}, splits
     )
-    found += [("", finding) for finding in batch_differences(statistics, {name: batches[name] for name in statistics})]
+    whole = batch_differences(statistics, {name: batches[name] for name in statistics})
+    # What could not be read may have objects.
+    if len(counted) == sum(split != "unannotated" for split in splits.values()):
+        whole += no_object(counted) or absent_classes(counted, splits, cfg.classes)
+    whole += _unannotated(cfg, splits)
+    details = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
+    found += [("", finding) for finding in [*whole, *header_findings(cfg, details, len(checked))]]
+    # Readers may tell of kinds that are not listed here.
+    order = {kind: number for number, kind in enumerate(MEANINGS)}
+    return sorted(found, key=lambda item: (item[1].level, order.get(item[1].kind, len(order)), item[1].kind, item[0]))
+
+
+def _unannotated(cfg: Dataset, splits: dict[str, str]) -> list[Finding]:
     without = [name for name, split in splits.items() if split == "unannotated"]
     # In the Cell Tracking Challenge most frames have no mask.
-    if without and not all(DESCRIPTIONS[source.format].sparse for source in cfg.annotations):
-        listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
-        found.append(
-            (
-                "",
-                Finding(
-                    "warning",
-                    "unannotated",
-                    None,
-                    f"{len(without)} of {len(checked)} images have no annotation: {listed}",
-                ),
-            )
-        )
-    found += [("", finding) for finding in _headers(cfg, checked)]
-    order = [*MEANINGS]
-    return sorted(found, key=lambda item: (item[1].level, order.index(item[1].kind), item[0]))
-
-
-def _headers(cfg: Dataset, checked: list[Checked]) -> list[Finding]:
-    """One finding for each kind of contradiction between the headers of images and the axes or sizes that count."""
-    details = [(one.sample, one.details["image"]) for one in checked if "image" in one.details]
-    kinds = {
-        "axes": _axes(cfg, details),
-        "pixel_size": _contradicting(cfg, details) | _incomplete(cfg, details) | _uneven(details),
-    }
-    return [
-        Finding("warning", kind, None, f"{len(names)} of {len(checked)} images (as {names[0]}) {text}")
-        for kind, found in kinds.items()
-        for text, names in found.items()
-        if names
-    ]
-
-
-ImageDetails = list[tuple[Sample, dict[str, Any]]]
-
-
-def _axes(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
-    said = {sample.name: image["header"]["axes"] for sample, image in details}
-    other = [
-        sample
-        for sample, _ in details
-        if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes
-    ]
-    if not other:
-        return {}
-    counts = "axes is" if cfg.axes else "those of the first image are"
-    text = f"say that their axes are {said[other[0].name]}, but {counts} {other[0].axes}, which counts"
-    return {text: [sample.name for sample in other]}
-
-
-def _contradicting(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
-    """Images whose header says another size than the configuration."""
-    found = []
-    for sample, image in details:
-        own = {
-            axis: (getattr(cfg.pixel_size, axis), size)
-            for axis, size in image["header"]["pixel_size"].items()
-            if axis in sample.axes
-        }
-        if any(size and _differ(size, said) for size, said in own.values()):
-            found.append((sample.name, _size({axis: said for axis, (_, said) in own.items()})))
-    text = (
-        f"say that pixel_size is {found[0][1]} (micrometres), which is not that of the configuration; "
-        "the configuration counts"
-        if found
-        else ""
-    )
-    return {text: [name for name, _ in found]}
-
-
-def _incomplete(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
-    """Images whose header says the pixel size along some axes and not along others.
-
-    Only axes count whose size the configuration does not say either.
-    """
-    found = []
-    for sample, image in details:
-        sizes = {axis: size for axis, size in image["header"]["pixel_size"].items() if axis in sample.axes}
-        asked = {axis for axis in "zyx" if axis in sample.axes and getattr(cfg.pixel_size, axis) is None}
-        if asked & set(sizes) and asked - set(sizes):
-            found.append((sample.name, _size(sizes)))
-    text = (
-        f"say of pixel_size no more than {found[0][1]} (micrometres), which does not count alone; say all in pixel_size"
-        if found
-        else ""
-    )
-    return {text: [name for name, _ in found]}
-
-
-def _uneven(details: ImageDetails) -> dict[str, list[str]]:
-    """Images whose pixels are of another size than those of the first one."""
-    if not details:
-        return {}
-    first = details[0][1]["pixel_size"]
-    found = [
-        (sample.name, image["pixel_size"]) for sample, image in details if any(map(_differ, image["pixel_size"], first))
-    ]
-    if not found:
-        return {}
-    sizes = [_size(dict(zip("zyx", size, strict=True))) for size in (found[0][1], first)]
-    text = (
-        f"have pixels of {sizes[0]} micrometres, but those of {details[0][0].name} have {sizes[1]}; "
-        "each counts as its file says"
-    )
-    return {f"{text}: if all have one size, say it in pixel_size": [name for name, _ in found]}
-
-
-def _differ(one: float, other: float) -> bool:
-    return abs(one / other - 1) > 0.01
-
-
-def _size(sizes: dict[str, float]) -> str:
-    """Sizes of pixels as they stand in a configuration."""
-    return f"{{{', '.join(f'{axis}: {size:.4g}' for axis, size in sorted(sizes.items(), reverse=True))}}}"
+    if not without or all(DESCRIPTIONS[source.format].sparse for source in cfg.annotations):
+        return []
+    listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+    text = f"{len(without)} of {len(splits)} images have no annotation: {listed}"
+    return [Finding("warning", "unannotated", None, text)]
 
 
 def _batches(file: Path, checked: list[Checked]) -> dict[str, str]:
     """Batch of each annotated sample: the folder of its image, and at which check its annotation was new."""
-    try:
-        known: dict[str, list[Any]] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    latest = max((number for _, number in known.values()), default=0) + 1
     annotated = [one for one in checked if one.labels is not None]
-    numbers = {
-        one.sample.name: known[one.sample.name]
-        if known.get(one.sample.name, [None])[0] == one.labels
-        else [one.labels, latest]
-        for one in annotated
-    }
-    if numbers != known:
-        write_atomic(file, json.dumps(numbers, indent=0).encode())
+    annotations = {one.sample.name: one.details["annotation"] for one in annotated}
+    numbers = batch_numbers(file, annotations, {one.sample.name for one in checked})
     folders = len({one.sample.image.parent for one in checked}) > 1
     return {
-        one.sample.name: f"{one.sample.image.parent.name}/{numbers[one.sample.name][1]}"
+        one.sample.name: f"{one.sample.image.parent.name}/{numbers[one.sample.name]}"
         if folders
-        else str(numbers[one.sample.name][1])
+        else str(numbers[one.sample.name])
         for one in annotated
     }
 
@@ -286,26 +193,24 @@ def _row(name: str, finding: Finding, sample: Sample | None) -> list[Any]:
     return [finding.level, finding.kind, name, z, y, x, finding.text, ", ".join(files)]
 
 
-def _sample_table(checked: list[Checked], batches: dict[str, str], findings: list[tuple[str, Finding]]) -> bytes:
+def _sample_table(
+    cfg: Dataset, checked: list[Checked], batches: dict[str, str], findings: list[tuple[str, Finding]]
+) -> bytes:
     counts = Counter(name for name, _ in findings)
-    keys = ["objects", "area", "density", "contrast"]
-    rows = [
-        [
-            one.sample.name,
-            one.sample.split,
-            batches.get(one.sample.name, ""),
-            *(one.details.get("statistics", {}).get(key, "") for key in keys),
-            counts[one.sample.name],
-        ]
-        for one in checked
-    ]
-    return _table(["sample", "split", "batch", *keys, "findings"], rows)
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue().encode()
+    rows = []
+    for one in checked:
+        details, image = one.details, one.details.get("image", {})
+        shape, size = image.get("shape") or [""] * 4, image.get("pixel_size") or [""] * 3
+        ignored = details["ignored"] / math.prod(shape[1:]) if "ignored" in details and shape[0] else ""
+        rows.append(
+            [
+                *(one.sample.name, one.sample.split, batches.get(one.sample.name, "")),
+                *(details.get("statistics", {}).get(key, "") for key in SAMPLES[3:7]),
+                *(counts[one.sample.name], ignored, *shape, image.get("dtype") or "", *size),
+                *(details.get("class_objects", {}).get(name, "") for name in cfg.classes),
+            ]
+        )
+    return write_table([*SAMPLES, *(f"{CLASS_COLUMN}{name}" for name in cfg.classes)], rows)
 
 
 def _pictured(
@@ -315,67 +220,58 @@ def _pictured(
     by_name = {one.sample.name: one for one in checked}
     seen: Counter[str] = Counter()
     shown: list[dict[str, Any]] = []
-    # Samples follow each other, so that a sample is painted once.
-    planes: dict[tuple[str, int | None], Any] = {}
+    # Samples with errors follow each other, so that each is painted once.
+    painted: dict[str, Canvas] = {}
     for name, finding in findings:
         seen[finding.kind] += 1
         if seen[finding.kind] > MAX_PICTURES_PER_KIND or len(shown) == MAX_PICTURES:
             continue
         picture = None
         if name and finding.kind not in ("twin", "class"):
-            plane = finding.voxel[0] if finding.voxel else None
-            if (name, plane) not in planes:
-                planes = {(name, plane): _plane(cfg, by_name[name], store, plane)}
-            picture = _picture(planes[name, plane], finding)
+            one = by_name[name]
+            try:
+                if one.labels is None and name not in painted:
+                    painted = {name: _paint(cfg, one, store)}
+                picture = _picture(store, name, finding, painted.get(name))
+            except (ValueError, OSError, UserError):
+                pass  # an error says why there is nothing to see
         shown.append({"sample": name, "finding": finding, "picture": picture})
     return shown
 
 
-def _plane(cfg: Dataset, one: Checked, store: Path, plane: int | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Gray values and objects of a plane; of samples with errors as far as they can be painted."""
-    path = store / one.sample.name
-    try:
-        image = open_image_of(store, one.sample.name)
-        middle = image.shape[0] // 2 if plane is None else plane
-        box = Box((middle, 0, 0), (middle + 1, *image.shape[1:]))
-        if one.labels is None and math.prod(image.shape) > MAX_WHOLE_VOXELS:
-            return None
-        if one.labels is not None:
-            labels = Result(path / "labels" / "instances").read(box)[0]
-        else:
-            labels = paint(one.sample, cfg, "later", image.shape).instances[middle]
-        return image.read(box)[0, 0], labels
-    except (ValueError, OSError, UserError):
-        return None
+def _paint(cfg: Dataset, one: Checked, store: Path) -> Canvas:
+    """A sample with errors, as far as it can be painted; ValueError where it cannot, or is too large."""
+    shape = open_image_of(store, one.sample.name).shape
+    if math.prod(shape) > MAX_WHOLE_VOXELS:
+        raise ValueError("too large to be painted for a picture")
+    return paint(one.sample, cfg, "later", shape)
 
 
-def _picture(plane: tuple[np.ndarray, np.ndarray] | None, finding: Finding) -> str | None:
+def _picture(store: Path, name: str, finding: Finding, canvas: Canvas | None) -> str:
+    """Outlines on the image, of a place or of a plane; no more of the store is read than is shown."""
     # matplotlib takes a second to import, and most checks find nothing.
     from unet_core.groundtruth.check.figures import outline_picture
 
-    return None if plane is None else outline_picture(*plane, finding.voxel[1:] if finding.voxel else None)
+    image, labels = open_image_of(store, name), store / name / "labels" / "instances"
+    if finding.voxel:
+        box = _around(finding.voxel, image.shape)
+        gray = image.read(box)[0, 0]
+        objects = canvas.instances[box.slices][0] if canvas else Result(labels).read(box)[0]
+        place = [at - start for at, start in zip(finding.voxel[1:], box.start[1:], strict=True)]
+        return outline_picture(gray, objects, place, PLACE_SIDE)
+    middle = image.shape[0] // 2
+    gray = image.preview(middle, WHOLE_SIDE)[0]
+    objects = canvas.instances[middle] if canvas else Result(labels).preview(middle, WHOLE_SIDE)
+    # Image and labels may have been reduced in other ways.
+    rows, columns = (np.arange(n) * m // n for n, m in zip(gray.shape, objects.shape, strict=True))
+    return outline_picture(gray, objects[np.ix_(rows, columns)], None)
 
 
-def main(arguments: list[str]) -> None:
-    """Print what the last check of each annotated data set found; errors end with status 1."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m unet_core check CONFIG")
-    path = arguments[0]
-    cfg = parse_config(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    errors = 0
-    for name in (name for name, dataset in cfg.datasets.items() if dataset.annotations):
-        folder = Path(expand(cfg.results)) / "groundtruth" / f"{name}.check"
-        try:
-            with (folder / "findings.csv").open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except FileNotFoundError:
-            print(f"{name}: was not checked yet")
-            continue
-        errors += sum(row["level"] == "error" for row in rows)
-        print(f"{name}: {len(rows)} things to look at{': ' + str(folder / 'check.html') if rows else ''}")
-        for row in rows[:MAX_PRINTED_LINES]:
-            place = f" (z {row['z']}, y {row['y']}, x {row['x']})" if row["z"] else ""
-            print(f"  {row['level']}, {row['kind']}: {row['sample']}{place} {row['text']}".rstrip())
-        if len(rows) > MAX_PRINTED_LINES:
-            print(f"  and {len(rows) - MAX_PRINTED_LINES} more, in {folder / 'findings.csv'}")
-    sys.exit(1 if errors else 0)
+def _around(voxel: list[int], shape: ZYX) -> Box:
+    """The surroundings of a voxel in its plane, moved so that they lie in the image."""
+    sides = [min(PLACE_SIDE, length) for length in shape[1:]]
+    y, x = (
+        min(max(0, at - PLACE_SIDE // 2), length - side)
+        for at, length, side in zip(voxel[1:], shape[1:], sides, strict=True)
+    )
+    return Box((voxel[0], y, x), (voxel[0] + 1, y + sides[0], x + sides[1]))

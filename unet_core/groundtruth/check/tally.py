@@ -46,15 +46,27 @@ class Tally:
     ----------
     ignored : int
         Voxels under the ignore mask.
+    background : int
+        Voxels that are neither of an object nor under the ignore mask.
+    class_voxels : ndarray of int64, shape (256,)
+        Voxels of each class that are not ignored, by the number of the class.
     """
 
     def __init__(self, shape: ZYX) -> None:
         self._shape = shape
         self._rows: list[np.ndarray] = []
         self._waiting = 0
-        self.ignored = 0
+        self.ignored = self.background = 0
+        self.class_voxels = np.zeros(256, np.int64)
 
-    def add(self, box: Box, instances: np.ndarray, ignore: np.ndarray, inner: np.ndarray) -> None:
+    def add(
+        self,
+        box: Box,
+        instances: np.ndarray,
+        ignore: np.ndarray,
+        inner: np.ndarray,
+        classes: np.ndarray | None = None,
+    ) -> None:
         """Count in a piece.
 
         Parameters
@@ -63,29 +75,44 @@ class Tally:
             Where it lies.
         instances, ignore, inner : ndarray, shape of the box
             Objects, ignored voxels (nonzero), and inside voxels (see `inner_voxels`).
+        classes : ndarray of uint8, shape of the box, optional
+            Class of each voxel of an object; default: all are of class 0.
         """
-        self.ignored += int(np.count_nonzero(ignore))
+        ignored = int(np.count_nonzero(ignore))
+        self.ignored += ignored
         position = np.flatnonzero(instances)
+        known = ignore.ravel()[position] == 0
+        self.background += instances.size - ignored - int(np.count_nonzero(known))
         if not position.size:
             return
+        kinds = np.zeros(position.size, np.uint8) if classes is None else classes.ravel()[position]
+        self.class_voxels += np.bincount(kinds[known], minlength=256)
         # Faster than `numpy.unique`, which sorts all voxels.
         number, first, inverse = fastremap.unique(instances.ravel()[position], return_index=True, return_inverse=True)
         inverse = inverse.astype(np.int64, copy=False)  # `bincount` takes no unsigned numbers of 64 bits
         voxels = np.bincount(inverse)
-        kept = np.bincount(inverse[ignore.ravel()[position] == 0], minlength=number.size)
+        kept = np.bincount(inverse[known], minlength=number.size)
         inside = np.bincount(inverse[inner.ravel()[position]], minlength=number.size)
-        place = np.unravel_index(position[first], instances.shape)
+        place, kind = np.unravel_index(position[first], instances.shape), kinds[first].astype(np.int64)
         first = np.ravel_multi_index(tuple(p + s for p, s in zip(place, box.start, strict=True)), self._shape)
-        self._rows.append(np.stack([number.astype(np.int64), voxels, kept, inside, first]))
+        self._rows.append(np.stack([number.astype(np.int64), voxels, kept, inside, first, kind]))
         self._waiting += number.size
         if self._waiting > MAX_PENDING_ENTRIES:
             self._put_together()
 
     def counts(self) -> Counts:
         """What was counted so far."""
-        self._put_together()
-        number, voxels, kept, inner, first = self._rows[0] if self._rows else np.zeros((5, 0), np.int64)
+        number, voxels, kept, inner, first, _ = self._together()
         return Counts(number.astype(np.uint32), voxels, kept, inner, first)
+
+    def class_objects(self) -> np.ndarray:
+        """How many objects that are not wholly ignored there are of each class, shape (256,)."""
+        _, _, kept, _, _, kind = self._together()
+        return np.bincount(kind[kept > 0], minlength=256)
+
+    def _together(self) -> np.ndarray:
+        self._put_together()
+        return self._rows[0] if self._rows else np.zeros((6, 0), np.int64)
 
     def _put_together(self) -> None:
         if len(self._rows) > 1:
@@ -93,7 +120,8 @@ class Tally:
             rows = rows[:, np.argsort(rows[0], kind="stable")]
             starts = np.flatnonzero(np.diff(rows[0], prepend=-1))
             sums = [np.add.reduceat(rows[i], starts) for i in (1, 2, 3)]
-            self._rows = [np.stack([rows[0][starts], *sums, np.minimum.reduceat(rows[4], starts)])]
+            # All voxels of an object are of one class.
+            self._rows = [np.stack([rows[0][starts], *sums, np.minimum.reduceat(rows[4], starts), rows[5][starts]])]
         self._waiting = 0
 
 

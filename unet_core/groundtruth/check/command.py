@@ -1,0 +1,139 @@
+"""What the last check of each annotated data set found, on one screen: ``python -m unet_core check CONFIG``.
+
+Only the tables that the step groundtruth wrote are read, so that it takes seconds for thousands of samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from unet_core.config.datasets import ConfigError
+from unet_core.config.options import Config
+from unet_core.config.parse import parse_config
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
+from unet_core.groundtruth.samples import expand
+
+# Different values of one kind that a line lists.
+MAX_VALUES = 3
+
+Rows = list[dict[str, str]]
+
+
+def main(arguments: list[str]) -> None:
+    """Print what was checked and found; errors end with status 1, and a run that failed with its own status."""
+    parser = argparse.ArgumentParser(prog="python -m unet_core check", description=main.__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="file with the configuration")
+    parser.add_argument("--status", type=int, default=0, help="exit status of the Snakemake that made the check")
+    given = parser.parse_args(arguments)
+    try:
+        cfg = _read(Path(given.config))
+    except ConfigError as error:
+        # A run that failed has told the same.
+        sys.exit(given.status or str(error))
+    if given.status:
+        print(f"The run ended with status {given.status}: its messages above say why. Below stands the last check.")
+    annotated, errors = [name for name, dataset in cfg.datasets.items() if dataset.annotations], 0
+    if not annotated:
+        print("no data set has annotations: there is nothing to check")
+    for name in annotated:
+        folder = Path(expand(cfg.results)) / "groundtruth" / f"{name}.check"
+        try:
+            samples, findings = read_table(folder / "samples.csv"), read_table(folder / "findings.csv")
+            written = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "check.html").stat().st_mtime))
+        except FileNotFoundError:
+            print(f"{name}: was not checked yet")
+            continue
+        errors += sum(row["level"] == "error" for row in findings)
+        print(f"{name}{f', written {written}' if given.status else ''}: {_images(samples)}")
+        print("\n".join(f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]))
+        print(f"  pictures: {folder / 'check.html'}" if findings else "  nothing to look at")
+    sys.exit(given.status or (1 if errors else 0))
+
+
+def _read(path: Path) -> Config:
+    """The configuration; `ConfigError` where it cannot be read or is wrong."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is no YAML ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold keys with values, as config.yaml does")
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _images(samples: Rows) -> str:
+    """How many images there are, and what they are like."""
+    read = [row for row in samples if row.get("x")]
+    parts = [f"{len(samples):,} images"]
+    # Tables of release 0.1.0 do not say what images are like.
+    if len(read) < len(samples) and "x" in samples[0]:
+        parts[0] += f" ({len(samples) - len(read):,} of them not read)"
+    sizes = (" x ".join(row[axis] for axis in ("z", "y", "x") if axis != "z" or row[axis] != "1") for row in read)
+    parts.append(_listed(sizes, "{} px"))
+    parts.append(_listed((row["type"] for row in read), "{}"))
+    parts.append(_listed((row["channels"] for row in read), "{} channels").replace("1 channels", "1 channel"))
+    steps = (
+        " x ".join(f"{float(row[f'pixel_{axis}']):.4g}" for axis in ("z", "y", "x") if axis != "z" or row["z"] != "1")
+        for row in read
+    )
+    parts.append(_listed(steps, "{} µm a pixel"))
+    return ", ".join(part for part in parts if part)
+
+
+def _listed(values: Iterable[str], form: str) -> str:
+    """The most frequent values, with their counts where there are several."""
+    counts = Counter(value for value in values if value)
+    if not counts:
+        return ""
+    if len(counts) == 1:
+        return form.format(*counts)
+    shown = [f"{form.format(value)} ({count:,})" for value, count in counts.most_common(MAX_VALUES)]
+    more = len(counts) - len(shown)
+    return " or ".join(shown) + (f" or {more} others" if more else "")
+
+
+def _annotations(samples: Rows) -> list[str]:
+    """Objects with their classes, what is ignored, and the splits."""
+    counted = [row for row in samples if row["objects"] != ""]
+    missing = sum(row["split"] != "unannotated" for row in samples) - len(counted)
+    lines = [f"objects: {sum(int(row['objects']) for row in counted):,} in {len(counted):,} annotated images"]
+    classes = [column for column in (samples[0] if samples else {}) if column.startswith(CLASS_COLUMN)]
+    if classes:
+        totals = ((column, sum(int(row[column]) for row in counted if row[column])) for column in classes)
+        lines[0] += f" ({', '.join(f'{column.removeprefix(CLASS_COLUMN)} {count:,}' for column, count in totals)})"
+    known = [row for row in counted if row.get("ignored") and row.get("x")]
+    voxels = [math.prod(int(row[axis]) for axis in "zyx") for row in known]
+    ignored = sum(float(row["ignored"]) * count for row, count in zip(known, voxels, strict=True))
+    lines[0] += f"; ignored: {100 * ignored / sum(voxels):.3g} % of their pixels" if voxels else ""
+    lines[0] += f"; {missing:,} others were not converted, see the errors" if missing else ""
+    splits = Counter(row["split"] for row in samples)
+    order = [split for split in ("train", "validation", "test", "unannotated") if splits[split]]
+    return [*lines, f"split: {', '.join(f'{split} {splits[split]:,}' for split in order)}"]
+
+
+def _kinds(findings: Rows) -> list[str]:
+    """A line for each kind of findings: how many there are, in how many samples, and the first."""
+    groups: dict[tuple[str, str], Rows] = {}
+    for row in findings:
+        groups.setdefault((row["level"], row["kind"]), []).append(row)
+    lines = []
+    for (level, kind), rows in groups.items():
+        first, names = rows[0], {row["sample"] for row in rows if row["sample"]}
+        place = f" (z {first['z']}, y {first['y']}, x {first['x']})" if first["z"] else ""
+        count = f"{len(rows):,} in {len(names):,} images, as " if len(rows) > 1 and names else ""
+        name = f"{first['sample']}{place}: " if first["sample"] else ""
+        lines.append(f"{level}, {kind}: {count}{name}{first['text']}")
+    return lines
