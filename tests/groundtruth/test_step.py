@@ -713,7 +713,7 @@ def test_the_same_problem_of_many_samples_is_one_line(tmp_path: Path, convert: C
             {},
             ": pixels of type complex64; needed are integers or floating-point numbers",
         ),
-        (np.zeros((2, 4, 5), np.uint8), {}, " has 3 axes (shape (2, 4, 5)), but axes says 'yx'"),
+        (np.zeros((2, 4, 5), np.uint8), {"axes": "yx"}, " has 3 axes (shape (2, 4, 5)), but axes says 'yx'"),
         (np.zeros((4, 5), np.uint8), {"axes": "zyx"}, " has 2 axes (shape (4, 5)), but axes says 'zyx'"),
         (
             np.zeros((2, 4, 5), np.uint8),
