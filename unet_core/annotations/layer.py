@@ -41,7 +41,6 @@ class Layer(NamedTuple):
 
 
 NO_POSITIONS = np.empty(0, np.int64)
-ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def object_of(position: np.ndarray, class_name: str | None = None, name: str | None = None) -> Layer:
@@ -64,7 +63,7 @@ def stem_of(name: str) -> str:
     """
     name = name.replace("\\", "/").rpartition("/")[2]
     head, point, ending = name.rpartition(".")
-    return head if point and f".{ending.lower()}" in ENDINGS else name
+    return head if point and f".{ending.lower()}" in SUFFIXES else name
 
 
 def matched(file: Path, images: Images, annotated: set[str]) -> Found:
@@ -124,7 +123,7 @@ def read_volume(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
 def opened_view(path: Path, time: int | None, shape: ZYX) -> Iterator[CZYX]:
     """View of an opened annotation image, to be read box by box; see `read_volume`."""
     file, internal = split_internal(str(path))
-    with open_image(file, internal) as opened:
+    with open_image(file, internal, stored=True) as opened:
         if time is not None and time >= opened.shape[0]:
             raise ValueError(
                 f"{path}: annotation has {opened.shape[0]} pages, but its image has more (page {time} is missing)"

@@ -229,7 +229,8 @@ def _images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
             else:
                 # Of one file alone, since each job of a cluster would do it; and of none behind a URL, as above.
-                axes = axes or ("" if is_url(file) else header_of(file, internal).axes) or "yx"
+                told = "" if axes or is_url(file) else header_of(file, internal).axes
+                axes = axes or ("" if "q" in told else told) or "yx"
                 try:
                     times = range(_times(file, internal, axes)) if "t" in axes else [None]
                 except (ValueError, OSError) as error:

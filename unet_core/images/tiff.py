@@ -18,7 +18,7 @@ from unet_core.images.limits import check_file
 from unet_core.images.ome_tiff import is_set_of_files, open_set, parsed
 from unet_core.images.source import RefusedError, Source, decoded_once, oriented, reading, with_samples_as_channels
 from unet_core.images.tiff_colours import with_meaning
-from unet_core.images.tiff_pages import Pages, mapped, stored_bits
+from unet_core.images.tiff_pages import Pages, mapped, stored_bits, view
 
 if TYPE_CHECKING:
     import tifffile
@@ -304,7 +304,7 @@ def _source(path: Path, image: TiffImage, pages: Pages) -> Source:
     if series is not None and series.dataoffset is not None:
         data, _ = mapped(path)
         dtype = np.dtype(series.dtype).newbyteorder(pages.keyframe.parent.byteorder)
-        array = np.ndarray(image.shape, dtype, buffer=data, offset=series.dataoffset)
+        array = view(data, image.shape, dtype, series.dataoffset)
         return Source(image.shape, dtype, array.__getitem__, image.axes, (1,) * len(image.shape))
     if image.shape == lead + pages.shape and image.count >= math.prod(lead):
         return Pages(image.page_at, math.prod(lead)).source(lead, image.axes)

@@ -55,7 +55,7 @@ def with_meaning(path: Path, source: Source, page: tifffile.TiffPage, stored: bo
         0 is white.
     """
     if source.dtype.kind not in "buif":
-        raise RefusedError(f"{path}: its values are of type {source.dtype}; needed are real numbers")
+        raise RefusedError(f"{path}: pixels of type {source.dtype}; needed are integers or floating-point numbers")
     kind = int(page.photometric)
     if kind == WHITE_IS_ZERO:
         source = source._replace(white_is_zero=True)

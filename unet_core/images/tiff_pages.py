@@ -85,7 +85,7 @@ class Pages:
         data, identity = self._mapped(Path(page.parent.filehandle.path))
         if _is_plain(page):
             dtype = self.dtype.newbyteorder(key.parent.byteorder)
-            return np.ndarray(self.shape, dtype, buffer=data, offset=page.dataoffsets[0])[box]
+            return view(data, self.shape, dtype, page.dataoffsets[0])[box]
         full = [slice(0, 1, 1)] * 5
         for axis, one in zip(_places(key), box, strict=True):
             full[axis] = one
@@ -103,6 +103,14 @@ def mapped(path: Path) -> tuple[np.memmap, Hashable]:
     """Bytes of a file, and what tells it from others and from what it was before it was written anew."""
     stat = path.stat()
     return np.memmap(path, np.uint8, mode="r"), (str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def view(data: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> np.ndarray:
+    """Array of the values in a file from an offset on; ValueError if it does not hold them all."""
+    needed = math.prod(shape) * dtype.itemsize
+    if offset + needed > data.size:
+        raise ValueError(f"its header claims {needed} bytes of pixels, but the file has {data.size}")
+    return np.ndarray(shape, dtype, buffer=data, offset=offset)
 
 
 def _is_plain(page: Page) -> bool:
