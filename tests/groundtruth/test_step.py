@@ -595,7 +595,8 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(
     assert lines == [
         f"  - a: {tmp_path}/masks/a.tif: annotation has shape (3, 3), but its image has (2, 3)",
         f"  - b: {tmp_path}/masks/b.tif: labels must lie between 0 and 2^32 - 1, but go from -0.5 to 1.5",
-        f"  - d: {tmp_path}/images/d.tif: cannot be read as TIFF (its header claims 6 bytes of pixels, but the file has 260); is it complete?",
+        f"  - d: {tmp_path}/images/d.tif: cannot be read as TIFF "
+        "(its header claims 6 bytes of pixels, but the file has 260); is it complete?",
     ]
     assert not (tmp_path / "cells.json").exists()
     for name, array in (("a", A), ("b", B)):
@@ -619,7 +620,11 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(
             ": pixels of type complex64; needed are integers or floating-point numbers",
         ),
         (np.zeros((2, 4, 5), np.uint8), {}, " has 3 axes (shape (2, 4, 5)), but axes says 'yx'"),
-        (np.zeros((4, 5), np.uint8), {"axes": "zyx"}, " has 2 axes (shape (4, 5)), but axes says 'zyx'; its header says that they are yx"),
+        (
+            np.zeros((4, 5), np.uint8),
+            {"axes": "zyx"},
+            " has 2 axes (shape (4, 5)), but axes says 'zyx'; its header says that they are yx",
+        ),
         (
             np.zeros((2, 4, 5), np.uint8),
             {"axes": "cyx", "channels": [0, 2]},
