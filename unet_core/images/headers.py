@@ -155,11 +155,8 @@ def _imagej(file: Any, axes: str) -> Header:
 
 def _ome_tiff(path: Path, file: Any, is_set: bool, internal: str, axes: str) -> Header:
     """Of the image that is read, which is not always the first one."""
-    if is_set:
-        root, number = ome_tiff.described(path)[0], ome_tiff.number_of(path, internal)
-    else:
-        root = ome_tiff.parsed(file.ome_metadata)
-        number = tiff.chosen(path, tiff.images_in(file), internal).number
+    root = ome_tiff.described(path)[0] if is_set else ome_tiff.parsed(file.ome_metadata)
+    number = _number(path, file, is_set, internal)
     if root is None:
         return Header(axes, {})
     pixels = [element for element in root.iter() if element.tag.endswith("}Pixels")][number]
@@ -169,6 +166,12 @@ def _ome_tiff(path: Path, file: Any, is_set: bool, internal: str, axes: str) -> 
     return Header(
         axes, _sizes({axis: (float(size), units[axis]) for axis, size in sizes.items() if size}), _names(names)
     )
+
+
+def _number(path: Path, file: Any, is_set: bool, internal: str) -> int:
+    if is_set:
+        return ome_tiff.number_of(path, internal)
+    return tiff.chosen(path, tiff.images_in(file), internal).number
 
 
 def _zarr(path: Path, internal: str) -> Header:

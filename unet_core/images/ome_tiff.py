@@ -14,12 +14,10 @@ import numpy as np
 from defusedxml.ElementTree import fromstring
 
 from unet_core.images.source import RefusedError
-from unet_core.images.tiff_pages import Pages
+from unet_core.images.tiff_pages import Page, Pages
 
 if TYPE_CHECKING:
     import tifffile
-
-    from unet_core.images.tiff_pages import Page
 
 # Files of a set that are open at the same time.
 MAX_OPEN = 32

@@ -120,7 +120,7 @@ def open_picture(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     with contextlib.ExitStack() as stack:
         with reading(path, path.suffix[1:].upper()):
             # By its class, since `Image.open` has a limit of pixels of its own, for all threads together.
-            picture = stack.enter_context(kinds.get(path.suffix.lower(), JpegImageFile)(path))  # type: ignore[abstract]
+            picture = stack.enter_context(kinds.get(path.suffix.lower(), JpegImageFile)(path))
             frames = getattr(picture, "n_frames", 1) if path.suffix.lower() == ".gif" else 1
             shape = (picture.height, picture.width)
             size = path.stat().st_size

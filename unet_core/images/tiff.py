@@ -18,12 +18,10 @@ from unet_core.images.limits import check_file
 from unet_core.images.ome_tiff import is_set_of_files, open_set, parsed
 from unet_core.images.source import RefusedError, Source, decoded_once, oriented, reading, with_samples_as_channels
 from unet_core.images.tiff_colours import with_meaning
-from unet_core.images.tiff_pages import Pages, mapped, stored_bits, view
+from unet_core.images.tiff_pages import Page, Pages, mapped, stored_bits, view
 
 if TYPE_CHECKING:
     import tifffile
-
-    from unet_core.images.tiff_pages import Page
 
 # Kinds of slides, whose first and largest image is the one that is meant: others are a label, a map or a thumbnail.
 SLIDES = ("svs", "ndpi", "qpi", "avs", "bif", "scn", "philips")
@@ -45,8 +43,8 @@ class TiffImage(NamedTuple):
         Along these.
     page_at : callable
         Page by its number.
-    count : int
-        Number of pages.
+    pages : int
+        How many there are.
     series : TiffPageSeries or None
         What tifffile has of it, where its pages are not read one by one.
     """
@@ -55,7 +53,7 @@ class TiffImage(NamedTuple):
     axes: str
     shape: tuple[int, ...]
     page_at: Callable[[int], Page]
-    count: int
+    pages: int
     series: tifffile.TiffPageSeries | None = None
 
 
@@ -81,7 +79,7 @@ def open_tiff(path: Path, internal: str, stored: bool) -> Iterator[Source]:
                 source = pages.source(lead, axes)
             else:
                 image = chosen(path, images_in(file), internal)
-                pages = Pages(image.page_at, image.count)
+                pages = Pages(image.page_at, image.pages)
                 source = _source(path, image, pages)
             source = source._replace(axes=usual_axes(source.axes))
             source = with_samples_as_channels(with_meaning(path, source, pages.keyframe, stored))
@@ -199,7 +197,7 @@ def _is_aside(series: tifffile.TiffPageSeries) -> bool:
 
 def _stacked(file: tifffile.TiffFile, shown: list[tifffile.TiffPageSeries]) -> TiffImage | None:
     """All pages in the order of the file as one stack, where they have equal size and type."""
-    pages = [page for series in shown for page in series]
+    pages: list[Page] = [page for series in shown for page in series]
     if any(page is None or page.parent is not file or len(page.treeindex) > 1 for page in pages):
         return None
     if len({(tuple(page.keyframe.shape), np.dtype(page.keyframe.dtype)) for page in pages}) > 1:
@@ -306,7 +304,7 @@ def _source(path: Path, image: TiffImage, pages: Pages) -> Source:
         dtype = np.dtype(series.dtype).newbyteorder(pages.keyframe.parent.byteorder)
         array = view(data, image.shape, dtype, series.dataoffset)
         return Source(image.shape, dtype, array.__getitem__, image.axes, (1,) * len(image.shape))
-    if image.shape == lead + pages.shape and image.count >= math.prod(lead):
+    if image.shape == lead + pages.shape and image.pages >= math.prod(lead):
         return Pages(image.page_at, math.prod(lead)).source(lead, image.axes)
     if series is None:
         raise ValueError(f"its header tells of {image.shape} pixels, and its pages have {pages.shape}")

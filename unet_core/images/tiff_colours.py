@@ -77,18 +77,19 @@ def with_meaning(path: Path, source: Source, page: tifffile.TiffPage, stored: bo
 
 
 def _inverted(path: Path, source: Source, page: tifffile.TiffPage) -> Source:
+    dtype = source.dtype.newbyteorder("=")
     if source.dtype.kind == "b":
         return source  # masks of bits: tifffile writes them with this header, and True for what is meant
     if source.dtype.kind == "i":
-        return with_values(source, np.invert, source.dtype)
+        return with_values(source, np.invert, dtype)
     if source.dtype.kind == "f":
         raise RefusedError(
             f"{path}: its header says that 0 is white, which says nothing of floating-point numbers; "
             "save it with 0 as black"
         )
     bits = page.bitspersample
-    most = source.dtype.type(2 ** (max(bits) if isinstance(bits, tuple) else int(bits)) - 1)
-    return with_values(source, lambda values: most - values, source.dtype)
+    most = dtype.type(2 ** (max(bits) if isinstance(bits, tuple) else int(bits)) - 1)
+    return with_values(source, lambda values: most - values, dtype)
 
 
 def _in_colours(source: Source, page: tifffile.TiffPage) -> Source:

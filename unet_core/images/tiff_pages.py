@@ -17,8 +17,8 @@ from unet_core.images.source import Box, Source, lengths
 if TYPE_CHECKING:
     import tifffile
 
-    Page = tifffile.TiffPage | tifffile.TiffFrame
-
+# A page or frame of tifffile, whose types do not say that both can be read alike.
+Page = Any
 # Files of a set that are mapped at the same time.
 MAX_MAPPED = 32
 JPEG = (6, 7, 33007, 34892)

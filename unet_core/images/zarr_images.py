@@ -51,10 +51,9 @@ class ZarrArray(NamedTuple):
         """Its axes; empty where they are not told."""
         told = (self.image or {}).get("axes") or self.header.get("dimension_names") or []
         names = [axis.get("name") if isinstance(axis, dict) else axis for axis in told]
-        if not all(isinstance(name, str) and name in set("tczyx") for name in names):
-            return ""
-        fits = len(names) == len(self.header.get("shape", names)) and len(set(names)) == len(names)
-        return "".join(names) if fits else ""
+        axes = "".join(name if isinstance(name, str) and name in set("tczyx") else "?" for name in names)
+        fits = len(axes) == len(self.header.get("shape", axes)) and len(set(axes)) == len(axes)
+        return axes if fits and "?" not in axes else ""
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def open_zarr(path: Path, internal: str, stored: bool) -> Iterator[Source]:
 
     found = located(path, internal)
     with reading(path, "Zarr"):
-        if not stored and math.prod(found.shape) and "://" not in str(path) and not any(True for _ in _chunks(found)):
+        if not stored and 0 not in found.shape and "://" not in str(path) and not any(True for _ in _chunks(found)):
             raise RefusedError(f"{path}: the array {_inside(path, found)} has none of its chunks; was it copied whole?")
         options = getattr(found.folder, "storage_options", None)
         array = zarr.open_array(str(found.folder), mode="r", storage_options=options)
