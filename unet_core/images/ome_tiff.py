@@ -106,8 +106,7 @@ def files_of(path: Path, internal: str = "") -> tuple[list[Path], list[Path]]:
     """
     root, source = described(path)
     images = images_in(root, path, source)
-    own = [image for image in images if any(name == path.name for name, _ in image.planes.values())] or images
-    wanted = [images[int(internal)]] if internal else own
+    wanted = [images[i] for i in ([int(internal)] if internal else _here(images, path))]
     names = sorted({name for image in wanted for name, _ in image.planes.values()})
     found = [path.parent / name for name in names if (path.parent / name).is_file()]
     return found, [] if source == path else [source]
@@ -151,17 +150,28 @@ def images_in(root: Element, path: Path, source: Path) -> list[OmeImage]:
         The file that the OME-XML lies in.
     """
     names = {one.text: one.get("FileName") for one in root.iter() if one.tag.endswith("}UUID") and one.get("FileName")}
+    told = set(names.values())
+    if len(told) == 1 and source == path and path.name not in told and not _exists(path, told):
+        names = {text: source.name for text, name in names.items() if plain(path, name or "")}  # it was renamed
     if root.get("UUID"):
         names.setdefault(root.get("UUID"), source.name)
-    told = set(names.values()) - {source.name}
-    if len(told) == 1 and source == path and not _exists(path, told):
-        names = dict.fromkeys(names, source.name)  # a single file that was renamed
     return [_image(pixels, path, source, names) for pixels in root.iter() if pixels.tag.endswith("}Pixels")]
 
 
 def number_of(path: Path, internal: str) -> int:
     """Which of the images of a set a file belongs to, from 0; see `open_set`."""
     return _chosen(path, internal)[0]
+
+
+def numbers_in(path: Path) -> list[int]:
+    """Numbers of the images of a set of which a file has planes; of all where it has planes of none."""
+    root, source = described(path)
+    return _here(images_in(root, path, source), path)
+
+
+def _here(images: list[OmeImage], path: Path) -> list[int]:
+    here = [i for i, image in enumerate(images) if any(name == path.name for name, _ in image.planes.values())]
+    return here or list(range(len(images)))
 
 
 def _chosen(path: Path, internal: str) -> tuple[int, OmeImage]:
@@ -171,8 +181,7 @@ def _chosen(path: Path, internal: str) -> tuple[int, OmeImage]:
         if internal not in map(str, range(len(images))):
             raise RefusedError(f"{path}: has no image {internal}; its OME-XML tells of {len(images)}")
         return int(internal), images[int(internal)]
-    here = [i for i, image in enumerate(images) if any(name == path.name for name, _ in image.planes.values())]
-    here = here or list(range(len(images)))
+    here = _here(images, path)
     if not here:
         raise ValueError("its OME-XML tells of no image")
     if len(here) > 1:

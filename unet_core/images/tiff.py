@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unet_core.images import ome_tiff
 from unet_core.images.decoded import DECODED
 from unet_core.images.limits import check_file
-from unet_core.images.ome_tiff import is_set_of_files, open_set, parsed
 from unet_core.images.source import RefusedError, Source, decoded_once, oriented, reading, with_samples_as_channels
 from unet_core.images.tiff_colours import with_meaning
 from unet_core.images.tiff_pages import Page, Pages, mapped, stored_bits, view
@@ -75,7 +75,7 @@ def open_tiff(path: Path, internal: str, stored: bool) -> Iterator[Source]:
         with reading(path, "TIFF"):
             file, is_set = stack.enter_context(opened(path))
             if is_set:
-                pages, lead, axes = open_set(path, internal, stack)
+                pages, lead, axes = ome_tiff.open_set(path, internal, stack)
                 source = pages.source(lead, axes)
             else:
                 image = chosen(path, images_in(file), internal)
@@ -95,19 +95,17 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffFile, bool]]:
     # tifffile would open all files of a set for each of them, and show what is missing as black.
     with tifffile.TiffFile(path, _multifile=False) as file:
         _check_pages(file)
-        root = parsed(file.ome_metadata) if file.is_ome else None
+        root = ome_tiff.parsed(file.ome_metadata) if file.is_ome else None
         if file.is_ome and root is None:
             file.is_ome = False
-        yield file, root is not None and is_set_of_files(root, path)
+        yield file, root is not None and ome_tiff.is_set_of_files(root, path)
 
 
 def numbers_in(path: Path) -> list[str]:
     """Numbers of the images of a file, where one of them has to be named."""
     with opened(path) as (file, is_set):
-        if is_set:
-            return []
-        images = images_in(file)
-        return [str(image.number) for image in images] if len(images) > 1 else []
+        numbers = ome_tiff.numbers_in(path) if is_set else [image.number for image in images_in(file)]
+    return [str(number) for number in numbers] if len(numbers) > 1 else []
 
 
 def chosen(path: Path, images: list[TiffImage], internal: str) -> TiffImage:
