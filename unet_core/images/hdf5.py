@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unet_core.images.source import RefusedError, Source, of_array, reading
 
@@ -38,8 +41,8 @@ def open_hdf5(path: Path, internal: str, stored: bool = False) -> Iterator[Sourc
     """
     with dataset(path, internal) as array:
         with reading(path, "HDF5"):
-            _check_files(path, array, 0)
-            source = of_array(_found_beside(array), axes_of(array), array.chunks)
+            _check_files(path, array, path)
+            source = _external(path, array) if array.external else of_array(array, axes_of(array), array.chunks)
         yield source
 
 
@@ -81,13 +84,23 @@ def axes_of(array: h5py.Dataset) -> str:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Other files that hold values of the arrays of a file."""
+    """Other files that hold values of the arrays of a file; those that are there."""
     import h5py
 
-    found: list[Path] = []
+    found, folder = dict[Path, None](), path.parent.resolve()
+
+    def look(at: Path, arrays: list[h5py.Dataset], depth: int) -> None:
+        for array in arrays:
+            for other, name in _sources(at, array):
+                if not other.is_file() or not other.resolve().is_relative_to(folder):
+                    continue
+                found[other] = None
+                if name is not None and depth < MAX_DEPTH:
+                    with h5py.File(other, "r") as file:
+                        look(other, [file[name]] if name in file else [], depth + 1)
+
     with h5py.File(path, "r") as file:
-        for name in _arrays(file):
-            found += [other for other, _ in _sources(path, file[name]) if other not in found and other.is_file()]
+        look(path, [file[name] for name in _arrays(file)], 0)
     return sorted(found)
 
 
@@ -105,16 +118,17 @@ def _arrays(file: h5py.File) -> list[str]:
     return arrays
 
 
-def _found_beside(array: h5py.Dataset) -> h5py.Dataset:
-    """The array, whose other files are looked for beside its own, and not in the working folder of the program."""
-    import h5py
-
-    if not (array.is_virtual or array.external):
-        return array
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_virtual_prefix(b"${ORIGIN}")
-    access.set_efile_prefix(b"${ORIGIN}")
-    return h5py.Dataset(h5py.h5d.open(array.file.id, array.name.encode(), access))
+def _external(path: Path, array: h5py.Dataset) -> Source:
+    """An array that lies in other files as bytes, which HDF5 would look for in the working folder of the program."""
+    pieces, needed = list[np.ndarray](), math.prod(array.shape) * array.dtype.itemsize
+    for name, offset, size in array.external:
+        left = needed - sum(piece.size for piece in pieces)
+        pieces.append(np.memmap(path.parent / name, np.uint8, mode="r")[offset : offset + min(size, left)])
+    found = sum(piece.size for piece in pieces)
+    if found < needed:
+        raise ValueError(f"its header claims {needed} bytes of pixels, but the files beside it have {found}")
+    whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return of_array(np.ndarray(array.shape, array.dtype, buffer=whole), axes_of(array))
 
 
 def _sources(path: Path, array: Any) -> list[tuple[Path, str | None]]:
@@ -130,11 +144,23 @@ def _sources(path: Path, array: Any) -> list[tuple[Path, str | None]]:
     return list(dict.fromkeys(found))
 
 
-def _check_files(path: Path, array: Any, depth: int) -> None:
-    """Raise an error if files that hold the values of an array are missing, which would read as its fill value."""
+def _check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> None:
+    """Raise an error if files that hold the values of an array are missing, which would read as its fill value.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is read.
+    array : Dataset
+        An array in it, or in a file that it refers to.
+    at : Path
+        The file of the array.
+    depth : int
+        Files between the two.
+    """
     import h5py
 
-    folder, sources = path.parent.resolve(), _sources(path, array)
+    folder, sources = path.parent.resolve(), _sources(at, array)
     outside = [other for other, _ in sources if not other.resolve().is_relative_to(folder)]
     if outside:
         raise RefusedError(
@@ -143,14 +169,14 @@ def _check_files(path: Path, array: Any, depth: int) -> None:
     missing = [other for other, _ in sources if not other.is_file()]
     if missing:
         raise RefusedError(f"{path}: its values lie in {_some(missing)}, which is missing; put it there")
-    if depth > MAX_DEPTH:
-        raise RefusedError(f"{path}: its values lie in files that lie in files, too deep")
+    if depth > MAX_DEPTH or (depth and array.external):
+        raise RefusedError(f"{path}: its values lie in files of files, which are not read; copy them into one array")
     for other, name in sources:
         if name is not None:
             with h5py.File(other, "r") as file:
                 if not isinstance(file.get(name), h5py.Dataset):
                     raise RefusedError(f"{path}: its values lie in {other}, which has no array {name}")
-                _check_files(other, file[name], depth + 1)
+                _check_files(path, file[name], other, depth + 1)
 
 
 def _some(files: list[Path]) -> str:

@@ -106,7 +106,7 @@ def located(path: Path, internal: str, header_only: bool = False) -> ZarrArray:
         image = dataset = None
         if multiscales:
             if len(multiscales) > 1:
-                raise ValueError(_ask(path, node, internal, [one["datasets"][0]["path"] for one in multiscales]))
+                raise RefusedError(_ask(path, internal, [one["datasets"][0]["path"] for one in multiscales]))
             image, dataset = multiscales[0], multiscales[0]["datasets"][0]
             node /= dataset["path"]
         header = _json(node / "zarr.json") or _json(node / ".zarray")
@@ -220,7 +220,7 @@ def _image_of(path: Path, internal: str) -> tuple[dict[str, Any] | None, dict[st
     return None, None, {}
 
 
-def _ask(path: Path, node: Path, internal: str, names: list[str]) -> str:
+def _ask(path: Path, internal: str, names: list[str]) -> str:
     return which_array(path, [f"{internal}/{name}" if internal else name for name in names])
 
 
