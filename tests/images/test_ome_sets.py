@@ -125,7 +125,8 @@ def test_planes_in_any_order_are_placed_as_the_xml_says(tmp_path: Path) -> None:
     places = [np.unravel_index(int(i), (3, 2, 2)) for i in order]
     planes = [(f"{'ab'[n % 2]}.ome.tif", n // 2, tuple(map(int, place))) for n, place in enumerate(places)]
     for which in (0, 1):
-        write(tmp_path / f"{'ab'[which]}.ome.tif", [FILM[place] for place in places[which::2]], xml_of([planes]))  # type: ignore[list-item]
+        pages = [FILM[place] for place in places[which::2]]
+        write(tmp_path / f"{'ab'[which]}.ome.tif", pages, xml_of([planes]))
     np.testing.assert_array_equal(read(tmp_path / "a.ome.tif"), FILM)
     np.testing.assert_array_equal(read(tmp_path / "b.ome.tif"), FILM)
 
