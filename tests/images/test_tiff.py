@@ -533,3 +533,53 @@ def test_a_strip_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         struct.pack_into(f"<{4 if at.dtype == 4 else 8}s", data, at.valueoffset + (4 if at.dtype == 4 else 2), bytes(4))
     (tmp_path / "a.tif").write_bytes(data)
     assert "is missing" in failure(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("options", [{"tile": (32, 32)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("codec", ["jpeg", "jpegxl", "jpeg2000", "webp", "zstd", "lzma"])
+def test_tiles_of_slides_are_those_that_tifffile_decodes(tmp_path: Path, codec: str, options: dict[str, Any]) -> None:
+    y, x = np.mgrid[:70, :90].astype(np.uint8)
+    rgb = np.stack([2 * x, 3 * y, x + y], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgb, compression=codec, photometric="rgb", metadata=None, **options)
+    expected = tifffile.imread(tmp_path / "a.tif")
+    with open_image(tmp_path / "a.tif") as opened:
+        np.testing.assert_array_equal(opened[...], expected)
+        np.testing.assert_array_equal(opened[30:69:3, 5:80, 1], expected[30:69:3, 5:80, 1])
+
+
+def test_tiles_that_are_left_out_are_empty(tmp_path: Path) -> None:
+    packed = imagecodecs.zlib_encode(PAGES[0, :16, :16].tobytes())
+    tiles = [packed if number == 1 else b"" for number in range(4)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(
+            iter(tiles), shape=(32, 32), dtype=np.uint8, tile=(16, 16), compression="zlib", photometric="minisblack"
+        )
+    expected = np.zeros((32, 32), np.uint8)
+    expected[:16, 16:] = PAGES[0, :16, :16]
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], expected)
+
+
+def test_bigtiff_and_its_endings_are_read(tmp_path: Path) -> None:
+    for ending in ("btf", "tf8", "tf2", "tif"):
+        path = tmp_path / f"a.{ending}"
+        with tifffile.TiffWriter(path, bigtiff=True) as file:
+            for page in PAGES:
+                file.write(page, contiguous=False, metadata=None, photometric="minisblack", compression="zlib")
+        np.testing.assert_array_equal(read(path)[0], PAGES)
+
+
+def test_a_page_whose_strips_lie_apart_is_read_by_them(tmp_path: Path) -> None:
+    """Pages that tifffile reads by the header of the first one, whose strips follow each other."""
+    pages = [PAGES[number % 5].copy() for number in range(9)]
+    write(tmp_path / "a.tif", pages, rowsperstrip=20)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        for number in (2, 5):  # the second strip of a page is moved to the end of the file
+            page = file.pages[number].aspage()
+            tag, (first, second) = page.tags[273], page.dataoffsets
+            strip = bytes(data[second : second + page.databytecounts[1]])
+            data[second : second + len(strip)] = bytes(len(strip))
+            struct.pack_into("<2I", data, tag.valueoffset, first, len(data))
+            data += strip
+    (tmp_path / "a.tif").write_bytes(data)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], np.stack(pages))

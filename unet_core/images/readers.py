@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.images import hdf5, ome_tiff, zarr_images
+from unet_core.images import hdf5, ome_tiff, tiff, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
 from unet_core.images.source import Source, box_of, lengths, of_array, reading
-from unet_core.images.tiff import numbers_in, open_tiff
-from unet_core.images.tiff import opened as opened_tiff
 from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
 from unet_core.images.zarr_images import missing_chunks, open_zarr
 
@@ -124,7 +122,7 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     kind = FILE_TYPES[suffix]
-    ways = {"TIFF": open_tiff, "PNG": open_png, "NPY": _open_npy, "HDF5": open_hdf5, "Zarr": open_zarr}
+    ways = {"TIFF": tiff.open_tiff, "PNG": open_png, "NPY": _open_npy, "HDF5": open_hdf5, "Zarr": open_zarr}
     way = open_vendor if suffix in VENDOR_FILE_TYPES else ways.get(kind, open_picture)
     with way(path, internal, stored) as source:
         yield _Image(path, source)
@@ -180,9 +178,8 @@ def members_of(path: Path) -> list[Path]:
     """
     found: list[Path] = []
     with contextlib.suppress(Exception):  # of many kinds, where the file is damaged; reading its pixels tells that
-        if _is_set(path):
-            planes, descriptions = ome_tiff.files_of(path)
-            found = planes + descriptions
+        if FILE_TYPES.get(path.suffix.lower()) == "TIFF" and not is_url(path):
+            found = [path.parent / one.name for one in tiff.files_of(path)]
         elif FILE_TYPES.get(path.suffix.lower()) == "HDF5" and not is_url(path):
             found = hdf5.files_of(path)
     return [path, *(file for file in dict.fromkeys(found) if file != path)]
@@ -218,7 +215,7 @@ def arrays_in(path: Path) -> list[str]:
     kind = FILE_TYPES.get(path.suffix.lower(), "")
     if is_url(path):
         return []
-    ways = {"TIFF": numbers_in, "HDF5": hdf5.arrays_in, "Zarr": zarr_images.arrays_in}
+    ways = {"TIFF": tiff.numbers_in, "HDF5": hdf5.arrays_in, "Zarr": zarr_images.arrays_in}
     ways |= dict.fromkeys(VENDOR_FILE_TYPES.values(), scenes_of)
     with contextlib.suppress(Exception):
         return ways[kind](path) if kind in ways else []
@@ -228,7 +225,7 @@ def arrays_in(path: Path) -> list[str]:
 def _is_set(path: Path) -> bool:
     if FILE_TYPES.get(path.suffix.lower()) != "TIFF" or is_url(path):
         return False
-    with opened_tiff(path) as (_, is_set):
+    with tiff.opened(path) as (_, is_set):
         return is_set
 
 

@@ -178,12 +178,29 @@ def _image(all_series: list[tifffile.TiffPageSeries], series: tifffile.TiffPageS
             raise ValueError(f"page {number} is missing")
         return page
 
+    path = Path(all_series[0].keyframe.parent.filehandle.path)
+    strangers = {name for name in map(str, _files(series)) if Path(name).parent != path.parent}
+    if strangers:
+        raise RefusedError(f"{path}: its pages lie in {min(strangers)}, but only files of its own folder are read")
     missing = sum(page is None for page in series.pages)
     if missing:
-        path = series.parent.filehandle.path if series.parent else series.name
         raise RefusedError(f"{path}: its header tells of {len(series)} pages, but {missing} of them are missing")
     number = next(i for i, one in enumerate(all_series) if one is series)
     return TiffImage(number, series.axes, tuple(series.shape), page_at, len(series), series)
+
+
+def _files(series: tifffile.TiffPageSeries) -> set[Path]:
+    return {Path(page.parent.filehandle.path) for page in series.pages if page is not None}
+
+
+def files_of(path: Path) -> list[Path]:
+    """Files with pages of the images of a file: several where Micro-Manager wrote a stack that is no OME-TIFF set."""
+    with opened(path) as (file, is_set):
+        if is_set:
+            planes, descriptions = ome_tiff.files_of(path)
+            return planes + descriptions
+        found = {one for series in file.series for one in _files(series)} if file.is_micromanager else set()
+    return sorted(one for one in found if one.parent == path.absolute().parent)
 
 
 def _is_aside(series: tifffile.TiffPageSeries) -> bool:

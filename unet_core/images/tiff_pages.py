@@ -60,8 +60,8 @@ class Pages:
 
     def _check_claim(self) -> None:
         """Of this file alone; each part of a page is checked again before it is decoded."""
-        if any(page.parent is not self.first.parent for page in (self._page_at(self._count - 1),)):
-            return
+        if self._page_at(self._count - 1).parent is not self.first.parent:
+            return  # a set of files, which each bear a part of the claim
         claimed = self._count * math.prod(self.shape) * stored_bits(self.keyframe) // 8
         ratio = RATIOS.get(int(self.keyframe.compression), MAX_COMPRESSION_RATIO)
         check_file(claimed, self.first.parent.filehandle.size, ratio)
