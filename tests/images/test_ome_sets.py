@@ -232,3 +232,13 @@ def test_ordinary_and_damaged_files_are_alone(tmp_path: Path) -> None:
     (tmp_path / "b.tif").write_bytes(b"II*\0damaged")
     for path in (tmp_path / "a.ome.tif", tmp_path / "b.tif", tmp_path / "missing.tif", tmp_path / "a.txt"):
         assert set_of(path) == members_of(path) == [path] and arrays_in(path) == []
+
+
+@pytest.mark.parametrize("name", ["a.ome.tif", "b.ome.tif"])
+@pytest.mark.parametrize(
+    ("old", "new"), [('PlaneCount="1"', 'PlaneCount="1000000000"'), ('SizeT="1"', 'SizeT="1000000000"')]
+)
+def test_more_planes_than_can_be_are_an_error(tmp_path: Path, name: str, old: str, new: str) -> None:
+    text = xml_of([[(name, 0, (0, 0, 0))]], (1, 1, 1)).replace(old, new)
+    (tmp_path / "b.ome.tif").touch()
+    assert "its OME-XML tells of 1000000000 planes" in failure(write(tmp_path / "a.ome.tif", [FILM[0, 0, 0]], text))

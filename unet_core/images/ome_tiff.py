@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Files of a set that are open at the same time.
 MAX_OPEN = 32
+# Planes of an image that are believed: more than this many were never recorded, and a list of them would fill memory.
+MAX_PLANES = 2**20
 
 
 class OmeImage(NamedTuple):
@@ -56,6 +58,20 @@ def is_set_of_files(root: Element, path: Path) -> bool:
     own = root.get("UUID")
     uuids = [one for one in root.iter() if one.tag.endswith("}UUID")]
     return any(not _is_own(one, path, own) for one in uuids)
+
+
+def check_counts(root: Element) -> None:
+    """Raise an error if an OME-XML tells of more planes than can be."""
+    for element in root.iter():
+        kind = element.tag.rpartition("}")[2]
+        if kind == "Pixels":
+            counts = [math.prod(int(element.get(f"Size{axis}", 1)) for axis in "ZCT")]
+        elif kind == "TiffData":
+            counts = [int(element.get(name, 1)) for name in ("PlaneCount", "NumPlanes")]
+        else:
+            continue
+        if min(counts) < 0 or max(counts) > MAX_PLANES:
+            raise ValueError(f"its OME-XML tells of {max(counts)} planes")
 
 
 def open_set(path: Path, internal: str, stack: ExitStack) -> tuple[Pages, tuple[int, ...], str]:
@@ -149,6 +165,7 @@ def images_in(root: Element, path: Path, source: Path) -> list[OmeImage]:
     source : Path
         The file that the OME-XML lies in.
     """
+    check_counts(root)
     names = {one.text: one.get("FileName") for one in root.iter() if one.tag.endswith("}UUID") and one.get("FileName")}
     told = set(names.values())
     if len(told) == 1 and source == path and path.name not in told and not _exists(path, told):
@@ -201,9 +218,8 @@ def _image(pixels: Element, path: Path, source: Path, names: dict[str | None, st
     sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in letters}
     sizes["C"] //= samples.pop()
     shape = tuple(sizes[axis] for axis in letters)
-    if min(shape) < 1 or math.prod(shape) > 2**31:
-        raise ValueError(f"its OME-XML tells of {shape} planes")
     planes: dict[int, tuple[str, int]] = {}
+    told_planes = 0
     for data in (one for one in pixels if one.tag.endswith("}TiffData")):
         uuid = next((one for one in data if one.tag.endswith("}UUID")), None)
         named = None if uuid is None else names.get(uuid.text) or uuid.get("FileName")
@@ -215,6 +231,9 @@ def _image(pixels: Element, path: Path, source: Path, names: dict[str | None, st
         ifd = int(data.get("IFD", 0))
         told = data.get("PlaneCount") or data.get("NumPlanes") or ("1" if "IFD" in data.attrib else "")
         count = int(told) if told else _pages_in(path.parent / name) - ifd
+        told_planes += count
+        if told_planes > 2 * MAX_PLANES:
+            raise ValueError("its OME-XML tells of too many planes")
         for i in range(min(count, math.prod(shape) - begin)):
             planes[begin + i] = (name, ifd + i)
     left = [i for i, length in enumerate(shape) if length > 1]

@@ -98,6 +98,8 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffFile, bool]]:
         root = ome_tiff.parsed(file.ome_metadata) if file.is_ome else None
         if file.is_ome and root is None:
             file.is_ome = False
+        if root is not None:
+            ome_tiff.check_counts(root)
         yield file, root is not None and ome_tiff.is_set_of_files(root, path)
 
 
