@@ -678,7 +678,8 @@ def test_problems_of_all_samples_make_one_message_and_the_others_are_kept(
     assert lines == [
         f"  - a: {tmp_path}/masks/a.tif: annotation has shape (3, 3), but its image has (2, 3)",
         f"  - b: {tmp_path}/masks/b.tif: labels must lie between 0 and 2^32 - 1, but go from -0.5 to 1.5",
-        f"  - d: {tmp_path}/images/d.tif: cannot be read as TIFF (failed to read 6 bytes, got 4); is it complete?",
+        f"  - d: {tmp_path}/images/d.tif: cannot be read as TIFF "
+        "(its header claims 6 bytes of pixels, but the file has 260); is it complete?",
     ]
     assert not (tmp_path / "cells.json").exists()
     for name, array in (("a", A), ("b", B)):
@@ -714,7 +715,11 @@ def test_the_same_problem_of_many_samples_is_one_line(tmp_path: Path, convert: C
             ": pixels of type complex64; needed are integers or floating-point numbers",
         ),
         (np.zeros((2, 4, 5), np.uint8), {"axes": "yx"}, " has 3 axes (shape (2, 4, 5)), but axes says 'yx'"),
-        (np.zeros((4, 5), np.uint8), {"axes": "zyx"}, " has 2 axes (shape (4, 5)), but axes says 'zyx'"),
+        (
+            np.zeros((4, 5), np.uint8),
+            {"axes": "zyx"},
+            " has 2 axes (shape (4, 5)), but axes says 'zyx'; its header says that they are yx",
+        ),
         (
             np.zeros((2, 4, 5), np.uint8),
             {"axes": "cyx", "channels": [0, 2]},

@@ -160,6 +160,43 @@ def test_a_file_that_is_gone_or_holds_nan_is_named_when_it_is_read(tmp_path: Pat
         image.read(Box((0, 0, 0), (1, 8, 8)))
 
 
+@pytest.mark.parametrize("how", ["never", "always"])
+def test_images_in_place_are_what_their_files_say(tmp_path: Path, how: str) -> None:
+    """Inverted, one of several in a file, or one of a set: the reference is opened as the file was."""
+    (tmp_path / "in").mkdir()
+    plain, files = voxels("zyx", "uint8"), tmp_path / "in"
+    tifffile.imwrite(files / "white.tif", plain, photometric="miniswhite", compression="zlib")
+    with tifffile.TiffWriter(files / "two.tif") as file:
+        file.write(plain[0, :9, :9], photometric="minisblack")
+        file.write(plain, photometric="minisblack", compression="zlib")
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'DimensionOrder="XYZCT" Type="uint8" SizeX="41" SizeY="37" SizeZ="3" SizeC="1" SizeT="1">'
+        + "".join(
+            f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="s{z}.ome.tif">u{z}</UUID></TiffData>'
+            for z in range(3)
+        )
+        + "</Pixels></Image></OME>"
+    )
+    for z in range(3):
+        tifffile.imwrite(
+            files / f"s{z}.ome.tif",
+            plain[z],
+            photometric="minisblack",
+            description=xml,
+            metadata=None,
+            compression="zlib",
+            rowsperstrip=9,
+        )
+    for number, (name, expected) in enumerate(
+        [("white.tif", 255 - plain), ("two.tif:1", plain), ("s1.ome.tif", plain)]
+    ):
+        store = convert(tmp_path / str(number), images=str(files / name), axes="zyx", in_place=how)
+        image = open_image_of(store, name.split(":")[0].removesuffix(".tif"))
+        assert isinstance(image, InPlace if how == "always" else Result)
+        np.testing.assert_array_equal(image.read(Box((1, 5, 2), (3, 30, 41))), expected[None, 1:3, 5:30, 2:])
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder, and the URL under which it can be read."""

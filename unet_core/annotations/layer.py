@@ -83,7 +83,6 @@ class Layer(NamedTuple):
 
 
 NO_POSITIONS = np.empty(0, np.int64)
-ENDINGS = (*SUFFIXES, ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def object_of(position: np.ndarray, class_name: str | None = None, name: str | None = None) -> Layer:
@@ -106,7 +105,7 @@ def stem_of(name: str) -> str:
     """
     name = nfc(name.replace("\\", "/").rpartition("/")[2])
     head, point, ending = name.rpartition(".")
-    return head if point and f".{ending.lower()}" in ENDINGS else name
+    return head if point and f".{ending.lower()}" in SUFFIXES else name
 
 
 def matched(file: Path, images: Images, annotated: set[str]) -> Found:

@@ -56,7 +56,8 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
         try:
             source = to_czyx(opened, sample.axes, sample.time)
         except ValueError as error:
-            hint = f"; its header says that they are {header.axes}" if header.axes not in ("", sample.axes) else ""
+            told = "" if "q" in header.axes else header.axes
+            hint = f"; its header says that they are {told}" if told not in ("", sample.axes) else ""
             raise ValueError(f"{sample.image} {error}{hint}") from None
         channels = cfg.channels or list(range(source.shape[0]))
         if max(channels) >= source.shape[0]:

@@ -1,20 +1,20 @@
 """What an image file says of itself: axes, pixel size, channels.
 
-Read are OME-TIFF, ImageJ's TIFF, OME-Zarr, HDF5 and files of microscopes.
+Read are OME-TIFF, ImageJ's TIFF, LSM, slides (SVS, NDPI, QPTIFF), OME-Zarr, HDF5 and files of microscopes.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element
-
-from defusedxml.ElementTree import fromstring
 
 from unet_core.config.datasets import PixelSize
-from unet_core.images.readers import VENDOR_FILE_TYPES, open_hdf5
+from unet_core.images import ome_tiff, tiff
+from unet_core.images.hdf5 import axes_of, dataset
+from unet_core.images.readers import FILE_TYPES, VENDOR_FILE_TYPES, open_image
+from unet_core.images.zarr_images import located
 
 # Micrometres.
 MICROMETRES = {
@@ -64,15 +64,10 @@ def header_of(path: Path, internal: str = "") -> Header:
     internal : str
         Path of the array inside it.
     """
-    suffix = path.suffix.lower()
+    kind = FILE_TYPES.get(path.suffix.lower(), "")
+    ways = {"TIFF": _tiff, "HDF5": _hdf5, "Zarr": _zarr} | dict.fromkeys(VENDOR_FILE_TYPES.values(), _vendor)
     try:
-        if suffix in (".tif", ".tiff"):
-            return _tiff(path)
-        if suffix in VENDOR_FILE_TYPES:
-            return _vendor(path, internal)
-        if suffix in (".h5", ".hdf5"):
-            return _hdf5(path, internal)
-        return _ome_zarr(path, internal.strip("/")) if suffix == ".zarr" else EMPTY_HEADER
+        return ways.get(kind, _axes)(path, internal)
     except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
         return EMPTY_HEADER
 
@@ -107,32 +102,64 @@ def voxel_size(configured: PixelSize, header: Header, axes: str) -> tuple[float,
     return z, y, x
 
 
-def _tiff(path: Path) -> Header:
-    import tifffile
+def _axes(path: Path, internal: str) -> Header:
+    with open_image(path, internal) as array:
+        return Header(array.axes, {})
 
-    with tifffile.TiffFile(path) as file:
-        if not (file.is_ome or file.is_imagej):  # the pages of others would all be looked at for nothing
-            return EMPTY_HEADER
-        axes = file.series[0].axes.lower().replace("s", "c")
-        axes = axes if set(axes) <= set("tczyx") else ""
+
+def _tiff(path: Path, internal: str) -> Header:
+    axes = _axes(path, internal).axes
+    with tiff.opened(path) as (file, is_set):
         if file.is_ome and file.ome_metadata:
-            return _ome_xml(axes, fromstring(file.ome_metadata, forbid_dtd=True))
-        metadata = file.imagej_metadata or {}
-        unit, page = str(metadata.get("unit", "")), file.pages[0]
-        with_units: dict[str, tuple[float, str]] = {}
-        for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
-            per_unit, count = page.tags[tag].value if tag in page.tags else (0, 1)  # type: ignore[union-attr]
-            if per_unit:
-                with_units[axis] = (count / per_unit, str(metadata.get("yunit", unit)) if axis == "y" else unit)
-        if "spacing" in metadata:
-            with_units["z"] = (abs(float(metadata["spacing"])), str(metadata.get("zunit", unit)))
-        # ImageJ names planes; these are channels only where there is nothing else.
-        labels = metadata.get("Labels") if axes == "cyx" else None
-        return Header(axes, _sizes(with_units), _names(labels or []))
+            return _ome_tiff(path, file, is_set, internal, axes)
+        if file.is_lsm:
+            told = file.lsm_metadata or {}
+            sizes = {axis: (float(told.get(f"VoxelSize{axis.upper()}", 0)), "m") for axis in "zyx"}
+            names = (told.get("ChannelColors") or {}).get("ColorNames") or []
+            return Header(axes, _sizes(sizes), _names(list(names)))
+        if file.is_imagej:
+            return _imagej(file, axes)
+        page = file.pages.first
+        scale = re.search(r"\bMPP *= *([0-9.]+)", page.description) if file.is_svs else None
+        if scale:
+            return Header(axes, _sizes({axis: (float(scale[1]), "µm") for axis in "yx"}))
+        if file.is_ndpi or file.is_qpi:
+            unit = {2: "in", 3: "cm"}.get(int(page.tags.valueof(296) or 0), "")
+            return Header(axes, _sizes({axis: (size, unit) for axis, size in _resolutions(page).items()}))
+        return Header(axes, {})
 
 
-def _ome_xml(axes: str, root: Element) -> Header:
-    pixels = next(element for element in root.iter() if element.tag.endswith("}Pixels"))
+def _resolutions(page: Any) -> dict[str, float]:
+    """Size of a pixel along y and x in the unit of the file, where it says them."""
+    sizes = {}
+    for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+        per_unit, count = page.tags[tag].value if tag in page.tags else (0, 1)
+        if per_unit:
+            sizes[axis] = count / per_unit
+    return sizes
+
+
+def _imagej(file: Any, axes: str) -> Header:
+    metadata = file.imagej_metadata or {}
+    unit = str(metadata.get("unit", ""))
+    with_units = {
+        axis: (size, str(metadata.get("yunit", unit)) if axis == "y" else unit)
+        for axis, size in _resolutions(file.pages[0]).items()
+    }
+    if "spacing" in metadata:
+        with_units["z"] = (abs(float(metadata["spacing"])), str(metadata.get("zunit", unit)))
+    # ImageJ names planes; these are channels only where there is nothing else.
+    labels = metadata.get("Labels") if axes == "cyx" else None
+    return Header(axes, _sizes(with_units), _names(labels or []))
+
+
+def _ome_tiff(path: Path, file: Any, is_set: bool, internal: str, axes: str) -> Header:
+    """Of the image that is read, which is not always the first one."""
+    root = ome_tiff.described(path)[0] if is_set else ome_tiff.parsed(file.ome_metadata)
+    number = _number(path, file, is_set, internal)
+    if root is None:
+        return Header(axes, {})
+    pixels = [element for element in root.iter() if element.tag.endswith("}Pixels")][number]
     units = {axis: pixels.get(f"PhysicalSize{axis.upper()}Unit", "µm") for axis in "zyx"}
     sizes = {axis: pixels.get(f"PhysicalSize{axis.upper()}") for axis in "zyx"}
     names = [element.get("Name") for element in pixels if element.tag.endswith("}Channel")]
@@ -141,65 +168,49 @@ def _ome_xml(axes: str, root: Element) -> Header:
     )
 
 
-def _ome_zarr(path: Path, internal: str) -> Header:
+def _number(path: Path, file: Any, is_set: bool, internal: str) -> int:
+    if is_set:
+        return ome_tiff.number_of(path, internal)
+    return tiff.chosen(path, tiff.images_in(file), internal).number
+
+
+def _zarr(path: Path, internal: str) -> Header:
     """Of the image; where one of its resolutions is named, of that."""
-    metadata, level = _zarr_metadata(path / internal), ""
-    if "multiscales" not in metadata and internal:
-        parent, _, level = internal.rpartition("/")
-        metadata = _zarr_metadata(path / parent)
-    image = metadata["multiscales"][0]
-    dataset = next(one for one in image["datasets"] if not level or one["path"] == level)
+    found = located(path, internal, header_only=True)
+    if found.image is None or found.dataset is None:
+        return Header(found.axes, {})
     scales = [
         one["scale"]
-        for part in (dataset, image)  # each resolution has its own, and all of them together another
+        for part in (found.dataset, found.image)  # each resolution has its own, and all of them together another
         for one in part.get("coordinateTransformations", [])
         if one["type"] == "scale"
     ]
-    axes = "".join(axis["name"] for axis in image["axes"])
     with_units = {
         axis["name"]: (math.prod(float(scale[i]) for scale in scales), axis.get("unit", ""))
-        for i, axis in enumerate(image["axes"])
+        for i, axis in enumerate(found.image["axes"])
         if scales and axis["name"] in "zyx"
     }
-    names = [channel.get("label") for channel in metadata.get("omero", {}).get("channels", [])]
-    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(with_units), _names(names))
+    names = [channel.get("label") for channel in found.group.get("omero", {}).get("channels", [])]
+    return Header(found.axes, _sizes(with_units), _names(names))
 
 
 def _hdf5(path: Path, internal: str) -> Header:
     """As Fiji's HDF5 plugin, PlantSeg (`element_size_um`, along z y x) and ilastik (`axistags`) write."""
-    with open_hdf5(path, internal) as array:
-        size, tags = array.attrs.get("element_size_um"), array.attrs.get("axistags")
-        told_axes = (
-            [axis["key"] for axis in json.loads(tags)["axes"]]
-            if tags
-            else "zyx"
-            if size is not None and array.ndim == 3
-            else ""
-        )
-        axes = "".join(told_axes)
+    with dataset(path, internal) as array:
+        size, axes = array.attrs.get("element_size_um"), axes_of(array)
     with_units = {} if size is None else {axis: (float(extent), "µm") for axis, extent in zip("zyx", size, strict=True)}
-    return Header(axes if set(axes) <= set("tczyx") else "", _sizes(with_units))
-
-
-def _zarr_metadata(node: Path) -> dict[str, Any]:
-    """OME-NGFF metadata of a group, version 0.5 or earlier."""
-    for name in ("zarr.json", ".zattrs"):
-        if (node / name).is_file():
-            content: dict[str, Any] = json.loads((node / name).read_text(encoding="utf-8"))
-            return content.get("attributes", {}).get("ome", {}) if name == "zarr.json" else content
-    return {}
+    return Header(axes, _sizes(with_units))
 
 
 def _vendor(path: Path, internal: str) -> Header:
     import bioio
 
+    axes = _axes(path, internal).axes
     image = bioio.BioImage(path)
     if internal:
         image.set_scene(internal)
     pixel = image.physical_pixel_sizes
     sizes = {axis: (float(size), "µm") for axis, size in zip("zyx", (pixel.Z, pixel.Y, pixel.X), strict=True) if size}
-    # As `readers` gives them: without axes of length 1.
-    axes = "".join(axis for axis, length in zip("tczyx", image.shape, strict=True) if length > 1 or axis in "yx")
     return Header(axes, _sizes(sizes), _names(image.channel_names or []))
 
 

@@ -1,4 +1,4 @@
-"""Image files as arrays with the axes c z y x: TIFF, PNG, NPY, HDF5 and OME-Zarr.
+"""Image files as arrays with the axes c z y x: TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5 and OME-Zarr.
 
 Formats of microscopes are read by bioio.
 """
@@ -6,53 +6,60 @@ Formats of microscopes are read by bioio.
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import math
-import struct
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from unet_core.blocks import ZYX
+from unet_core.images import hdf5, ome_tiff, tiff, zarr_images
+from unet_core.images.hdf5 import open_hdf5
+from unet_core.images.pictures import open_picture, open_png
+from unet_core.images.source import Source, box_of, lengths, of_array, reading
+from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
+from unet_core.images.zarr_images import missing_chunks, open_zarr
 
-if TYPE_CHECKING:
-    import tifffile
+__all__ = ["missing_chunks"]
 
-FILE_TYPES = {
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".png": "PNG",
-    ".npy": "NPY",
-    ".h5": "HDF5",
-    ".hdf5": "HDF5",
-    ".zarr": "Zarr",
-}
-# Read by bioio, an extra of this package, with its plugin for each.
-VENDOR_FILE_TYPES = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
-FILE_TYPES |= VENDOR_FILE_TYPES
+TIFF_FILE_TYPES = dict.fromkeys(
+    (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", ".svs", ".ndpi", ".qptiff"), "TIFF"
+)
+HDF5_FILE_TYPES = dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5")
+# Read by Pillow.
+PICTURE_FILE_TYPES = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF"}
+FILE_TYPES = (
+    TIFF_FILE_TYPES
+    | {".png": "PNG"}
+    | PICTURE_FILE_TYPES
+    | {".npy": "NPY", ".zarr": "Zarr"}
+    | HDF5_FILE_TYPES
+    | VENDOR_FILE_TYPES
+)
 SUFFIXES = tuple(FILE_TYPES)
-# Bytes of pixels that a byte of a file may stand for: deflate, the densest of the usual, reaches 1032.
-MAX_COMPRESSION_RATIO = 2000
 
 
 def split_internal(path: str) -> tuple[Path, str]:
     """Split ``file.h5:volumes/raw`` into the file and the path inside it (empty where none is given).
 
+    Of TIFF only a number can follow.
+
     Examples
     --------
     >>> split_internal("a/b.h5:volumes/raw")
     (PosixPath('a/b.h5'), 'volumes/raw')
-    >>> split_internal("a:b.tif")
-    (PosixPath('a:b.tif'), '')
+    >>> split_internal("scan.tif:2"), split_internal("a:b.tif")
+    ((PosixPath('scan.tif'), '2'), (PosixPath('a:b.tif'), ''))
     """
-    for suffix in (".h5", ".hdf5", ".zarr", ".mat", *VENDOR_FILE_TYPES):
+    for suffix in (*HDF5_FILE_TYPES, ".zarr", ".mat", *VENDOR_FILE_TYPES):
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
+    numbered = re.fullmatch(r"(.*\.(\w+)):(\d+)", path, re.DOTALL)
+    if numbered and f".{numbered[2].lower()}" in TIFF_FILE_TYPES:
+        return path_of(numbered[1]), numbered[3]
     return path_of(path), ""
 
 
@@ -86,15 +93,22 @@ def is_url(path: object) -> bool:
 
 @contextmanager
 def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator[Any]:
-    """Open an image file as something with ``shape``, ``dtype`` and indexing; large files are not read whole.
+    """Open an image file as something that is indexed like an array; large files are not read whole.
+
+    It has ``shape``, ``dtype``, ``chunks`` (what is decoded at once; None where no part can be read without the rest),
+    ``axes`` (letters of t c z y x, and q for a stack of unknown kind; empty where the file does not say) and
+    ``white_is_zero`` (whether the file says that low values are bright).
 
     Parameters
     ----------
     path : Path
-        TIFF, PNG, NPY, HDF5, CZI, LIF, ND2 file or OME-Zarr folder.
+        TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5, CZI, LIF, ND2 file or OME-Zarr folder.
     internal : str
-        Path of the array inside an HDF5 file or a Zarr group, or the scene of a microscope's file; needed where there
-        are several.
+        Path of the array inside an HDF5 file or a Zarr group, the number of an image of a TIFF file, or the scene of a
+        microscope's file; needed where there are several.
+    stored : bool
+        Whether values are wanted as they are stored, as those of annotations are: indices of palettes, and low values
+        where these are white. Else palettes become colours, and all images have bright values that are high.
 
     Raises
     ------
@@ -109,48 +123,117 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
         raise ValueError(f"{path}: no such file")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
-    opened = {".png": _open_png, ".npy": _open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".zarr": _open_zarr}
-    with (_open_vendor if suffix in VENDOR_FILE_TYPES else opened.get(suffix, _open_tiff))(path, internal) as array:
-        yield _Image(path, array)
+    kind = FILE_TYPES[suffix]
+    ways = {"TIFF": tiff.open_tiff, "PNG": open_png, "NPY": _open_npy, "HDF5": open_hdf5, "Zarr": open_zarr}
+    way = open_vendor if suffix in VENDOR_FILE_TYPES else ways.get(kind, open_picture)
+    with way(path, internal, stored) as source:
+        yield _Image(path, source)
 
 
 class _Image:
     """Array of a file; the errors that it raises name the file."""
 
-    def __init__(self, path: Path, array: Any) -> None:
-        self._path, self._array = path, array
-        self.axes = ""
-        self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
-        # Where a part can be read without the rest: what is decoded at once.
-        self.chunks: tuple[int, ...] | None = getattr(array, "chunks", None)
-        if (
-            self.chunks is None and not isinstance(array, _Lazy) and type(array) is not np.ndarray
-        ):  # mapped, or stored without chunks
-            self.chunks = (1,) * len(self.shape)
+    def __init__(self, path: Path, source: Source) -> None:
+        self._path, self._source = path, source
+        self.shape, self.dtype, self.chunks = source.shape, source.dtype, source.chunks
+        self.axes, self.white_is_zero = source.axes, source.white_is_zero
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Part of the array, by whole numbers and slices."""
-        with _reading(self._path):
-            return np.asarray(self._array[index])
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn the errors of decoders of damaged files, which are of many kinds, into a ValueError that names the file."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"{path}: cannot be read as {FILE_TYPES[path.suffix.lower()]} ({_first_line(error)}); is it complete?"
-        ) from None
+        with reading(self._path, FILE_TYPES[self._path.suffix.lower()]):
+            box, single = box_of(index, self.shape)
+            part = np.asarray(self._source.read(box))
+            if part.shape != lengths(box):
+                raise ValueError(f"it gives {part.shape} pixels where {lengths(box)} are asked for")
+            return part.squeeze(single) if single else part
 
 
 def image_shape(path: Path, internal: str = "") -> tuple[int, ...]:
     """Shape of an image file, from its header."""
     if path.suffix.lower() == ".zarr":
-        return _zarr_array(path, internal)[1]
+        return zarr_images.located(path, internal).shape
     with open_image(path, internal) as array:
         return array.shape
+
+
+def has_times(shape: tuple[int, ...], axes: str) -> bool:
+    """Whether a file is a time series: several programs write an axis t of length 1 for any image.
+
+    Examples
+    --------
+    >>> has_times((1, 2, 3, 40, 50), "tczyx"), has_times((7, 40, 50), "tyx")
+    (False, True)
+    """
+    return "t" in axes and shape[axes.index("t")] > 1
+
+
+def members_of(path: Path) -> list[Path]:
+    """All files that are read when an image file is, itself first; of one that is damaged itself alone.
+
+    Companions are the other files of an OME-TIFF set, with that of its description, and those that hold values of
+    arrays of an HDF5 file.
+
+    Parameters
+    ----------
+    path : Path
+        The image file.
+    """
+    found: list[Path] = []
+    with contextlib.suppress(Exception):  # of many kinds, where the file is damaged; reading its pixels tells that
+        if FILE_TYPES.get(path.suffix.lower()) == "TIFF" and not is_url(path):
+            found = [path.parent / one.name for one in tiff.files_of(path)]
+        elif FILE_TYPES.get(path.suffix.lower()) == "HDF5" and not is_url(path):
+            found = hdf5.files_of(path)
+    return [path, *(file for file in dict.fromkeys(found) if file != path)]
+
+
+def companions_of(path: Path) -> list[Path]:
+    """The files that are read with an image file; see `members_of`."""
+    return members_of(path)[1:]
+
+
+def set_of(path: Path) -> list[Path]:
+    """Files with planes of the image that a file of an OME-TIFF set belongs to, as far as they are there.
+
+    Of other files, and damaged ones, it is the file alone.
+
+    Parameters
+    ----------
+    path : Path
+        The image file.
+    """
+    with contextlib.suppress(Exception):
+        if _is_set(path):
+            return ome_tiff.files_of(path)[0] or [path]
+    return [path]
+
+
+def arrays_in(path: Path) -> list[str]:
+    """Names that can follow a path and a colon, as in ``path:name``; none where the file has one image.
+
+    They are numbers of the images of a TIFF file, images or arrays of Zarr, arrays of HDF5, and scenes of microscopes'
+    files. Of a damaged file there are none.
+
+    Parameters
+    ----------
+    path : Path
+        The image file.
+    """
+    kind = FILE_TYPES.get(path.suffix.lower(), "")
+    if is_url(path):
+        return []
+    ways = {"TIFF": tiff.numbers_in, "HDF5": hdf5.arrays_in, "Zarr": zarr_images.arrays_in}
+    ways |= dict.fromkeys(VENDOR_FILE_TYPES.values(), scenes_of)
+    with contextlib.suppress(Exception):
+        return ways[kind](path) if kind in ways else []
+    return []
+
+
+def _is_set(path: Path) -> bool:
+    if FILE_TYPES.get(path.suffix.lower()) != "TIFF" or is_url(path):
+        return False
+    with tiff.opened(path) as (_, is_set):
+        return is_set
 
 
 def to_czyx(array: Any, axes: str, time: int | None) -> Any:
@@ -197,223 +280,8 @@ class CZYX:
 
 
 @contextmanager
-def _open_tiff(path: Path, internal: str) -> Iterator[Any]:
-    import tifffile
-
-    with contextlib.ExitStack() as stack:
-        with _reading(path):
-            file = stack.enter_context(tifffile.TiffFile(path))
-            _check_pages(file)
-            array = _tiff_array(path, file.series[0])
-        yield array
-
-
-def _check_pages(file: tifffile.TiffFile) -> None:
-    """Raise an error if the chain of pages breaks off; tifffile gives the pages before silently."""
-    len(file.pages)  # follows the chain to its end
-    file.filehandle.seek(file.pages.next_page_offset or 0)
-    if file.filehandle.read(file.tiff.offsetsize) != bytes(file.tiff.offsetsize):
-        raise ValueError("its list of pages breaks off")
-
-
-def _tiff_array(path: Path, series: tifffile.TiffPageSeries) -> Any:
-    """A TIFF file as an array that is read as late as the file allows.
-
-    It is a memory map where possible; else its pages, strips or tiles are decoded when asked for; else all is read at
-    once.
-    """
-    import tifffile
-    import zarr
-
-    with contextlib.suppress(ValueError):  # compressed or tiled
-        return tifffile.memmap(path, mode="r")
-    lead = series.shape[: -len(series.keyframe.shape)]
-    paged = series.shape == lead + series.keyframe.shape and len(series) == math.prod(lead) > 1
-    claimed = math.prod(series.shape) * series.dtype.itemsize
-    if not series.is_multifile:
-        _check_claim(claimed, path, MAX_COMPRESSION_RATIO if series.keyframe.compression != 1 else 1)
-    if series.is_multifile or (not paged and len(series.keyframe.dataoffsets) == 1):
-        return _Lazy(series.shape, series.dtype, series.asarray)
-    return _TiffPages(series, lead) if paged else zarr.open_array(series.aszarr(level=0), mode="r")
-
-
-def _check_claim(claimed: int, path: Path, ratio: int) -> None:
-    """Raise an error if a header claims more bytes of pixels than the file can hold, before memory is asked for."""
-    if claimed > max(2**24, ratio * path.stat().st_size):
-        raise ValueError(f"its header claims {claimed} bytes of pixels, but the file has {path.stat().st_size}")
-
-
-class _Lazy:
-    """An array that is decoded as a whole when it is asked for."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], np.ndarray]) -> None:
-        self.shape, self.dtype, self._decode = shape, dtype, decode
-
-    @functools.cached_property
-    def _array(self) -> np.ndarray:
-        return _as_claimed(self._decode(), self.shape)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Part of the array; see `_Image`."""
-        return self._array[index]
-
-
-class _TiffPages:
-    """Compressed pages as an array, of which no more are decoded than are asked for."""
-
-    def __init__(self, series: tifffile.TiffPageSeries, lead: tuple[int, ...]) -> None:
-        self._series, self._lead = series, lead
-        self.shape, self.dtype = series.shape, series.dtype
-        self.chunks = (1,) * len(lead) + tuple(series.keyframe.shape)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Part of the array; see `_Image`."""
-        index = () if index is Ellipsis else index if isinstance(index, tuple) else (index,)
-        depth = len(self._lead)
-        numbers = np.arange(len(self._series)).reshape(self._lead)[index[:depth]]
-        pages = np.stack([self._page(int(number))[index[depth:]] for number in np.ravel(numbers)])
-        return pages.reshape(np.shape(numbers) + pages.shape[1:])
-
-    def _page(self, number: int) -> np.ndarray:
-        page = self._series[number]
-        if page is None:
-            raise ValueError(f"page {number} is missing")
-        return page.asarray()
-
-
-@contextmanager
-def _open_png(path: Path, internal: str) -> Iterator[_Lazy]:
-    import imagecodecs
-
-    with _reading(path):
-        data = path.read_bytes()
-        # IHDR: width, height, bits, colour type. Palettes are decoded to RGB, transparency to an alpha channel.
-        if data[12:16] != b"IHDR" or len(data) < 33:
-            raise ValueError("it has no header")
-        width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
-        channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour]
-        if colour in (0, 2, 3) and b"tRNS" in data[: max(data.find(b"IDAT"), 0)]:
-            channels += 1
-        dtype = np.dtype("uint16" if bits == 16 else "uint8")
-        _check_claim(width * height * channels * dtype.itemsize, path, 8 * MAX_COMPRESSION_RATIO)
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    yield _Lazy(shape, dtype, lambda: imagecodecs.png_decode(data))
-
-
-def _as_claimed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """What was decoded, which in damaged files may be less, or more, than the header says."""
-    if array.shape != shape:
-        raise ValueError(f"it holds {array.shape} pixels and not {shape}, as its header says")
-    return array
-
-
-@contextmanager
-def _open_npy(path: Path, internal: str) -> Iterator[np.ndarray]:
+def _open_npy(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     """Memory map, which never unpickles: arrays of Python objects are errors."""
-    with _reading(path):
-        array = np.lib.format.open_memmap(path, mode="r")
-    yield array
-
-
-@contextmanager
-def open_hdf5(path: Path, internal: str) -> Iterator[Any]:
-    """The array (`h5py.Dataset`) of a file: the named one, or the only one."""
-    import h5py
-
-    with contextlib.ExitStack() as stack:
-        arrays: list[str] = []
-        with _reading(path):
-            file = stack.enter_context(h5py.File(path, "r"))
-            file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
-        name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")
-        if name not in arrays:
-            raise ValueError(_which_array(path, arrays))
-        yield file[name]
-
-
-@contextmanager
-def _open_zarr(path: Path, internal: str) -> Iterator[Any]:
-    import zarr
-
-    folder, _ = _zarr_array(path, internal)
-    with _reading(path):
-        array = zarr.open_array(str(folder), mode="r", storage_options=getattr(folder, "storage_options", None))
-    yield array
-
-
-@contextmanager
-def _open_vendor(path: Path, internal: str) -> Iterator[_Vendor]:
-    try:
-        import bioio
-    except ImportError:
-        name = path.suffix.lower()[1:]
-        raise ValueError(
-            f"{path}: {name.upper()} is read by bioio, which is not installed: "
-            "pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
-        ) from None
-    with _reading(path):
-        image = bioio.BioImage(path)
-        if internal:
-            image.set_scene(internal)
-        elif len(image.scenes) > 1:
-            raise ValueError(f"say which scene, as in {path.name}:{image.scenes[0]}; it has {', '.join(image.scenes)}")
-        array = _Vendor(image.get_image_dask_data("TCZYX"))
-    yield array
-
-
-class _Vendor:
-    """Lazy array t c z y x without the axes of length 1 before y and x."""
-
-    def __init__(self, lazy: Any) -> None:
-        self._lazy = lazy[
-            tuple(0 if length == 1 and axis < 3 else slice(None) for axis, length in enumerate(lazy.shape))
-        ]
-        self.shape, self.dtype = self._lazy.shape, self._lazy.dtype
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Part of the array; see `_Image`."""
-        # In this thread: a task that waits for tasks of its own could wait for ever.
-        return self._lazy[index].compute(scheduler="synchronous")
-
-
-def _zarr_array(path: Path, internal: str) -> tuple[Path, tuple[int, ...]]:
-    """Folder and shape of the array: itself, the finest level of an OME-Zarr image, or the one named."""
-    node = path / internal.strip("/")
-    with _reading(path):
-        metadata = _json(node / "zarr.json").get("attributes") or _json(node / ".zattrs")
-        multiscales = metadata.get("ome", metadata).get("multiscales")
-        if multiscales:
-            node /= multiscales[0]["datasets"][0]["path"]
-        header = _json(node / "zarr.json") or _json(node / ".zarray")
-    if "shape" not in header:
-        listed = [] if is_url(path) or not node.is_dir() else [child for child in node.iterdir() if child.is_dir()]
-        raise ValueError(_which_array(path, sorted(child.relative_to(path).as_posix() for child in listed)))
-    return node, tuple(header["shape"])
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-
-
-def _which_array(path: Path, inside: list[str]) -> str:
-    example = inside[0] if inside else "name"
-    return f"{path}: say which array, as in {path.name}:{example}; it has {', '.join(inside) or 'none'}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def companions_of(path: Path) -> list[Path]:
-    return []
-
-
-def set_of(path: Path) -> list[Path]:
-    return [path]
-
-
-def arrays_in(path: Path) -> list[str]:
-    return []
+    with reading(path, "NPY"):
+        source = of_array(np.lib.format.open_memmap(path, mode="r"))
+    yield source

@@ -40,7 +40,9 @@ def _axes(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
     other = [
         sample
         for sample, _ in details
-        if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes
+        if len(said[sample.name]) == len(sample.axes)
+        and said[sample.name] != sample.axes
+        and "q" not in said[sample.name]
     ]
     if not other:
         return {}
