@@ -22,7 +22,7 @@ MARK = "# ---- every step, with its defaults ----\n"
 WIDTH = 120
 # What stands before and after the formats.
 IN_CONFIG = ("    annotations: # none: the data set is only segmented\n", "      # More keys of a source")
-IN_DOCS = ("Formats, as `unet_core/config/formats.py` describes them:\n\n", "\n## What image files say")
+IN_DOCS = ("Formats, as `unet_core/config/formats.py` describes them:\n\n", "\n## Names and folders")
 
 
 def options_text() -> str:

@@ -249,7 +249,7 @@ def _named(placed: list[Placed]) -> list[Placed]:
     same: dict[tuple[str, int | None], list[Placed]] = defaultdict(list)
     for image in placed:
         same[image.stem, image.time].append(image)
-    folders = {}
+    folders = dict[Placed, tuple[str, ...]]()
     for images in same.values():
         if len(images) > 1:
             folders |= dict(zip(images, _distinct(images), strict=True))
