@@ -13,6 +13,7 @@ import tifffile
 import zarr
 
 from unet_core.images import tiff_pages
+from unet_core.images.headers import header_of
 from unet_core.images.readers import CZYX, image_shape, open_image, split_internal, to_czyx
 
 STACK = np.arange(2 * 3 * 4, dtype=np.uint16).reshape(2, 3, 4)
@@ -280,6 +281,23 @@ def test_czi_files_are_read_lazily_without_axes_of_length_one(tmp_path: Path) ->
         np.testing.assert_array_equal(opened[1, 2, 3:9], image[1, 2, 3:9])
     (tmp_path / "a.czi").write_bytes((tmp_path / "a.czi").read_bytes()[:500])
     assert failure(tmp_path / "a.czi").startswith("cannot be read as CZI")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_colours_of_czi_are_channels(tmp_path: Path, channels: int) -> None:
+    pytest.importorskip("bioio_czi", reason="bioio is an extra")
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    rgb = NOISE.astype(np.uint8).reshape(-1)[: channels * 3 * 20 * 25].reshape(channels, 20, 25, 3)
+    with czi.create_czi(str(tmp_path / "a.czi")) as file:
+        for c in range(channels):  # the samples of a file are blue, green, red
+            file.write(data=np.ascontiguousarray(rgb[c, ..., ::-1]), plane={"C": c, "Z": 0, "T": 0})
+        file.write_metadata("a", scale_x=2e-7, scale_y=2e-7)
+    expected, axes = (rgb[0], "yxc") if channels == 1 else (np.moveaxis(rgb, -1, 1).reshape(6, 20, 25), "cyx")
+    np.testing.assert_array_equal(read(tmp_path / "a.czi"), expected)
+    with open_image(tmp_path / "a.czi") as opened:
+        assert opened.axes == axes
+        np.testing.assert_array_equal(opened[2:9:2, 1:], expected[2:9:2, 1:])
+    assert header_of(tmp_path / "a.czi").pixel_size == pytest.approx({"y": 0.2, "x": 0.2})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.7, 0.95])

@@ -19,10 +19,15 @@ class Opened:
     def __init__(self, image: np.ndarray, order: str) -> None:
         self.dims = self
         self.order, self._image = order, image
+        self.shape, self.dtype = image.shape, image.dtype
 
     def get_image_dask_data(self, order: str) -> Any:
         assert order == self.order
         return dask.array.from_array(self._image, chunks=-1)
+
+    def get_image_data(self, order: str, **box: slice) -> np.ndarray:
+        assert order == self.order
+        return self._image[tuple(box.get(axis, slice(None)) for axis in order)]
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,11 @@ def test_samples_of_pixels_are_channels(shape: tuple[int, ...], axes: str, expec
     np.testing.assert_array_equal(source.read(box), wanted)
     box = tuple(slice(length // 2, length, 2) for length in source.shape)
     np.testing.assert_array_equal(source.read(box), wanted[box])
+
+
+def test_blue_first_is_turned_round() -> None:
+    image = RNG.integers(0, 200, (1, 1, 1, 8, 9, 3)).astype(np.uint8)
+    source = source_of(Opened(image, "TCZYXS"), blue_first=True)
+    box = (slice(0, 8, 1), slice(0, 9, 1), slice(0, 3, 1))
+    np.testing.assert_array_equal(source.read(box), image[0, 0, 0, ..., ::-1])
+    np.testing.assert_array_equal(source.read((*box[:2], slice(0, 1, 1))), image[0, 0, 0, ..., 2:])

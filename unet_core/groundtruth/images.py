@@ -52,12 +52,13 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
         If the file cannot be read, or is not as the configuration says.
     """
     header = header_of(sample.image, sample.internal)
+    if "q" in header.axes:  # a stack of unknown kind
+        header = header._replace(axes="")
     with open_image(sample.image, sample.internal) as opened:
         try:
             source = to_czyx(opened, sample.axes, sample.time)
         except ValueError as error:
-            told = "" if "q" in header.axes else header.axes
-            hint = f"; its header says that they are {told}" if told not in ("", sample.axes) else ""
+            hint = f"; its header says that they are {header.axes}" if header.axes not in ("", sample.axes) else ""
             raise ValueError(f"{sample.image} {error}{hint}") from None
         channels = cfg.channels or list(range(source.shape[0]))
         if max(channels) >= source.shape[0]:

@@ -12,8 +12,16 @@ from pathlib import Path
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Dataset
 from unet_core.images.headers import header_of
-from unet_core.images.readers import SUFFIXES, arrays_in, image_shape, is_url, set_of, split_internal
-from unet_core.patterns import fits, has_wildcards, matching, nfc
+from unet_core.images.readers import (
+    SUFFIXES,
+    arrays_in,
+    image_shape,
+    is_url,
+    set_of,
+    split_internal,
+    times_of_set,
+)
+from unet_core.patterns import OME, fits, has_wildcards, matching, nfc
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
     """
     found, problems = _arrays(cfg)
     axes, told = _axes(cfg, found)
-    placed, wrong = _times(_once(found), axes)
+    placed, wrong = _times(_once(found, axes), axes)
     problems += [f"images: {line}" for line in [*told, *wrong]]
     named = _named(list(dict.fromkeys(placed)))
     names: dict[str, list[str]] = defaultdict(list)
@@ -180,18 +188,31 @@ def _with_internal(found: list[Placed]) -> list[Placed]:
     ]
 
 
-def _once(found: list[Placed]) -> list[Placed]:
+def _once(found: list[Placed], axes: str) -> list[Placed]:
     """Each set of files of which each says that it holds the whole (OME-TIFF) once, by the first that was named.
 
-    Where a set has as many files as time points, each file is its own time point.
+    Where several were named and each is a time point, each is an image of its own.
     """
-    seen, once = set[Path](), list[Placed]()
+    once, seen = list[Placed](), set[Path]()
     for one in dict.fromkeys(found):
-        if is_url(one.path) or one.path not in seen:
+        if not _may_be_of_a_set(one.path, axes):
             once.append(one)
-            members = [one.path] if is_url(one.path) else set_of(one.path)
-            seen |= {member for member in members if member != one.path}
-    return once
+        elif one.path not in seen:
+            members = set(set_of(one.path))
+            named = [other for other in found if other.path in members]
+            times = times_of_set(one.path) if len(named) > 1 else {}
+            seen |= members
+            if all(other.path in times for other in named) and named:
+                first = one.file_name
+                once += [replace(other, time=times[other.path], own_file=True, file_name=first) for other in named]
+            else:
+                once.append(one)
+    return list(dict.fromkeys(once))
+
+
+def _may_be_of_a_set(path: Path, axes: str) -> bool:
+    """Whether a file is looked into for other files that it belongs to, which takes time for each of many."""
+    return not is_url(path) and (f"{OME}." in path.name.lower() or "_mmstack" in path.name.lower() or "t" in axes)
 
 
 def _axes(cfg: Dataset, found: list[Placed]) -> tuple[str, list[str]]:
@@ -224,16 +245,17 @@ def _times(found: list[Placed], axes: str) -> tuple[list[Placed], list[str]]:
     lengths = list[int]()
     for one in found:
         try:
-            lengths.append(_length(one.path, one.internal, axes))
+            lengths.append(1 if one.own_file else _length(one.path, one.internal, axes))
         except (ValueError, OSError) as error:
             lengths.append(0)
             problems.append(str(error))
     # An axis t of length 1, which some tools always write, makes no film.
-    if max(lengths, default=0) < 2:
-        return [replace(one, axes=axes) for one, length in zip(found, lengths, strict=True) if length], problems
-    return [
-        replace(one, axes=axes, time=time) for one, length in zip(found, lengths, strict=True) for time in range(length)
-    ], problems
+    is_film = max(lengths, default=0) > 1
+    placed = list[Placed]()
+    for one, length in zip(found, lengths, strict=True):
+        times = [one.time] if one.own_file or not is_film else range(length)
+        placed += [replace(one, axes=axes, time=time) for time in times if length]
+    return placed, problems
 
 
 def _length(file: Path, internal: str, axes: str) -> int:

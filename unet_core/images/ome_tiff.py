@@ -128,6 +128,20 @@ def files_of(path: Path, internal: str = "") -> tuple[list[Path], list[Path]]:
     return found, [] if source == path else [source]
 
 
+def times_of(path: Path) -> dict[Path, int]:
+    """Time point of each file of a set that has a file for each; empty where it has none such."""
+    _, image = _chosen(path, "")
+    if "T" not in image.axes.upper():
+        return {}
+    axis = image.axes.upper().index("T")
+    times: dict[str, set[int]] = {}
+    for number, (name, _) in image.planes.items():
+        times.setdefault(name, set()).add(int(np.unravel_index(number, image.lead)[axis]))
+    found = {path.parent / name: min(several) for name, several in times.items()}
+    alone = all(len(several) == 1 for several in times.values())
+    return found if alone and len(set(found.values())) == len(found) else {}
+
+
 def described(path: Path) -> tuple[Element, Path]:
     """The OME-XML that counts for a file, and the file that it lies in."""
     import tifffile

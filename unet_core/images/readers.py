@@ -208,6 +208,20 @@ def set_of(path: Path) -> list[Path]:
     return [path]
 
 
+def times_of_set(path: Path) -> dict[Path, int]:
+    """Time points of the files of an OME-TIFF set that has a file for each time point; empty for all others.
+
+    Parameters
+    ----------
+    path : Path
+        A file of the set.
+    """
+    with contextlib.suppress(Exception):
+        if _is_set(path):
+            return ome_tiff.times_of(path)
+    return {}
+
+
 def arrays_in(path: Path) -> list[str]:
     """Names that can follow a path and a colon, as in ``path:name``; none where the file has one image.
 

@@ -41,7 +41,7 @@ def open_vendor(path: Path, internal: str, stored: bool) -> Iterator[Source]:
             image.set_scene(internal)
         elif len(image.scenes) > 1:
             raise ValueError(f"say which scene, as in {path.name}:{image.scenes[0]}; it has {', '.join(image.scenes)}")
-        source = source_of(image)
+        source = source_of(image, blue_first=kind == "CZI")
     yield source
 
 
@@ -53,17 +53,33 @@ def scenes_of(path: Path) -> list[str]:
     return scenes if len(scenes) > 1 else []
 
 
-def source_of(image: Any) -> Source:
-    """The opened scene of an image of bioio; samples of a pixel (axis S) are channels."""
+def source_of(image: Any, blue_first: bool = False) -> Source:
+    """The opened scene of an image of bioio; samples of a pixel (axis S) are channels.
+
+    Parameters
+    ----------
+    image : BioImage
+        With the axes T C Z Y X, or T C Z Y X S.
+    blue_first : bool
+        Whether the samples of the file are blue, green, red.
+    """
     letters = "TCZYXS" if "S" in image.dims.order else "TCZYX"
-    lazy = image.get_image_dask_data(letters)
-    sizes = dict(zip(letters.lower(), lazy.shape, strict=True))
+    sizes = dict(zip(letters.lower(), image.shape, strict=True))
     kept = [axis for axis, length in sizes.items() if length > 1 or axis in "yx"]
-    lazy = lazy[tuple(slice(None) if axis in kept else 0 for axis in sizes)]
+    lazy = None if "s" in kept else image.get_image_dask_data(letters)
 
     def read(box: Box) -> np.ndarray:
-        # In this thread: a task that waits for tasks of its own could wait for ever.
-        return np.asarray(lazy[box].compute(scheduler="synchronous"))
+        wanted = dict(zip(kept, box, strict=True))
+        full = {axis: wanted.get(axis, slice(0, 1, 1)) for axis in sizes}
+        if lazy is None:
+            # bioio-czi 3 repeats one sample where it reads lazily. What is asked for here is read alone, too.
+            samples = full.pop("s")
+            part = image.get_image_data(letters, **{axis.upper(): one for axis, one in full.items()})
+            part = np.asarray(part)[..., ::-1][..., samples] if blue_first else np.asarray(part)[..., samples]
+        else:
+            # In this thread: a task that waits for tasks of its own could wait for ever.
+            part = np.asarray(lazy[tuple(full.values())].compute(scheduler="synchronous"))
+        return part.reshape([length for axis, length in zip(sizes, part.shape, strict=True) if axis in kept])
 
-    shape = tuple(lazy.shape)
-    return with_samples_as_channels(Source(shape, np.dtype(lazy.dtype), read, "".join(kept), (1,) * len(shape)))
+    shape = tuple(sizes[axis] for axis in kept)
+    return with_samples_as_channels(Source(shape, np.dtype(image.dtype), read, "".join(kept), (1,) * len(shape)))

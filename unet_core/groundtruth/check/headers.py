@@ -40,9 +40,7 @@ def _axes(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
     other = [
         sample
         for sample, _ in details
-        if len(said[sample.name]) == len(sample.axes)
-        and said[sample.name] != sample.axes
-        and "q" not in said[sample.name]
+        if len(said[sample.name]) == len(sample.axes) and said[sample.name] != sample.axes
     ]
     if not other:
         return {}
