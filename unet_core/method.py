@@ -8,7 +8,7 @@ where what comes out has changed and the number has not.
 from __future__ import annotations
 
 VERSIONS = {
-    "groundtruth": 1,
+    "groundtruth": 2,
     "weights": 1,
     "plan": 1,
     "train": 1,

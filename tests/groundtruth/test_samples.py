@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import h5py
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -529,3 +531,108 @@ def test_axes_are_those_of_the_first_file_unless_the_configuration_says_them(tmp
     assert [(sample.name, sample.time, sample.axes) for sample in found] == [("a", None, "zyx"), ("b", None, "zyx")]
     image(tmp_path / "plain.tif", (4, 5))
     assert find_samples(dataset(f"{tmp_path}/plain.tif"))[0][0].axes == "yx"
+
+
+def ome_set(folder: Path, names: list[str], times: list[list[int]], gray: int = 10) -> list[Path]:
+    """Files of one OME-TIFF film, each with the planes of some time points, whose values are those of the time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = sum(map(len, times))
+    planes = "".join(
+        f'<TiffData FirstT="{time}" IFD="{ifd}" PlaneCount="1">'
+        f'<UUID FileName="{name}">urn:uuid:{name}</UUID></TiffData>'
+        for name, own in zip(names, times, strict=True)
+        for ifd, time in enumerate(own)
+    )
+    for name, own in zip(names, times, strict=True):
+        xml = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{name}">'
+            f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="6" SizeY="5" '
+            f'SizeZ="1" SizeC="1" SizeT="{count}"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}'
+            "</Pixels></Image></OME>"
+        )
+        pixels = np.stack([np.full((5, 6), gray * (time + 1), np.uint8) for time in own])
+        tifffile.imwrite(folder / name, pixels, description=xml, metadata=None, photometric="minisblack")
+    return [folder / name for name in names]
+
+
+NAMES = [f"film_T{time}.ome.tif" for time in range(3)]
+
+
+def test_files_of_a_set_that_are_time_points_are_samples_of_their_own(tmp_path: Path) -> None:
+    films = ome_set(tmp_path / "raw", NAMES, [[0], [1], [2]])
+    for path in films:
+        image(tmp_path / "seg" / path.name, (5, 6))
+    cfg = dataset(f"{tmp_path}/raw/*.ome.tif", annotations=labels(tmp_path / "seg"))
+    samples, wrong = find_samples(cfg)
+    assert wrong == []
+    assert [(one.name, one.image, one.time) for one in samples] == [
+        (f"film_T{time}.ome", films[time], time) for time in range(3)
+    ]
+    assert [one.annotations[0][0].name for one in samples] == NAMES
+    # Frames of a film, though in files of their own.
+    assert {one.group for one in samples} == {"film_T0.ome"}
+
+
+def test_a_named_file_of_a_set_stands_for_the_set_and_each_is_read_once(tmp_path: Path) -> None:
+    ome_set(tmp_path / "raw", NAMES, [[0], [1], [2]])
+    assert names(dataset(f"{tmp_path}/raw/film_T1.ome.tif")) == [f"film_T1.ome_{time:04d}" for time in range(3)]
+    # Two files with several time points each: the set once, by the first.
+    ome_set(tmp_path / "halves", ["a_1.ome.tif", "a_2.ome.tif"], [[0, 1], [2, 3]])
+    assert names(dataset(f"{tmp_path}/halves/*.tif")) == [f"a_1.ome_{time:04d}" for time in range(4)]
+
+
+def test_a_changed_file_of_a_set_changes_the_content_of_the_data_set(tmp_path: Path) -> None:
+    films = ome_set(tmp_path / "raw", NAMES, [[0], [1], [2]])
+    samples, _ = find_samples(dataset(str(films[0])))
+    before = content_of(samples, tmp_path / "cache.json")
+    assert content_of(samples, tmp_path / "cache.json") == before
+    ome_set(tmp_path / "raw", NAMES[2:], [[0]], gray=99)
+    assert content_of(samples, tmp_path / "cache.json") != before
+
+
+def test_arrays_of_one_file_are_images_with_their_paths_in_their_names(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        for name in ("s1", "fields/s2", "other"):
+            file[name] = np.zeros((4, 5), np.uint8)
+    for name in ("e_s1", "e_fields_s2"):
+        image(tmp_path / "seg" / f"{name}.tif", (4, 5))
+    listed = [f"{tmp_path}/e.h5:s1", f"{tmp_path}/e.h5:fields/s2"]
+    samples, wrong = find_samples(dataset(listed, annotations=labels(tmp_path / "seg")))
+    assert wrong == []
+    assert [(one.name, one.internal, one.annotations[0][0].stem, one.group) for one in samples] == [
+        ("e_fields_s2", "fields/s2", "e_fields_s2", "e"),
+        ("e_s1", "s1", "e_s1", "e"),
+    ]
+    assert names(dataset(f"{tmp_path}/e.h5:*s?")) == ["e_fields_s2", "e_s1"]
+    assert problems(dataset(f"{tmp_path}/e.h5:x*")) == [
+        f"images: {tmp_path}/e.h5: nothing in it fits 'x*'; it has fields/s2, other, s1"
+    ]
+
+
+def test_an_axis_t_of_length_1_makes_no_film(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / "raw" / f"{name}.tif", (1, 4, 5))
+        image(tmp_path / "seg" / f"{name}.tif", (4, 5))
+    cfg = dataset(f"{tmp_path}/raw/*.tif", axes="tyx", annotations=labels(tmp_path / "seg"))
+    samples, wrong = find_samples(cfg)
+    assert wrong == [] and [(one.name, one.time) for one in samples] == [("a", None), ("b", None)]
+    image(tmp_path / "raw" / "c.tif", (2, 4, 5))
+    assert names(cfg.model_copy(update={"annotations": []})) == ["a_0000", "b_0000", "c_0000", "c_0001"]
+
+
+def test_stacks_that_do_not_say_their_axes_are_told_with_what_to_write(tmp_path: Path) -> None:
+    path = image(tmp_path / "a.tif", (3, 4, 5))
+    assert problems(dataset(str(path))) == [
+        f"images: {path} has 3 axes (shape (3, 4, 5)) and does not say which; write axes: zyx for a volume, tyx for a "
+        "film, cyx or yxc for channels"
+    ]
+    assert names(dataset(str(path), axes="zyx")) == ["a"]
+
+
+def test_rgb_needs_no_axes(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 3), np.uint8), photometric="rgb")
+    imagecodecs.imwrite(tmp_path / "b.png", np.zeros((4, 5, 3), np.uint8))
+    for name in ("a.tif", "b.png"):
+        samples, wrong = find_samples(dataset(f"{tmp_path}/{name}"))
+        assert wrong == [] and samples[0].axes == "yxc"

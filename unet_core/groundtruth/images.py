@@ -17,7 +17,7 @@ from unet_core.groundtruth.intensities import Intensities
 from unet_core.groundtruth.samples import Sample
 from unet_core.images.headers import Header, header_of, voxel_size
 from unet_core.images.in_place import InPlace, pieces
-from unet_core.images.readers import CZYX, open_image, to_czyx
+from unet_core.images.readers import CZYX, missing_chunks, open_image, to_czyx
 from unet_core.store.store import Spec, begin, finish, write_reference
 
 # Bytes above which an image stays where it lies, where the configuration leaves it open.
@@ -54,6 +54,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
     header = header_of(sample.image, sample.internal)
     if "q" in header.axes:  # a stack of unknown kind
         header = header._replace(axes="")
+    absent = _absent_chunks(sample)
     with open_image(sample.image, sample.internal) as opened:
         try:
             source = to_czyx(opened, sample.axes, sample.time)
@@ -70,7 +71,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
             raise ValueError(f"{sample.image} has no pixels (shape {shape})")
         dtype = _stored_type(source.dtype, sample)
         if _stays(source, cfg, sample):
-            return _refer(source, channels, dtype, sample, header, cfg, path, image_digest)
+            return _refer(source, channels, dtype, sample, header, cfg, path, image_digest, absent)
         spec = Spec(shape, dtype, "image", len(channels), voxel_size(cfg.pixel_size, header, sample.axes))
         intensities = [Intensities(np.dtype(dtype), math.prod(shape)) for _ in channels]
         _check_range(source, spec.grid, channels, sample)
@@ -83,10 +84,21 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
             if not result.has_block(index):
                 result.write(index, data, image_digest)
     names = _chosen(header.channels, source, channels)
-    details = _details(shape, intensities, header, names, spec.pixel_size) | {"dtype": source.dtype.name}
+    details = _details(shape, intensities, header, names, spec.pixel_size) | {"dtype": source.dtype.name} | absent
     shown = [_displayed(name, one, np.dtype(dtype)) for name, one in zip(names, details["intensities"], strict=False)]
     finish(path, image_digest, details, shown)
     return details
+
+
+def _absent_chunks(sample: Sample) -> dict[str, list[int]]:
+    """How many chunks of a Zarr image are not there, and of how many; nothing where all are.
+
+    Chunks that hold the fill value alone need not be there, and a copy that was interrupted leaves chunks out.
+    """
+    if sample.image.suffix.lower() != ".zarr":
+        return {}
+    missing, total = missing_chunks(sample.image, sample.internal)
+    return {"absent_chunks": [missing, total]} if missing else {}
 
 
 def size_of(sample: Sample, cfg: Dataset) -> tuple[float, float, float]:
@@ -121,6 +133,7 @@ def _refer(
     cfg: Dataset,
     path: Path,
     image_digest: str,
+    absent: dict[str, list[int]],
 ) -> dict[str, Any]:
     """Note where the image lies; its statistics come from all of it, or from regularly chosen parts of a large one."""
     shape, size = source.shape[1:], voxel_size(cfg.pixel_size, header, sample.axes)
@@ -144,6 +157,7 @@ def _refer(
     details = _details(shape, intensities, header, _chosen(header.channels, source, channels), size) | {
         "dtype": source.dtype.name,
         "voxels_looked_at": seen,
+        **absent,
     }
     write_reference(path, image_digest, reference, details, _provenance(sample, cfg))
     return details

@@ -199,10 +199,13 @@ def _once(found: list[Placed], axes: str) -> list[Placed]:
             once.append(one)
         elif one.path not in seen:
             members = set(set_of(one.path))
+            if len(members) < 2:  # of one file several arrays may be images
+                once.append(one)
+                continue
             named = [other for other in found if other.path in members]
             times = times_of_set(one.path) if len(named) > 1 else {}
             seen |= members
-            if all(other.path in times for other in named) and named:
+            if all(other.path in times for other in named):
                 first = one.file_name
                 once += [replace(other, time=times[other.path], own_file=True, file_name=first) for other in named]
             else:

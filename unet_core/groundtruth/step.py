@@ -212,7 +212,7 @@ def _failed(done: Outcome, problem: Exception, findings: list[Finding]) -> Outco
 
 def _compared_details(details: dict[str, Any]) -> dict[str, Any]:
     """Those details of an image that are compared between samples, and counted."""
-    return {key: details.get(key) for key in ("header", "pixel_size", "shape", "dtype")}
+    return {key: details.get(key) for key in ("header", "pixel_size", "shape", "dtype", "absent_chunks")}
 
 
 def _entry(

@@ -1,4 +1,4 @@
-"""What the headers of images say against the configuration, and what differs between them."""
+"""What the files of images say against the configuration, what differs between them, and what they lack."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def header_findings(cfg: Dataset, details: ImageDetails, total: int) -> list[Fin
     kinds = {
         "axes": _axes(cfg, details),
         "pixel_size": _contradicting(cfg, details) | _incomplete(cfg, details) | _uneven(details),
+        "chunks": _absent(details),
     }
     return [
         Finding("warning", kind, None, f"{len(names)} of {total} images (as {names[0]}) {text}")
@@ -33,6 +34,19 @@ def header_findings(cfg: Dataset, details: ImageDetails, total: int) -> list[Fin
         for text, names in found.items()
         if names
     ]
+
+
+def _absent(details: ImageDetails) -> dict[str, list[str]]:
+    """Zarr images of which chunks are not there."""
+    found = [(sample.name, image["absent_chunks"]) for sample, image in details if image.get("absent_chunks")]
+    if not found:
+        return {}
+    missing, total = found[0][1]
+    text = (
+        f"lack chunks ({missing} of {total} files), which are read as the fill value; that is right where the program "
+        "that wrote them leaves out what is empty, and not where a copy was interrupted"
+    )
+    return {text: [name for name, _ in found]}
 
 
 def _axes(cfg: Dataset, details: ImageDetails) -> dict[str, list[str]]:
