@@ -22,7 +22,7 @@ from unet_core.groundtruth.samples import check_data
 from unet_core.init.axes import axes_of
 from unet_core.init.groups import IMAGE_WORDS, Found, Group, find_groups
 from unet_core.init.paths import below, image_paths, joined, ways
-from unet_core.init.sources import Source, readings
+from unet_core.init.sources import Source, sources_of
 from unet_core.init.survey import File, walk
 from unet_core.init.text import WORDS, config_text, written
 from unet_core.init.trial import TEST_WORDS, VALIDATION_WORDS, Trial, attempt
@@ -72,15 +72,15 @@ def propose(folder: str) -> tuple[dict[str, Trial], list[str]]:
         tried = _tried(found, text, files, group, annotations)
         trials[_name(group, root.resolve(), trials)] = tried[0] if tried else _unannotated(found, text, files, group)
         others += tried[1:]
-    used: list[Group] = [one for trial in trials.values() for one in trial.used]
+    used = [one for trial in trials.values() for one in trial.used]
     more = [other for other in others if other.used and not other.problems and not _any_in(other.used, used)]
     also = [
         f"{other.used[0].text} also fits {other.images.text} (format {other.sources[0].keys['format']}): not taken, "
         "since an image has one annotation, and what is taken tells objects apart better or lies nearer"
         for other in more
     ]
-    told = used + [one for other in more for one in other.used]
-    left = [group for group in annotations if not _any_in([group], told)]
+    named = [*used, *(one for other in more for one in other.used)]
+    left = [group for group in annotations if not _any_in([group], named)]
     return trials, [*notes, *dict.fromkeys(also), *_left(found, left), *_unread(found)]
 
 
@@ -99,7 +99,7 @@ def _tried(found: Found, root: str, files: Sequence[File], images: Group, annota
         ]
         trials.append(_new(found, root, files, images, ("", ""), sources, []))
     for way in ways(images, annotations)[:MAX_WAYS]:
-        for sources in readings(way, root):
+        if sources := sources_of(way, root):
             trials.append(_new(found, root, files, images, way.affix, sources, way.groups))
             trials[-1].near = way.near
     tried = [attempt(trial) for trial in trials]

@@ -11,6 +11,7 @@ from typing import Any
 import cc3d
 import fastremap
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from unet_core.images.headers import Header, header_of
 from unet_core.images.readers import FILE_TYPES, open_image
@@ -149,24 +150,28 @@ def _mask_or_image(seen: Look, values: np.ndarray) -> Look:
     }
     if found.size <= 2:
         return _with(seen, kind="binary", parts=_count_parts(values, most), **told)
-    if _smooth(found, counts):
+    if _smooth(values, found, counts):
         return _with(seen, kind="smooth", **told)
     if _share_of_equal(values, most) < MIN_EQUAL:
         return seen
     return _with(seen, kind="labels", parts=_count_parts(values, most), **told)
 
 
-def _smooth(found: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether nearly all pixels are near the least or the largest value, as in masks with smoothed edges."""
+def _smooth(values: np.ndarray, found: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether most pixels are near the least or the largest value, and the others at edges between them."""
     low, high = float(found[0]), float(found[-1])
     if found.size < 4 or low < 0 or high < 16:
         return False
     near = 0.08 * (high - low)
     dark, bright = counts[found <= low + near].sum(), counts[found >= high - near].sum()
     between = counts.sum() - dark - bright
-    # Beside the ends no value stands for an object: each has few pixels.
     others = counts[(found > low + near) & (found < high - near)]
-    return bool(dark and bright > between and others.size > 2 and others.max() * 4 < bright)
+    if not dark or 2 * bright < between or others.size < 2:
+        return False
+    # Beside the ends no value stands for an object: each has few pixels, or all lie in thin lines.
+    edges = (values > low + near) & (values < high - near)
+    inside = binary_erosion(edges, np.ones((1,) * (values.ndim - 2) + (3, 3))).sum()
+    return bool((bright > between and others.max() * 4 < bright) or inside * 10 < between)
 
 
 def _share_of_equal(values: np.ndarray, most: int) -> float:
@@ -240,6 +245,9 @@ def _ignored(values: Sequence[int], looks: Sequence[Look]) -> int | None:
     if values[0] < 0:
         return values[0] if len(values) > 1 and values[1] >= 0 else None
     last = values[-1]
-    if len(values) < 3 or last not in (2**8 - 1, 2**16 - 1, 2**32 - 1) or values[-2] * 2 > last:
+    objects = [value for value in values[:-1] if value]
+    if len(objects) < 2 and objects != [1]:
+        return None
+    if last not in (2**8 - 1, 2**16 - 1, 2**32 - 1) or values[-2] * 2 > last:
         return None
     return last if sum(last in look.values for look in looks) * 2 >= len(looks) else None

@@ -1,11 +1,10 @@
-"""What files of annotations may mean: sources of a data set, the likeliest first."""
+"""What files of annotations mean: sources of a data set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from unet_core.config.formats import DESCRIPTIONS
 from unet_core.init.groups import OBJECT_WORDS, Group
 from unet_core.init.looks import Masks, masks_of
 from unet_core.init.paths import Way, is_for_all, joined
@@ -47,25 +46,25 @@ class Source:
     rank: float = 2.0
 
 
-def readings(way: Way, root: str) -> list[list[Source]]:
-    """Sources that the annotations of a way may be; the likeliest first."""
+def sources_of(way: Way, root: str) -> list[Source]:
+    """Sources that the annotations of a way are; none where they are nothing that is known."""
     group = way.groups[0]
     path = joined(root, way.path, group.internal if group.format != "ilastik" else "")
     if is_for_all(group.format):
         files = [file for one in way.groups for file in one.files]
         texts = [joined(root, (*file.folder, file.name)) for file in files]
-        return [[Source({"format": group.format, "path": text}, "by its content") for text in texts]]
+        return [Source({"format": group.format, "path": text}, "by its content") for text in texts]
     if group.format and group.format != "ilastik":
-        return [[Source({"format": group.format, "path": path}, "by the content of the files")]]
+        return [Source({"format": group.format, "path": path}, "by the content of the files")]
     if group.format == "ilastik":
-        return [[_ilastik(path, way)]]
+        return [_ilastik(path, way)]
     looks = [look for one in way.groups for look in one.looks]
     if not looks or any(look.kind in ("image", "unseen") for look in looks):
         return []
     if way.many:
         one_object = all(look.kind == "binary" for look in looks)
-        return [[Source({"format": "masks", "path": path}, "a file for each object, of two values")]] * one_object
-    return [[source] for source in _of_pixels(path, masks_of(looks), group)]
+        return [Source({"format": "masks", "path": path}, "a file for each object, of two values")] * one_object
+    return [_of_pixels(path, masks_of(looks), group)]
 
 
 def _ilastik(path: str, way: Way) -> Source:
@@ -81,11 +80,11 @@ def _ilastik(path: str, way: Way) -> Source:
     return Source({"format": "ilastik", "path": path}, "an array exported_data of whole numbers")
 
 
-def _of_pixels(path: str, masks: Masks, group: Group) -> list[Source]:
-    """Sources for masks with one file per image."""
+def _of_pixels(path: str, masks: Masks, group: Group) -> Source:
+    """The source for masks with one file per image."""
     words = 0.5 if any(word in group.text.lower() for word in OBJECT_WORDS) else 0.0
     if masks.kind in ("colours", "classes"):
-        return [_classes(path, masks)]
+        return _classes(path, masks)
     source = Source({"format": "labels", "path": path}, SEEN[masks.kind], rank=2.0 + words)
     if masks.kind != "labels":
         source.keys["format"] = "binary"
@@ -103,17 +102,15 @@ def _of_pixels(path: str, masks: Masks, group: Group) -> list[Source]:
     if masks.background is not None:
         source.keys["background"] = masks.background
         source.unsure["background"] = "no pixel is 0, and most have this value; without it, this is an object too"
-    if masks.ignored is None or not DESCRIPTIONS[source.keys["format"]].ignore_label:
-        return [source]
-    marked = Source(source.keys | {"ignore_label": masks.ignored}, source.why, dict(source.unsure), rank=source.rank)
-    marked.unsure["ignore_label"] = "this value stands apart from the numbers of the objects"
-    return [marked, source]
+    if masks.ignored is not None:
+        source.keys["ignore_label"] = masks.ignored
+        source.unsure["ignore_label"] = "this value stands apart from the numbers of the objects"
+    return source
 
 
 def _classes(path: str, masks: Masks) -> Source:
     form = "#{:06x}" if masks.kind == "colours" else "{}"
-    values = [value for value in masks.values if value != masks.background and (value or masks.kind == "classes")]
-    values = [value for value in values if value]
+    values = [value for value in masks.values if value not in (0, masks.background)]
     names = {form.format(value): f"class{number}" for number, value in enumerate(values, start=1)}
     table = dict(names)
     if masks.background:

@@ -111,8 +111,8 @@ def _settled(trial: Trial) -> list[Sample]:
         told = "; ".join(line.partition(": ")[2].rpartition("; add it")[0] for line in problems if "unmatched" in line)
         trial.unsure["unmatched"] = f"{told}; error tells this before any work"
         samples, problems = find_samples(Dataset.model_validate(trial.keys))
-    if samples:
-        _split_by_folders(trial, samples)
+    if samples and _split_by_folders(trial, samples):
+        samples, problems = find_samples(Dataset.model_validate(trial.keys))
     for _ in range(3):
         wrong = {line.partition(":")[0] for line in problems if line.startswith("split.")}
         if not wrong or not samples:
@@ -120,13 +120,23 @@ def _settled(trial: Trial) -> list[Sample]:
         _split_small(trial, [sample for sample in samples if sample.split != "unannotated"], wrong)
         samples, problems = find_samples(Dataset.model_validate(trial.keys))
     trial.problems += problems
-    if trial.keys.get("split"):
-        samples = find_samples(Dataset.model_validate(trial.keys))[0] or samples
+    return _with_training(trial, samples)
+
+
+def _with_training(trial: Trial, samples: list[Sample]) -> list[Sample]:
+    """The samples, some of which are for training where one is annotated."""
+    for part in ("validation", "test"):
+        annotated = [sample for sample in samples if sample.split != "unannotated"]
+        if not annotated or any(sample.split == "train" for sample in annotated):
+            break
+        trial.keys.setdefault("split", {})[part] = 0
+        trial.unsure["split"] = f"else none of the annotated images ({len(annotated)}) is for training; annotate more"
+        samples = find_samples(Dataset.model_validate(trial.keys))[0]
     return samples
 
 
-def _split_by_folders(trial: Trial, samples: Sequence[Sample]) -> None:
-    """Splits as folders say, as in train/images and test/images."""
+def _split_by_folders(trial: Trial, samples: Sequence[Sample]) -> bool:
+    """Set splits as folders say, as in train/images and test/images; whether there are any."""
     differing = [depth for depth, part in enumerate(trial.images.folder) if part is None]
     parts: dict[str, list[str]] = {"test": [], "validation": []}
     for sample in samples:
@@ -146,6 +156,7 @@ def _split_by_folders(trial: Trial, samples: Sequence[Sample]) -> None:
                 f"there is a folder for {part}, but no few patterns fit the names of its {len(names)} images alone: "
                 f"images go to {part} by chance; write a list of names into split"
             )
+    return "split" in trial.keys
 
 
 def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
