@@ -19,6 +19,7 @@ from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.parse import parse_config
 from unet_core.files import write_atomic
 from unet_core.groundtruth.samples import check_data
+from unet_core.images.headers import Header
 from unet_core.init.axes import axes_of
 from unet_core.init.groups import IMAGE_WORDS, Found, Group, find_groups
 from unet_core.init.paths import below, image_paths, joined, ways
@@ -70,7 +71,11 @@ def propose(folder: str) -> tuple[dict[str, Trial], list[str]]:
     others: list[Trial] = []
     for group in images:
         tried = _tried(found, text, files, group, annotations)
-        trials[_name(group, root.resolve(), trials)] = tried[0] if tried else _unannotated(found, text, files, group)
+        best = tried[0] if tried else _unannotated(found, text, files, group)
+        for name, earlier in trials.items():
+            if best.used and _any_in(best.used, earlier.used) and {*group.stems} & {*earlier.images.stems}:
+                best.notes.append(f"its images have the names and annotations of {name}; leave out one of the two")
+        trials[_name(group, root.resolve(), trials)] = best
         others += tried[1:]
     used = [one for trial in trials.values() for one in trial.used]
     more = [other for other in others if other.used and not other.problems and not _any_in(other.used, used)]
@@ -82,6 +87,10 @@ def propose(folder: str) -> tuple[dict[str, Trial], list[str]]:
     named = [*used, *(one for other in more for one in other.used)]
     left = [group for group in annotations if not _any_in([group], named)]
     return trials, [*notes, *dict.fromkeys(also), *_left(found, left), *_unread(found)]
+
+
+def _same_names(images: Group, group: Group) -> bool:
+    return len({*images.stems} & {*group.stems}) * 2 >= len(group.stems)
 
 
 def _any_in(some: Iterable[Group], groups: Iterable[Group]) -> bool:
@@ -98,7 +107,13 @@ def _tried(found: Found, root: str, files: Sequence[File], images: Group, annota
             for name in sorted(names)
         ]
         trials.append(_new(found, root, files, images, ("", ""), sources, []))
-    for way in ways(images, annotations)[:MAX_WAYS]:
+    exact = [
+        group
+        for group in annotations
+        for other in found.groups
+        if other is not images and other.looks and not other.is_mask and _same_names(other, group)
+    ]
+    for way in ways(images, annotations, exact)[:MAX_WAYS]:
         if sources := sources_of(way, root):
             trials.append(_new(found, root, files, images, way.affix, sources, way.groups))
             trials[-1].near = way.near
@@ -134,8 +149,6 @@ def _new(
             trial.unsure["axes"] = axes.unsure
     if axes.channels:
         trial.keys["channels"], trial.why["channels"] = axes.channels, axes.why_channels
-    if len(sources) > 1:
-        trial.keys["sources"] = "first"
     return trial
 
 
@@ -202,15 +215,13 @@ def _unread(found: Found) -> list[str]:
 def _summary(name: str, trial: Trial) -> list[str]:
     """What is told of a data set."""
     images, first = trial.images, trial.images.looks[0]
-    sizes = " x ".join(f"{size:g} ({axis})" for axis, size in first.header.pixel_size.items())
     lines = [
         f"data set {name}:",
         f"  images       {trial.samples} ({_looks(images)}): {written(trial.keys['images'])}",
         f"  axes         {trial.keys.get('axes', 'yx')}"
         + (f", {trial.why['axes']}" if "axes" in trial.why else "")
         + (f"; unsure: {trial.unsure['axes']}" if "axes" in trial.unsure else ""),
-        "  pixel size   "
-        + (f"{sizes} micrometres, from the header" if sizes else "the files do not say it: 1 counts; set pixel_size"),
+        f"  pixel size   {_pixel_size(first.header, trial.keys.get('axes', 'yx'))}",
     ]
     if not trial.sources:
         lines.append("  annotations  none found: the images are only segmented (unsure)")
@@ -225,6 +236,17 @@ def _summary(name: str, trial: Trial) -> list[str]:
     lines += [f"  unsure       {key}: {text}" for key, text in told.items()]
     lines += [f"  note         {note}" for note in trial.notes]
     return lines + [f"  problem      {problem}" for problem in trial.problems]
+
+
+def _pixel_size(header: Header, axes: str) -> str:
+    """What the header of a file says of the size of pixels, and what counts."""
+    told = ", ".join(f"{axis} {size:g}" for axis, size in header.pixel_size.items())
+    missing = [axis for axis in "zyx" if axis in axes and axis not in header.pixel_size]
+    if not told:
+        return "the files do not say it: 1 counts; set pixel_size"
+    if missing:
+        return f"the header says {told}, but not {', '.join(missing)}: 1 counts for all; set pixel_size"
+    return f"{told} micrometres, from the header"
 
 
 def run(folder: str, out: Path) -> str:

@@ -13,23 +13,14 @@ from unet_core.images.headers import header_of
 from unet_core.images.readers import SUFFIXES
 from unet_core.init.contents import format_of
 from unet_core.init.looks import Look, look_at
-from unet_core.init.survey import Affix, File, by_folder, parts_of, spread
+from unet_core.init.survey import IMAGE_WORDS, MASK_WORDS, Affix, File, by_folder, parts_of, spread
 from unet_core.patterns import nfc
 
-# Files of a group that are looked at.
-LOOKED_AT = 4
+# Files of a group that are looked at; one where there are many folders, as with one for the masks of each image.
+LOOKED_AT, MANY_FOLDERS = 4, 100
 # Files of a group whose annotation format is found out one by one.
 OPENED = 50
 
-MASK_WORDS = (
-    *("mask", "masks", "label", "labels", "seg", "segs", "segmentation", "segmentations", "gt", "groundtruth"),
-    *("truth", "annot", "annotation", "annotations", "annotated", "instance", "instances", "target", "targets"),
-    *("manual", "objects", "semantic", "outlines", "lab", "labs", "membranes", "boundaries"),
-)
-IMAGE_WORDS = (
-    *("image", "images", "img", "imgs", "raw", "input", "inputs", "frame", "frames", "volume", "volumes", "picture"),
-    *("pictures", "photo", "photos", "im", "ims", "source", "src", "original", "originals"),
-)
 # Of several kinds of masks the one with words like these shows objects.
 OBJECT_WORDS = ("instance", "instances", "objects", "cells", "nuclei")
 
@@ -136,12 +127,16 @@ def find_groups(root: Path, files: Sequence[File]) -> Found:
     found = Found(root, sequences=_sequences(files))
     truths = {(*sequence[:-1], truth) for sequence, names in found.sequences.items() for truth in names}
     rest = [file for file in files if not any(file.folder[: len(truth)] == truth for truth in truths)]
-    for (folder, suffix), members in by_folder(rest).items():
+    folders = by_folder(rest)
+    looked_at = LOOKED_AT if len(folders) <= MANY_FOLDERS else 1
+    for (folder, suffix), members in folders.items():
         if suffix.lower() not in SUFFIXES:
             found.groups += _annotations(found, folder, members)
         else:
-            found.groups += _split(root, folder, members)
-    found.groups = _merged(found.groups, files)
+            found.groups += _split(root, folder, members, looked_at)
+    # Sequences stay data sets of their own, since their frames have the same numbers.
+    sequences = [group for group in found.groups if group.folder in found.sequences]
+    found.groups = [*sequences, *_merged([group for group in found.groups if group not in sequences], files)]
     return found
 
 
@@ -179,7 +174,7 @@ def _format(root: Path, file: File) -> str:
         return ""
 
 
-def _split(root: Path, folder: tuple[str, ...], files: list[File]) -> Iterator[Group]:
+def _split(root: Path, folder: tuple[str, ...], files: list[File], looked_at: int) -> Iterator[Group]:
     """Images in one folder with the same ending, by what differs in their names, or inside of the files."""
     inside = arrays_inside(root / files[0].text)
     if len(inside) > 1 and all(name.isdigit() for name in inside):
@@ -197,7 +192,7 @@ def _split(root: Path, folder: tuple[str, ...], files: list[File]) -> Iterator[G
     if len({part.is_mask for part in parts}) > 1:
         yield from parts
         return
-    whole = _looked_at(root, Group(tuple(files), folder))
+    whole = _looked_at(root, Group(tuple(files), folder), looked_at)
     if 1 < len(files) <= LOOKED_AT:
         single = [_looked_at(root, Group((file,), folder, alone=False)) for file in files]
         if len({one.is_mask for one in single}) > 1:
@@ -206,10 +201,10 @@ def _split(root: Path, folder: tuple[str, ...], files: list[File]) -> Iterator[G
     yield whole
 
 
-def _looked_at(root: Path, group: Group) -> Group:
+def _looked_at(root: Path, group: Group, count: int = LOOKED_AT) -> Group:
     """A group with what some of its files look like."""
     looks, unread = list[Look](), list[str]()
-    for file in spread(group.files, LOOKED_AT):
+    for file in spread(group.files, count):
         try:
             looks.append(look_at(root / file.text, group.internal))
         except (ValueError, OSError) as error:

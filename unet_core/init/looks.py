@@ -45,6 +45,8 @@ class Look:
         Of masks, the values that occur, up to 1000; of colours the colours, as 0xRRGGBB.
     parts : int
         Of masks, connected parts of equal values beside background.
+    zeros : int
+        Of masks of two values, connected parts of 0.
     foreground : float
         Share of pixels of masks that are not 0.
     most : int
@@ -62,6 +64,7 @@ class Look:
     file_type: str
     values: tuple[int, ...] = ()
     parts: int = 0
+    zeros: int = 0
     foreground: float = 0.0
     most: int = 0
     colour_channels: int = 0
@@ -97,9 +100,11 @@ def look_at(path: Path, internal: str = "") -> Look:
     packed = np.zeros(colours.shape[:-1], np.uint32)
     if values.dtype == np.uint8:
         packed = (colours.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(-1, dtype=np.uint32)
-        found = fastremap.unique(packed)
+        found, counts = fastremap.unique(packed, return_counts=True)
         if found.size <= MAX_COLOURS:
-            return _with(seen, kind="colours", values=tuple(found.tolist()), foreground=float((packed > 0).mean()))
+            most = int(found[counts.argmax()])
+            parts = _count_parts(packed, most)
+            return _with(seen, kind="colours", values=tuple(found.tolist()), most=most, parts=parts)
     return seen
 
 
@@ -149,7 +154,8 @@ def _mask_or_image(seen: Look, values: np.ndarray) -> Look:
         "most": most,
     }
     if found.size <= 2:
-        return _with(seen, kind="binary", parts=_count_parts(values, most), **told)
+        zeros = _count_parts((values == 0).astype(np.uint8), 0)
+        return _with(seen, kind="binary", parts=_count_parts(values, most), zeros=zeros, **told)
     if _smooth(values, found, counts):
         return _with(seen, kind="smooth", **told)
     if _share_of_equal(values, most) < MIN_EQUAL:
@@ -211,6 +217,10 @@ class Masks:
         A value beside 0 that may be background.
     foreground : float
         Share of pixels that are not 0.
+    inverted : bool
+        Whether it is 0 that looks like objects.
+    each : bool
+        Of colours, whether each is one part in each file, as if it stood for an object.
     """
 
     kind: str
@@ -218,6 +228,8 @@ class Masks:
     ignored: int | None = None
     background: int | None = None
     foreground: float = 0.0
+    inverted: bool = False
+    each: bool = False
 
 
 def masks_of(looks: Sequence[Look]) -> Masks:
@@ -225,15 +237,22 @@ def masks_of(looks: Sequence[Look]) -> Masks:
     values = sorted({value for look in looks for value in look.values})
     kinds = {look.kind for look in looks}
     foreground = sum(look.foreground for look in looks) / len(looks)
-    if "colours" in kinds or "smooth" in kinds:
-        return Masks("colours" if "colours" in kinds else "smooth", tuple(values), None, None, foreground)
+    if "colours" in kinds:
+        usual = looks[0].most if 0 not in values and len({look.most for look in looks}) == 1 else None
+        expected = sum(len({*look.values} - {0, usual}) for look in looks)
+        each = len({*values} - {0, usual}) > 2 and sum(look.parts for look in looks) <= expected
+        return Masks("colours", tuple(values), None, usual, foreground, each=each)
+    if "smooth" in kinds:
+        return Masks("smooth", tuple(values), None, None, foreground)
     ignored = _ignored(values, looks)
     known = tuple(value for value in values if value != ignored)
     # Where nothing is 0, the least value is background if it has most pixels everywhere.
     background = known[0] if known and 0 not in known and all(look.most == known[0] for look in looks) else None
     objects = [value for value in known if value not in (0, background)]
     if len(known) <= 2 and len(objects) <= 1:
-        return Masks("binary", known, ignored, background, foreground)
+        parts, zeros = (sum(getattr(look, name) for look in looks) for name in ("parts", "zeros"))
+        inverted = ignored is None and background is None and foreground > 0.5 and zeros > 2 * parts
+        return Masks("binary", known, ignored, background, foreground, inverted)
     expected = sum(len(set(look.values) - {0, ignored, background}) for look in looks)
     parts = sum(look.parts for look in looks) - (len(looks) if ignored is not None else 0)
     several = len(objects) <= MAX_CLASSES and parts >= 2 * expected and parts > expected + 1

@@ -136,8 +136,19 @@ class Way:
         return near
 
 
-def ways(images: Group, annotations: Iterable[Group]) -> list[Way]:
-    """The ways in which annotations may belong to images, by names of files and folders; the fullest first."""
+def ways(images: Group, annotations: Iterable[Group], elsewhere: Iterable[Group] = ()) -> list[Way]:
+    """The ways in which annotations may belong to images, by names of files and folders; the nearest first.
+
+    Parameters
+    ----------
+    images : Group
+        The images.
+    annotations : iterable of Group
+        All annotations.
+    elsewhere : iterable of Group
+        Those of them that have the very names of other images, and thus belong to these.
+    """
+    away = {id(group) for group in elsewhere}
     found: dict[tuple[Affix, tuple[str, ...], str, str], Way] = {}
     stems = {nfc(stem) for stem in images.stems}
     wild = {file.folder[depth] for file in images.files for depth, part in enumerate(images.folder) if part is None}
@@ -145,7 +156,13 @@ def ways(images: Group, annotations: Iterable[Group]) -> list[Way]:
         if not group.files or (not group.looks and not group.format):
             continue
         folders = tuple(_generalised(group.folder, stems, wild))
+        if is_for_all(group.format):
+            together = found.setdefault((("", ""), (), group.format, ""), Way(images, ("", ""), (), True))
+            together.groups.append(group)
+            continue
         for affix, name, many in _names(images, group, folders):
+            if id(group) in away and STEM not in folders and any((*affix, *name.split(STEM)[:1])):
+                continue
             key = (affix, (*folders, name), group.format, group.internal)
             way = found.setdefault(key, Way(images, affix, (*folders, name), many))
             way.groups.append(group)
@@ -168,12 +185,6 @@ def _names(images: Group, group: Group, folders: tuple[str, ...]) -> Iterator[tu
     per_image = STEM in folders or "*" in folders
     if group.internal and group.files == images.files:
         yield ("", ""), STEM + ending, False
-        return
-    if group.format in ("coco", "cvat", "rle"):
-        if len(group.files) == 1 and not per_image:
-            yield ("", ""), group.files[0].name, False
-        elif not per_image:
-            yield ("", ""), "*" + ending, True
         return
     pair = affixes(images.stems, group.stems)
     if pair is not None and STEM not in folders and not (len(group.files) == len(images.stems) == 1):

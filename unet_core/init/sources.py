@@ -92,6 +92,12 @@ def _of_pixels(path: str, masks: Masks, group: Group) -> Source:
         if masks.kind == "smooth":
             source.keys["threshold"] = (masks.values[0] + masks.values[-1]) // 2
             source.unsure["threshold"] = "the middle between the two values"
+        elif masks.inverted:
+            source.keys["background"] = masks.values[-1]
+            source.unsure["background"] = (
+                f"{masks.foreground:.0%} of the pixels have this value, and those that are 0 lie in many parts; "
+                "without it, 0 is background"
+            )
         elif masks.foreground > MIN_INTERIOR and masks.background is None:
             source.keys["format"] = "boundaries"
             source.unsure["format"] = (
@@ -117,10 +123,15 @@ def _classes(path: str, masks: Masks) -> Source:
         table[form.format(masks.background)] = "background"
     if masks.ignored is not None:
         table[form.format(masks.ignored)] = "ignore"
+    unsure = "names of the classes; ignore and background are such, too"
+    if masks.each:
+        table = {key: "background" if name == "background" else "cell" for key, name in table.items()}
+        names = dict.fromkeys(names, "cell")
+        unsure = "each colour is one part in each file, as of an object; if colours are classes, name these"
     return Source(
         {"format": "colours", "path": path, "classes": table},
         SEEN[masks.kind],
-        {"classes": "names of the classes; ignore and background are such, too"},
+        {"classes": unsure},
         list(names.values()),
         1.0,
     )

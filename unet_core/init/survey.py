@@ -16,6 +16,20 @@ from unet_core.patterns import nfc
 MAX_NAMES = 100_000
 # Names that are compared to find what differs between those of images and of masks.
 COMPARED = 60
+# Parts of a name, words and numbers, that are put together in all ways.
+MAX_TOKENS = 14
+SEPARATORS = "_-. "
+
+# Words in names of masks, and in those of images.
+MASK_WORDS = (
+    *("mask", "masks", "label", "labels", "seg", "segs", "segmentation", "segmentations", "gt", "groundtruth"),
+    *("truth", "annot", "annotation", "annotations", "annotated", "instance", "instances", "target", "targets"),
+    *("manual", "objects", "semantic", "outlines", "lab", "labs", "membranes", "boundaries"),
+)
+IMAGE_WORDS = (
+    *("image", "images", "img", "imgs", "raw", "input", "inputs", "frame", "frames", "volume", "volumes", "picture"),
+    *("pictures", "photo", "photos", "im", "ims", "source", "src", "original", "originals"),
+)
 
 Affix = tuple[str, str]
 Item = TypeVar("Item")
@@ -104,7 +118,7 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     """
     if len(items) <= count:
         return list(items)
-    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+    return [items[round(number * (len(items) - 1) / max(count - 1, 1))] for number in range(count)]
 
 
 def by_folder(files: Iterable[File]) -> dict[tuple[tuple[str, ...], str], list[File]]:
@@ -154,22 +168,36 @@ def affixes(stems: Collection[str], others: Collection[str], differ: bool = Fals
     if not counted:
         return None
     best = max(counted, key=lambda pair: (counted[pair], -sum(len(part) for affix in pair for part in affix), pair))
-    enough = counted[best] * 2 >= (len(compared) * 0.7 if differ else min(len(compared), len(others)))
+    # One of three kinds in a folder makes a third of its names.
+    enough = counted[best] * 2 >= (len(compared) * 0.4 if differ else min(len(compared), len(others)))
     return best if enough else None
 
 
 def _tells(affix: Affix, other: Affix) -> bool:
-    """Whether affixes differ by words, and not by numbers as those of images of a series do."""
-    letters = [re.sub(r"[\W\d_]", "", "".join(part)) for part in (affix, other)]
-    return any(letters) and letters[0] != letters[1]
+    """Whether affixes differ by words, and not by numbers as those of images of a series do.
+
+    Letters beside a number, as in a1 and b1, are only words where they are known ones.
+    """
+    letters = [re.sub(r"[\W\d_]", "", "".join(part)).lower() for part in (affix, other)]
+    if not any(letters) or letters[0] == letters[1]:
+        return False
+    separate = all(
+        (not before or before[-1] in SEPARATORS) and (not after or after[0] in SEPARATORS)
+        for before, after in (affix, other)
+    )
+    words = {word for part in (*affix, *other) for word in re.findall(r"[^\W\d_]+", part.lower())}
+    return separate or bool(words & {*MASK_WORDS, *IMAGE_WORDS})
 
 
 def _cuts(stem: str) -> Iterator[tuple[str, Affix]]:
     """Parts of a name that may be common to several, with what stands around them."""
     tokens = re.findall(r"[^\W\d_]+|\d+|[\W_]", stem)
+    if len(tokens) > MAX_TOKENS:  # as hashes, in which numbers and letters alternate
+        tokens = re.findall(r"[^_\-. ]+|[_\-. ]", stem)[: 2 * MAX_TOKENS]
+        tokens[-1] = stem[len("".join(tokens[:-1])) :]
     for start in range(len(tokens)):
         for stop in range(start + 1, len(tokens) + 1):
-            if all(tokens[end] not in "_-. " for end in (start, stop - 1)) or stop - start == len(tokens):
+            if all(tokens[end] not in SEPARATORS for end in (start, stop - 1)) or stop - start == len(tokens):
                 yield "".join(tokens[start:stop]), ("".join(tokens[:start]), "".join(tokens[stop:]))
 
 

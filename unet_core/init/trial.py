@@ -106,6 +106,15 @@ def attempt(trial: Trial) -> Trial:
 def _settled(trial: Trial) -> list[Sample]:
     """The samples of the data set, after options were set for what is usual."""
     samples, problems = find_samples(Dataset.model_validate(trial.keys))
+    if len(trial.sources) > 1:
+        # Of files for many images those stay that have some of these.
+        trial.keys["sources"] = "first"
+        used = [source for source in trial.sources if _annotates(trial, source)]
+        trial.sources = used or trial.sources[:1]
+        trial.keys["annotations"] = [source.keys for source in trial.sources]
+        if len(trial.sources) == 1:
+            del trial.keys["sources"]
+        samples, problems = find_samples(Dataset.model_validate(trial.keys))
     if any("unmatched: allow" in line for line in problems):
         trial.keys["unmatched"] = "allow"
         told = "; ".join(line.partition(": ")[2].rpartition("; add it")[0] for line in problems if "unmatched" in line)
@@ -121,6 +130,12 @@ def _settled(trial: Trial) -> list[Sample]:
         samples, problems = find_samples(Dataset.model_validate(trial.keys))
     trial.problems += problems
     return _with_training(trial, samples)
+
+
+def _annotates(trial: Trial, source: Source) -> bool:
+    """Whether a source has annotations of any of the images."""
+    alone = trial.keys | {"annotations": [source.keys], "unmatched": "allow"}
+    return any(sample.annotations[0] for sample in find_samples(Dataset.model_validate(alone))[0])
 
 
 def _with_training(trial: Trial, samples: list[Sample]) -> list[Sample]:
@@ -195,7 +210,7 @@ def _read(trial: Trial, annotated: Sequence[Sample]) -> None:
     images = all(source.keys["format"] in ("labels", "binary", "boundaries", "colours") for source in trial.sources)
     chosen = spread(annotated, READ if images else READ_SHAPES)
     cfg = Dataset.model_validate(trial.keys | ({"classes": [UNNAMED]} if with_names else {}))
-    names, unnamed, skipped = dict[str, None](), False, 0
+    names, unnamed, skipped, wrong = dict[str, None](), False, 0, list[str]()
     for sample in chosen:
         try:
             with open_image(sample.image, sample.internal) as opened:
@@ -215,7 +230,10 @@ def _read(trial: Trial, annotated: Sequence[Sample]) -> None:
                 unnamed = True
             _note(trial, canvas)
         except (ValueError, OSError) as error:
-            trial.problems.append(str(error) if str(sample.image) in str(error) else f"{sample.name}: {error}")
+            wrong.append(str(error) if str(sample.image) in str(error) else f"{sample.name}: {error}")
+    if wrong:
+        more = f" (and {len(wrong) - 1} more of the {len(chosen)} that were read)" if len(wrong) > 1 else ""
+        trial.problems.append(f"{wrong[0]}{more}")
     if skipped:
         trial.notes.append(f"{skipped} images of more than {MAX_VOXELS:,} voxels were not read")
     if with_names and names:
