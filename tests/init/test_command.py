@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import yaml
 import zarr
+from roifile import ImagejRoi
 
 from tests.annotations import scene
 from unet_core.config.options import Config
@@ -264,7 +265,41 @@ def table(folder: Path) -> Case:
     return Case({"images": "data/images/*.tif", "axes": "yxc"}, source, {f"k{n}": labels(n) for n in range(3)})
 
 
+def prefixes(folder: Path) -> Case:
+    for n in range(3):
+        write(folder / f"img_{n}.tif", image(n))
+        write(folder / f"mask_{n}.tif", labels(n))
+    source = {"format": "labels", "path": "data/mask_{stem}.tif"}
+    return Case({"images": "data/img_{stem}.tif"}, source, {str(n): labels(n) for n in range(3)})
+
+
+def folder_of_rois(folder: Path) -> Case:
+    objects = {}
+    for n in range(3):
+        write(folder / "img" / f"a{n}.tif", image(n))
+        (folder / "rois" / f"a{n}").mkdir(parents=True)
+        objects[f"a{n}"] = np.zeros((HEIGHT, WIDTH), np.uint16)
+        for number, left in enumerate((2, 12, 22), start=1):
+            box = [(left, 3), (left + 6, 3), (left + 6, 9 + n), (left, 9 + n)]
+            roi = ImagejRoi.frompoints(np.array(box, np.float32))
+            (folder / "rois" / f"a{n}" / f"{number}.roi").write_bytes(roi.tobytes())
+            objects[f"a{n}"][3 : 9 + n, left : left + 6] = number
+    return Case({"images": "data/img/*.tif"}, {"format": "imagej", "path": "data/rois/{stem}/*.roi"}, objects)
+
+
+def inverted(folder: Path) -> Case:
+    return masks(folder, lambda n: (apart(n) == 0) * np.uint8(255), apart, format="binary", background=255)
+
+
+def colours_of_objects(folder: Path) -> Case:
+    table = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.uint8)
+    keys = ["#0000ff", "#00ff00", "#00ffff", "#ff0000", "#ffff00"]
+    case = masks(folder, lambda n: table[labels(n)], labels, format="colours", classes=dict.fromkeys(keys, "cell"))
+    return case._replace(keys=case.keys | {"classes": ["cell"]})
+
+
 LAYOUTS = (
+    *(prefixes, folder_of_rois, inverted, colours_of_objects),
     *(by_folder, odd_names, cellpose, beside, nested, split_folders, dsb, ctc, volume, pages, hdf5, ome_zarr),
     *(binary, boundaries, smooth, colours, gray_classes, ignored, dense, table),
 )
@@ -329,6 +364,71 @@ def test_each_format_is_told_by_its_content(name: str, tmp_path: Path, monkeypat
         named = {"class1", "class2", "class3"} if name == "colours" else {"cell", "dead"}
         assert named <= set(dataset["classes"]) <= named | {"debris"}
     assert all(objects.any() for objects in painted(cfg, "data").values())
+
+
+def test_files_for_the_images_of_a_folder_each_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    square = [2, 2, 12, 2, 12, 12, 2, 12]
+    for n, part in enumerate(("train", "valid", "test")):
+        write(tmp_path / "data" / part / f"r{n}.png", image(n))
+        document = {
+            "images": [{"id": 1, "file_name": f"r{n}.png", "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square]}],
+            "categories": [{"id": 1, "name": "cell"}],
+        }
+        (tmp_path / "data" / part / "_annotations.coco.json").write_text(json.dumps(document), encoding="utf-8")
+    cfg, raw, _ = proposed(tmp_path, monkeypatch)
+    dataset = raw["datasets"]["data"]
+    assert [source["path"].split("/")[1] for source in dataset["annotations"]] == ["test", "train", "valid"]
+    assert dataset["split"] == {"test": ["r2"], "validation": ["r1"]} and dataset["sources"] == "first"
+    assert [objects.sum() for objects in painted(cfg, "data").values()] == [100] * 3
+
+
+def test_each_sequence_is_a_data_set_gold_before_silver_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for sequence in ("01", "02"):
+        for n in range(3):
+            write(tmp_path / "data" / sequence / f"t00{n}.tif", image(n))
+            for truth in ("GT", "ST")[n > 0 :]:
+                write(tmp_path / "data" / f"{sequence}_{truth}" / "SEG" / f"man_seg00{n}.tif", labels(n))
+    cfg, raw, _ = proposed(tmp_path, monkeypatch)
+    assert set(raw["datasets"]) == {"data_01", "data_02"}
+    dataset = raw["datasets"]["data_02"]
+    assert [source["path"] for source in dataset["annotations"]] == ["data/02_GT", "data/02_ST"]
+    assert dataset["sources"] == "first" and len(painted(cfg, "data_02")) == 3
+
+
+def test_folders_without_annotations_are_a_data_set_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        write(tmp_path / "data" / "train" / "images" / f"a{n}.tif", image(n))
+        write(tmp_path / "data" / "train" / "masks" / f"a{n}.tif", labels(n))
+        write(tmp_path / "data" / "test" / "images" / f"b{n}.tif", image(n))
+    _, raw, _ = proposed(tmp_path, monkeypatch)
+    datasets = {one["images"]: one.get("annotations") for one in raw["datasets"].values()}
+    source = {"format": "labels", "path": "data/train/masks/{stem}.tif"}
+    assert datasets == {"data/train/images/*.tif": [source], "data/test/images/*.tif": None}
+
+
+def test_masks_of_another_size_are_proposed_with_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(3):
+        write(tmp_path / "data" / "images" / f"a{n}.tif", image(n))
+        write(tmp_path / "data" / "masks" / f"a{n}.tif", labels(n)[:20])
+    _, raw, printed = proposed(tmp_path, monkeypatch)
+    assert raw["datasets"]["data"]["annotations"][0]["path"] == "data/masks/{stem}.tif"
+    told = "annotation has shape (20, 48), but its image has (40, 48) (and 2 more of the 3 that were read)"
+    assert told in printed and printed.count("annotation has shape") == 1
+    assert "problem: a0: data/masks/a0.tif" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_large_folders_are_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    by_folder(tmp_path / "data")
+    write(tmp_path / "data" / "zz" / "a.tif", image(0))
+    monkeypatch.setattr("unet_core.init.survey.MAX_NAMES", 7)
+    _, raw, printed = proposed(tmp_path, monkeypatch)
+    assert list(raw["datasets"]) == ["data"] and "only the first" in printed
 
 
 def test_unsure_things_are_marked_and_options_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from unet_core.groundtruth.samples import check_data
 from unet_core.images.headers import Header
 from unet_core.init.axes import axes_of
 from unet_core.init.groups import IMAGE_WORDS, Found, Group, find_groups
-from unet_core.init.paths import below, image_paths, joined, ways
+from unet_core.init.paths import below, image_paths, is_for_all, joined, ways
 from unet_core.init.sources import Source, sources_of
 from unet_core.init.survey import File, walk
 from unet_core.init.text import WORDS, config_text, written
@@ -73,8 +73,9 @@ def propose(folder: str) -> tuple[dict[str, Trial], list[str]]:
         tried = _tried(found, text, files, group, annotations)
         best = tried[0] if tried else _unannotated(found, text, files, group)
         for name, earlier in trials.items():
-            if best.used and _any_in(best.used, earlier.used) and {*group.stems} & {*earlier.images.stems}:
-                best.notes.append(f"its images have the names and annotations of {name}; leave out one of the two")
+            shared = best.used and _any_in(best.used, earlier.used)
+            if shared and not is_for_all(best.sources[0].keys["format"]):
+                best.notes.append(f"has the annotations of {name} too; leave out one of the two if that is not meant")
         trials[_name(group, root.resolve(), trials)] = best
         others += tried[1:]
     used = [one for trial in trials.values() for one in trial.used]
@@ -178,10 +179,11 @@ def _name(group: Group, root: Path, taken: Iterable[str]) -> str:
     plain = re.sub(r"[^\w-]+", "_", name).strip("_")
     if not re.search(r"[^\W\d_]", plain) or plain.lower() in WORDS:
         plain = f"images_{plain}".strip("_")
-    name, number = plain, 2
-    while name in {*taken}:
-        name, number = f"{plain}_{number}", number + 1
-    return name
+    differs = [part for part in group.folder[:1] if part] + [part for part in group.affix if part]
+    more = [re.sub(r"[^\w-]+", "_", part).strip("_") for part in differs]
+    names = [plain, *(f"{plain}_{part}" for part in more if part and part != plain)]
+    free = [name for name in names if name not in {*taken}]
+    return free[0] if free else next(n for n in (f"{plain}_{i}" for i in range(2, 10**6)) if n not in {*taken})
 
 
 def _left(found: Found, groups: Iterable[Group]) -> list[str]:
