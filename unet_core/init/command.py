@@ -65,7 +65,8 @@ def propose(folder: str) -> tuple[dict[str, Trial], list[str]]:
     if not images:
         told = [*notes, *_left(found, found.groups), *_unread(found)]
         raise UserError("\n  ".join([f"{folder}: no images in it; nothing was written", *told]))
-    annotations = [group for group in found.groups if group not in images]
+    known = {id(group) for group in images}
+    annotations = [group for group in found.groups if id(group) not in known]
     text = below(root.resolve(), folder)
     trials: dict[str, Trial] = {}
     others: list[Trial] = []

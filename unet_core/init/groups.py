@@ -136,7 +136,8 @@ def find_groups(root: Path, files: Sequence[File]) -> Found:
             found.groups += _split(root, folder, members, looked_at)
     # Sequences stay data sets of their own, since their frames have the same numbers.
     sequences = [group for group in found.groups if group.folder in found.sequences]
-    found.groups = [*sequences, *_merged([group for group in found.groups if group not in sequences], files)]
+    rest_of_them = [group for group in found.groups if group.folder not in found.sequences]
+    found.groups = [*sequences, *_merged(rest_of_them, files)]
     return found
 
 
@@ -261,7 +262,8 @@ def _merged(groups: list[Group], files: Sequence[File]) -> list[Group]:
         for depth in range(1, len(file.folder) + 1):
             contents[file.folder[:depth]].add((file.folder[depth:], file.suffix))
     images = [group for group in groups if group.looks and not group.is_mask and not group.format]
-    others = [group for group in groups if group not in images]
+    known = {id(group) for group in images}
+    others = [group for group in groups if id(group) not in known]
     for depth in range(max((len(group.folder) for group in images), default=0)):
         together: dict[tuple[object, ...], list[Group]] = defaultdict(list)
         for group in images:

@@ -17,7 +17,7 @@ from unet_core.images.headers import Header, header_of
 from unet_core.images.readers import FILE_TYPES, open_image
 
 # Values that are looked at in each file, and bytes of files that must be decoded as a whole for that.
-MAX_VALUES, MAX_DECODED = 2**23, 2**31
+MAX_VALUES, MAX_DECODED = 2**23, 2**30
 # In a mask most pixels of objects have the same value as their neighbour; in images noise makes them differ.
 MIN_EQUAL = 0.66
 # Colours of a mask of classes, and gray values of one.

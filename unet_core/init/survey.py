@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -99,13 +100,15 @@ def walk(root: Path) -> tuple[list[File], list[str]]:
     if waiting:
         notes.append(f"only the first {names} names of {root} were looked at; run init on a folder in it")
     if unwritable:
-        notes.append(f"{len(unwritable)} names cannot be written in UTF-8 ({unwritable[0]}): rename these files")
+        notes.append(
+            f"{len(unwritable)} names have signs that no configuration can hold ({unwritable[0]}): rename these files"
+        )
     return sorted(found), notes
 
 
 def _writable(name: str) -> bool:
-    """Whether a name can stand in a configuration."""
-    return name.isprintable()
+    """Whether a name can stand in a configuration: without line breaks, and in UTF-8."""
+    return all(unicodedata.category(sign) not in ("Cc", "Cs", "Zl", "Zp") for sign in name)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

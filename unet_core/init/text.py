@@ -35,6 +35,7 @@ def config_text(trials: dict[str, Trial], folder: str, command: str) -> str:
         *_comment(f"Proposed by 'python -m unet_core init' for the files in {folder}.", ""),
         *_comment("Look at the lines with 'unsure', then run", ""),
         f"#     {command}",
+        *_comment("Paths are relative to the folder in which the pipeline runs.", ""),
         *_comment("All other options, with their defaults, stand in config.yaml of the pipeline.", ""),
         "",
         "results: results # folder of everything that is made",

@@ -96,6 +96,9 @@ def attempt(trial: Trial) -> Trial:
     except ValidationError as error:
         trial.problems.append(str(error.errors()[0]["msg"]))
         return trial
+    except (ValueError, OSError) as error:
+        trial.problems.append(str(error))
+        return trial
     annotated = [sample for sample in samples if sample.split != "unannotated"]
     trial.samples, trial.annotated = len(samples), len(annotated)
     if trial.annotated and not trial.problems:
