@@ -28,7 +28,7 @@ FLOORS = [
     {"annotations", "metrics", "store"},
     {"network"},
     *({step} for step in STEPS),
-    {"estimate"},
+    {"estimate", "init"},
     {"__main__"},
 ]
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "demo": ("unet_core.demo", "FOLDER: generates the data of the demo"),
     "estimate": ("unet_core.estimate.command", "[CONFIG]: what a run would do and cost"),
     "export": ("unet_core.instances.export", "STORE FOLDER: labels as TIFF files"),
+    "init": ("unet_core.init.command", "FOLDER [--out CONFIG]: proposes a configuration for images and annotations"),
     "share": ("unet_core.network.share", "MODEL PACKAGE: a trained model for the BioImage Model Zoo"),
     "verify": ("unet_core.store.verify", "[--mend] RESULTS: reads all stores, and says what is damaged"),
 }

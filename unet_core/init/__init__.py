@@ -1,0 +1,1 @@
+"""``python -m unet_core init FOLDER``: a proposed configuration for a folder of images and annotations."""
