@@ -191,8 +191,15 @@ def test_each_page_of_a_time_axis_is_a_sample(tmp_path: Path, compression: str |
 def test_axes_that_do_not_fit_a_file_with_time_are_an_error_that_names_it(tmp_path: Path) -> None:
     film = image(tmp_path / "film.tif", (4, 5))
     assert problems(dataset(str(film), axes="tyx")) == [
-        f"images: {film} has 2 axes (shape (4, 5)), but axes says 'tyx'"
+        f"images: {film}: has 2 axes (shape (4, 5)), but axes says 'tyx'"
     ]
+    for number in range(7):
+        image(tmp_path / f"film{number}.tif", (4, 5 + number))
+    (line,) = problems(dataset(f"{tmp_path}/film?.tif", axes="tyx"))
+    assert line.startswith(
+        f"images: {tmp_path}/film0.tif: has 2 axes (shape (4, 5)), but axes says 'tyx' (7 like this: "
+    )
+    assert line.endswith("and 2 more)")
 
 
 def test_a_damaged_file_with_time_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unet_core.annotations.classes import merged
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Dataset
 from unet_core.images.headers import header_of
@@ -84,7 +85,7 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
     found, problems = _arrays(cfg)
     axes, told = _axes(cfg, found)
     placed, wrong = _times(_once(found, axes), axes)
-    problems += [f"images: {line}" for line in [*told, *wrong]]
+    problems += [f"images: {line}" for line in [*told, *merged(wrong)]]
     named = _named(list(dict.fromkeys(placed)))
     names: dict[str, list[str]] = defaultdict(list)
     for image in named:
@@ -240,9 +241,9 @@ def _axes(cfg: Dataset, found: list[Placed]) -> tuple[str, list[str]]:
     ]
 
 
-def _times(found: list[Placed], axes: str) -> tuple[list[Placed], list[str]]:
-    """A sample for each time point, where the files of the data set are films; and all that is wrong."""
-    problems = list[str]()
+def _times(found: list[Placed], axes: str) -> tuple[list[Placed], list[tuple[str, str]]]:
+    """A sample for each time point, where the files of the data set are films; and what is wrong with which file."""
+    problems = list[tuple[str, str]]()
     if "t" not in axes:
         return [replace(one, axes=axes) for one in found], problems
     lengths = list[int]()
@@ -251,7 +252,7 @@ def _times(found: list[Placed], axes: str) -> tuple[list[Placed], list[str]]:
             lengths.append(1 if one.own_file else _length(one.path, one.internal, axes))
         except (ValueError, OSError) as error:
             lengths.append(0)
-            problems.append(str(error))
+            problems.append((str(one.path), str(error).removeprefix(f"{one.path}: ")))
     # An axis t of length 1, which some tools always write, makes no film.
     is_film = max(lengths, default=0) > 1
     placed = list[Placed]()
@@ -265,7 +266,7 @@ def _length(file: Path, internal: str, axes: str) -> int:
     """Time points of a file; ValueError if it has other axes."""
     shape = image_shape(file, internal)
     if len(shape) != len(axes):
-        raise ValueError(f"{file} has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
+        raise ValueError(f"has {len(shape)} axes (shape {shape}), but axes says {axes!r}")
     return shape[axes.index("t")]
 
 
