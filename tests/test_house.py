@@ -39,6 +39,7 @@ OWNERS = {
     "distributed": {"engine", "workers"},
     "zarr": {"store/store", "images/zarr_images"},
     "PIL": {"images/pictures"},
+    **dict.fromkeys(("mrcfile", "nibabel", "nrrd"), {"images/volume_headers"}),
     "dask_jobqueue": {"workers"},
     "pyarrow": {"instances/objects"},
     "numba": {"compiled"},

@@ -18,6 +18,8 @@ from typing import NamedTuple
 STEM = "{stem}"
 # What stands before the ending of OME-TIFF and OME-Zarr, and is part of a name for some tools and not for others.
 OME = ".ome"
+# An ending of two parts.
+NIFTI_GZ = ".nii.gz"
 
 
 class Match(NamedTuple):
@@ -47,6 +49,31 @@ def nfc(name: str) -> str:
     (2, 1)
     """
     return unicodedata.normalize("NFC", name)
+
+
+def ending_of(path: Path | str) -> str:
+    """Ending of the name of a file, as written; that of compressed NIfTI has two parts.
+
+    Examples
+    --------
+    >>> ending_of("a/b.c.TIF"), ending_of(Path("a/b.c.nii.gz")), ending_of("b.csv.gz"), ending_of("b")
+    ('.TIF', '.nii.gz', '.gz', '')
+    """
+    path = Path(path) if isinstance(path, str) else path
+    name = path.name
+    return name[-len(NIFTI_GZ) :] if name.lower().endswith(NIFTI_GZ) and len(name) > len(NIFTI_GZ) else path.suffix
+
+
+def name_without_ending(path: Path | str) -> str:
+    """Name of a file without its ending, as `ending_of` has it.
+
+    Examples
+    --------
+    >>> name_without_ending("a/b.c.TIF"), name_without_ending(Path("a/b.c.nii.gz")), name_without_ending("b")
+    ('b.c', 'b.c', 'b')
+    """
+    name = Path(path).name if isinstance(path, str) else path.name
+    return name.removesuffix(ending_of(path)) if ending_of(path) else name
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:

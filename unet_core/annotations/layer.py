@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX
 from unet_core.images.readers import CZYX, SUFFIXES, open_image, split_internal
-from unet_core.patterns import nfc
+from unet_core.patterns import ending_of, nfc
 
 
 class Image(NamedTuple):
@@ -100,12 +100,12 @@ def stem_of(name: str) -> str:
 
     Examples
     --------
-    >>> stem_of("train/cell 1.5x.PNG"), stem_of("cell 1.5x")
-    ('cell 1.5x', 'cell 1.5x')
+    >>> stem_of("train/cell 1.5x.PNG"), stem_of("cell 1.5x"), stem_of("cell.nii.gz")
+    ('cell 1.5x', 'cell 1.5x', 'cell')
     """
     name = nfc(name.replace("\\", "/").rpartition("/")[2])
-    head, point, ending = name.rpartition(".")
-    return head if point and f".{ending.lower()}" in SUFFIXES else name
+    ending = ending_of(name)
+    return name.removesuffix(ending) if ending.lower() in SUFFIXES else name
 
 
 def matched(file: Path, images: Images, annotated: set[str]) -> Found:

@@ -22,7 +22,7 @@ from unet_core.images.readers import (
     split_internal,
     times_of_set,
 )
-from unet_core.patterns import OME, fits, has_wildcards, matching, nfc
+from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Placed:
         """The image as annotations know it."""
         folders = () if is_url(self.path) else self.path.absolute().parent.parts[1:]
         time = None if self.own_file else self.time
-        return Image(nfc(self.stem), time, self.axes, folders, nfc(self.path.stem))
+        return Image(nfc(self.stem), time, self.axes, folders, nfc(name_without_ending(self.path)))
 
 
 def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
@@ -135,7 +135,7 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         if not files:
             problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()}){_hint(str(path))}")
         for file, stem in files:
-            if file.suffix.lower() not in SUFFIXES:
+            if ending_of(file).lower() not in SUFFIXES:
                 unknown.append(str(file))
             elif is_url(file) and file.suffix.lower() != ".zarr":
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
@@ -149,7 +149,7 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
             else:
                 found.append(_placed(file, internal, stem))
     if unknown:
-        kinds = ", ".join(dict.fromkeys(Path(file).suffix.lower() or "none" for file in unknown))
+        kinds = ", ".join(dict.fromkeys(ending_of(file).lower() or "none" for file in unknown))
         problems.append(
             f"images: {len(unknown)} files are of an unknown kind ({kinds}; {some(unknown)}); known are "
             f"{', '.join(SUFFIXES)}; write a pattern that leaves them out, as in *.tif"
@@ -160,7 +160,8 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
 
 
 def _placed(file: Path, internal: str, stem: str | None) -> Placed:
-    return Placed(file, internal, None, "", stem or file.stem, file_name=stem or file.stem)
+    name = stem or name_without_ending(file)
+    return Placed(file, internal, None, "", name, file_name=name)
 
 
 def _hint(pattern: str) -> str:
@@ -170,7 +171,7 @@ def _hint(pattern: str) -> str:
         folder = folder.parent
     if folder == Path(pattern).parent:
         files = [file for file in folder.iterdir() if not file.name.startswith(".")] if folder.is_dir() else []
-        kinds = sorted({file.suffix for file in files if file.suffix})
+        kinds = sorted({ending_of(file) for file in files if ending_of(file)})
         return f"; {folder} has files that end with {', '.join(kinds[:10])}" if kinds and folder.name else ""
     missing = Path(pattern).relative_to(folder).parts[0]
     return f"; there is a folder {folder}, but no {missing} in it" if folder.name else ""

@@ -1,6 +1,7 @@
 """What an image file says of itself: axes, pixel size, channels.
 
-Read are OME-TIFF, ImageJ's TIFF, LSM, slides (SVS, NDPI, QPTIFF), OME-Zarr, HDF5 and files of microscopes.
+Read are OME-TIFF, ImageJ's TIFF, LSM, slides (SVS, NDPI, QPTIFF), OME-Zarr, HDF5, volumes (NRRD, MRC, NIfTI) and
+files of microscopes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unet_core.config.datasets import PixelSize
-from unet_core.images import ome_tiff, tiff
+from unet_core.images import ome_tiff, tiff, volume_headers
 from unet_core.images.hdf5 import axes_of, dataset
-from unet_core.images.readers import FILE_TYPES, VENDOR_FILE_TYPES, open_image
+from unet_core.images.readers import FILE_TYPES, VENDOR_FILE_TYPES, VOLUME_FILE_TYPES, open_image
 from unet_core.images.zarr_images import located
+from unet_core.patterns import ending_of
 
 # Micrometres.
 MICROMETRES = {
@@ -64,8 +66,9 @@ def header_of(path: Path, internal: str = "") -> Header:
     internal : str
         Path of the array inside it.
     """
-    kind = FILE_TYPES.get(path.suffix.lower(), "")
+    kind = FILE_TYPES.get(ending_of(path).lower(), "")
     ways = {"TIFF": _tiff, "HDF5": _hdf5, "Zarr": _zarr} | dict.fromkeys(VENDOR_FILE_TYPES.values(), _vendor)
+    ways |= dict.fromkeys(VOLUME_FILE_TYPES.values(), _volume)
     try:
         return ways.get(kind, _axes)(path, internal)
     except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
@@ -212,6 +215,10 @@ def _vendor(path: Path, internal: str) -> Header:
     pixel = image.physical_pixel_sizes
     sizes = {axis: (float(size), "µm") for axis, size in zip("zyx", (pixel.Z, pixel.Y, pixel.X), strict=True) if size}
     return Header(axes, _sizes(sizes), _names(image.channel_names or []))
+
+
+def _volume(path: Path, internal: str) -> Header:
+    return Header(_axes(path, internal).axes, _sizes(volume_headers.described(path).sizes))
 
 
 def _sizes(with_units: dict[str, tuple[float, str]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Image files as arrays with the axes c z y x: TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5 and OME-Zarr.
+"""Image files as arrays with the axes c z y x: TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5, OME-Zarr, NRRD, MRC and NIfTI.
 
 Formats of microscopes are read by bioio.
 """
@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
-from unet_core.images import hdf5, ome_tiff, tiff, zarr_images
+from unet_core.images import hdf5, ome_tiff, tiff, volume_headers, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
 from unet_core.images.source import Source, box_of, lengths, of_array, reading
 from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
+from unet_core.images.volume_headers import VOLUME_FILE_TYPES
+from unet_core.images.volumes import open_volume
 from unet_core.images.zarr_images import missing_chunks, open_zarr
+from unet_core.patterns import ending_of
 
 __all__ = ["missing_chunks"]
 
@@ -37,6 +40,7 @@ FILE_TYPES = (
     | {".npy": "NPY", ".zarr": "Zarr"}
     | HDF5_FILE_TYPES
     | VENDOR_FILE_TYPES
+    | VOLUME_FILE_TYPES
 )
 SUFFIXES = tuple(FILE_TYPES)
 
@@ -102,7 +106,7 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
     Parameters
     ----------
     path : Path
-        TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5, CZI, LIF, ND2 file or OME-Zarr folder.
+        TIFF, PNG, JPEG, BMP, GIF, NPY, HDF5, CZI, LIF, ND2, NRRD, MRC, NIfTI file or OME-Zarr folder.
     internal : str
         Path of the array inside an HDF5 file or a Zarr group, the number of an image of a TIFF file, or the scene of a
         microscope's file; needed where there are several.
@@ -116,7 +120,7 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
         If the file is missing, of an unknown kind, truncated or otherwise unreadable; of some kinds of files this comes
         out when their pixels are asked for.
     """
-    suffix = path.suffix.lower()
+    suffix = ending_of(path).lower()
     if is_url(path) and suffix != ".zarr":
         raise ValueError(f"{path}: behind a URL only OME-Zarr can be read; copy the file here first")
     if not is_url(path) and not path.exists():
@@ -125,6 +129,7 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     kind = FILE_TYPES[suffix]
     ways = {"TIFF": tiff.open_tiff, "PNG": open_png, "NPY": _open_npy, "HDF5": open_hdf5, "Zarr": open_zarr}
+    ways |= dict.fromkeys(VOLUME_FILE_TYPES.values(), open_volume)
     way = open_vendor if suffix in VENDOR_FILE_TYPES else ways.get(kind, open_picture)
     with way(path, internal, stored) as source:
         yield _Image(path, source)
@@ -140,7 +145,7 @@ class _Image:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Part of the array, by whole numbers and slices."""
-        with reading(self._path, FILE_TYPES[self._path.suffix.lower()]):
+        with reading(self._path, FILE_TYPES[ending_of(self._path).lower()]):
             box, single = box_of(index, self.shape)
             part = np.asarray(self._source.read(box))
             if part.shape != lengths(box):
@@ -171,7 +176,7 @@ def members_of(path: Path) -> list[Path]:
     """All files that are read when an image file is, itself first; of one that is damaged itself alone.
 
     Companions are the other files of an OME-TIFF set, with that of its description, and those that hold values of
-    arrays of an HDF5 file.
+    arrays of an HDF5 file, or those of a header of NRRD.
 
     Parameters
     ----------
@@ -184,6 +189,8 @@ def members_of(path: Path) -> list[Path]:
             found = [path.parent / one.name for one in tiff.files_of(path)]
         elif FILE_TYPES.get(path.suffix.lower()) == "HDF5" and not is_url(path):
             found = hdf5.files_of(path)
+        elif FILE_TYPES.get(path.suffix.lower()) == "NRRD" and not is_url(path):
+            found = volume_headers.files_of(path)
     return [path, *(file for file in dict.fromkeys(found) if file != path)]
 
 

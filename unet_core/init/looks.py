@@ -15,6 +15,7 @@ from scipy.ndimage import binary_erosion
 
 from unet_core.images.headers import Header, header_of
 from unet_core.images.readers import FILE_TYPES, open_image
+from unet_core.patterns import ending_of
 
 # Values that are looked at in each file, and bytes of files that must be decoded as a whole for that.
 MAX_VALUES, MAX_DECODED = 2**23, 2**30
@@ -82,7 +83,7 @@ def look_at(path: Path, internal: str = "") -> Look:
     with open_image(path, internal) as opened:
         shape, dtype = tuple(opened.shape), np.dtype(opened.dtype)
     with open_image(path, internal, stored=True) as opened:
-        seen = Look("unseen", shape, str(dtype), header_of(path, internal), FILE_TYPES[path.suffix.lower()])
+        seen = Look("unseen", shape, str(dtype), header_of(path, internal), FILE_TYPES[ending_of(path).lower()])
         lazily = getattr(opened, "chunks", None) is not None
         if not lazily and math.prod(opened.shape) * np.dtype(opened.dtype).itemsize > MAX_DECODED:
             return seen

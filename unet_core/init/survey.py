@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from unet_core.images.readers import SUFFIXES
-from unet_core.patterns import nfc
+from unet_core.patterns import ending_of, name_without_ending, nfc
 
 # Names that are listed before a folder counts as too large to be looked through.
 MAX_NAMES = 100_000
@@ -53,12 +53,12 @@ class File(NamedTuple):
     @property
     def suffix(self) -> str:
         """Its ending, as written."""
-        return Path(self.name).suffix
+        return ending_of(self.name)
 
     @property
     def stem(self) -> str:
         """Its name without the ending."""
-        return Path(self.name).stem
+        return name_without_ending(self.name)
 
     @property
     def text(self) -> str:
