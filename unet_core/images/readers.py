@@ -276,7 +276,7 @@ class CZYX:
     def __init__(self, array: Any, axes: str, time: int | None) -> None:
         if len(array.shape) != len(axes):
             raise ValueError(f"has {len(array.shape)} axes (shape {tuple(array.shape)}), but axes says {axes!r}")
-        self._array, self._axes, self._time = array, axes, time
+        self._array, self.axes, self._time = array, axes, time
         size = dict(zip(axes, array.shape, strict=True))
         self.shape = (size.get("c", 1), size.get("z", 1), size["y"], size["x"])
         self.dtype = np.dtype(array.dtype)
@@ -287,8 +287,8 @@ class CZYX:
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
         wanted: dict[str, Any] = {"t": self._time or 0, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
-        part = self._array[tuple(wanted[axis] for axis in self._axes)]
-        left = [axis for axis in self._axes if axis != "t"]
+        part = self._array[tuple(wanted[axis] for axis in self.axes)]
+        left = [axis for axis in self.axes if axis != "t"]
         part = part.transpose([left.index(axis) for axis in "czyx" if axis in left])
         return np.expand_dims(part, tuple(i for i, axis in enumerate("czyx") if axis not in left))
 
