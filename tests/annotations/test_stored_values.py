@@ -12,7 +12,7 @@ import zarr
 from PIL import Image as Picture
 from skimage.measure import label
 
-from tests.annotations.layers import objects_in
+from tests.annotations.layers import objects_in, told_of
 from unet_core.annotations.formats import FORMATS
 from unet_core.annotations.layer import Image, Layer
 from unet_core.blocks import ZYX
@@ -167,3 +167,16 @@ def test_gray_saved_as_rgb_has_numbers_of_classes(tmp_path: Path) -> None:
     found = dict(objects_in("colours", tmp_path / "a.png", SHAPE, classes={"1": "cell", "2": "cell", "3": "ignore"}))
     for number in (1, 2, 3):
         np.testing.assert_array_equal(found[str(number)], number == LABELS)
+
+
+def test_masks_of_objects_that_are_smeared_are_told(tmp_path: Path) -> None:
+    """Values near 0 count as object, as in masks that were saved as JPEG."""
+    smeared = np.where(LABELS > 0, 255, 0).astype(np.uint8)
+    smeared[3] = 2
+    ((_, found),) = objects_in("masks", saved(tmp_path, "png", smeared), SHAPE)
+    np.testing.assert_array_equal(found, smeared > 0)
+    (told,) = told_of("masks", tmp_path / "a.png", SHAPE)
+    assert told.kind == "grays"
+    assert told.text.startswith("1 of 1 masks have more than two values, as a.png (3)")
+    for clean in (LABELS == 1, np.where(LABELS == 1, 255, 0).astype(np.uint8), np.ones((6, 8), np.uint8)):
+        assert told_of("masks", saved(tmp_path, "png", clean), SHAPE) == []

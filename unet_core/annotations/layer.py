@@ -30,6 +30,8 @@ class Image(NamedTuple):
         Names of the folders above it, the nearest last.
     file : str
         Its file name without the ending, by which files that annotate many images know it; empty where it is the stem.
+    header : str
+        Axes as its own file has them, where the configuration says that their order is another.
     """
 
     stem: str
@@ -37,6 +39,7 @@ class Image(NamedTuple):
     axes: str = ""
     folders: tuple[str, ...] = ()
     file: str = ""
+    header: str = ""
 
 
 class Told(NamedTuple):
@@ -230,12 +233,15 @@ def opened_view(path: Path, image: Image, shape: ZYX, stored: bool = True) -> It
 def _axes(found: tuple[int, ...], told: str, image: Image, shape: ZYX) -> str | None:
     """Axes of an annotation image that make it fit its image; None if there are none.
 
-    First those that its file tells count, then those of the image, then the usual order.
+    First those that its file tells count, then those of the image, then the usual order. Where the configuration says
+    other axes of the image than its file does, what an annotation's file says means the same other axes.
     """
     film = image.time is not None
     order = [axis for axis in image.axes if axis in "tzyx"]
     usual = ["t" if film else "", "z" if shape[0] > 1 else "", "y", "x"]
-    guesses = [told.replace("q", "t" if film else "z")] if set(told) <= set("qtczyx") else []
+    meant = dict(zip(image.header, image.axes, strict=False))
+    guesses = ["".join(meant[axis] for axis in told)] if told and set(told) <= set(meant) else []
+    guesses += [told.replace("q", "t" if film else "z")] if set(told) <= set("qtczyx") else []
     for spatial in (order, usual):
         wanted = [axis for axis in spatial if axis and (axis != "t" or film) and (axis != "z" or shape[0] > 1)]
         plain = "".join(wanted)

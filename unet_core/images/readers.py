@@ -18,7 +18,7 @@ from unet_core.blocks import ZYX
 from unet_core.images import hdf5, ome_tiff, tiff, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
-from unet_core.images.source import Source, box_of, lengths, of_array, reading
+from unet_core.images.source import RefusedError, Source, box_of, lengths, of_array, reading
 from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
 from unet_core.images.zarr_images import missing_chunks, open_zarr
 
@@ -44,7 +44,7 @@ SUFFIXES = tuple(FILE_TYPES)
 def split_internal(path: str) -> tuple[Path, str]:
     """Split ``file.h5:volumes/raw`` into the file and the path inside it (empty where none is given).
 
-    Of TIFF only a number can follow.
+    Of TIFF only a number can follow, or * for all images.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def split_internal(path: str) -> tuple[Path, str]:
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
-    numbered = re.fullmatch(r"(.*\.(\w+)):(\d+)", path, re.DOTALL)
+    numbered = re.fullmatch(r"(.*\.(\w+)):(\d+|\*)", path, re.DOTALL)
     if numbered and f".{numbered[2].lower()}" in TIFF_FILE_TYPES:
         return path_of(numbered[1]), numbered[3]
     return path_of(path), ""
@@ -297,5 +297,16 @@ class CZYX:
 def _open_npy(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     """Memory map, which never unpickles: arrays of Python objects are errors."""
     with reading(path, "NPY"):
+        if _holds_objects(path):
+            raise RefusedError(
+                f"{path}: holds Python objects, which are not read, as this may run any code; save an array of numbers"
+            )
         source = of_array(np.lib.format.open_memmap(path, mode="r"))
     yield source
+
+
+def _holds_objects(path: Path) -> bool:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        way = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return version < (3, 0) and way(file)[2].hasobject
