@@ -180,3 +180,13 @@ def test_masks_of_objects_that_are_smeared_are_told(tmp_path: Path) -> None:
     assert told.text.startswith("1 of 1 masks have more than two values, as a.png (3)")
     for clean in (LABELS == 1, np.where(LABELS == 1, 255, 0).astype(np.uint8), np.ones((6, 8), np.uint8)):
         assert told_of("masks", saved(tmp_path, "png", clean), SHAPE) == []
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr", "h5"])
+def test_axes_of_length_one_may_stand_in_the_order_of_imagej(tmp_path: Path, kind: str) -> None:
+    stack = np.stack([LABELS, LABELS[::-1], LABELS[:, ::-1]])
+    source = Annotation(format="labels", path="unused")
+    path = saved(tmp_path, kind, stack[None, :, None])
+    (layer,) = FORMATS["labels"].read((path,), Image("a", None, "zyx"), stack.shape, source)
+    np.testing.assert_array_equal(layer.position, np.flatnonzero(stack))
+    np.testing.assert_array_equal(layer.label, stack[stack > 0])

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image as Picture
 
+from unet_core.images.headers import header_of
 from unet_core.images.readers import arrays_in, open_image, split_internal
 
 GRAY = np.array([[0, 255, 255], [7, 0, 0]], np.uint8)
@@ -93,3 +95,25 @@ def test_no_page_is_lost_where_all_are_marked_as_smaller_copies(tmp_path: Path, 
 
 def test_all_images_of_a_tiff_file_may_be_asked_for() -> None:
     assert split_internal("a/b.tif:*") == (Path("a/b.tif"), "*")
+
+
+@pytest.mark.parametrize(
+    ("version", "axes"),
+    [("0.2", None), ("0.3", list("tczyx")), ("0.4", [{"name": name} for name in "tczyx"]), ("0.3", list("TCZYX"))],
+)
+def test_axes_of_old_versions_of_ome_zarr(tmp_path: Path, version: str, axes: list[object] | None) -> None:
+    values = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(1, 2, 3, 4, 5)
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=values, chunks=values.shape)
+    image: dict[str, object] = {"version": version, "datasets": [{"path": "0"}]}
+    group.attrs["multiscales"] = [image if axes is None else image | {"axes": axes}]
+    with open_image(tmp_path / "a.zarr") as opened:
+        assert opened.axes == "tczyx"
+        np.testing.assert_array_equal(opened[...], values)
+    assert header_of(tmp_path / "a.zarr").axes == "tczyx"
+
+
+def test_names_of_dimensions_may_be_in_capitals(tmp_path: Path) -> None:
+    zarr.create_array(str(tmp_path / "a.zarr"), data=GRAY, dimension_names=("Y", "X"))
+    with open_image(tmp_path / "a.zarr") as opened:
+        assert opened.axes == "yx"

@@ -246,8 +246,9 @@ def _axes(found: tuple[int, ...], told: str, image: Image, shape: ZYX) -> str | 
         wanted = [axis for axis in spatial if axis and (axis != "t" or film) and (axis != "z" or shape[0] > 1)]
         plain = "".join(wanted)
         guesses += [plain, f"{plain}c", f"c{plain}"]
-        # As in OME-Zarr, whose labels may have all of t c z y x.
+        # As in OME-Zarr, whose labels may have all of t c z y x, and in the order of ImageJ.
         guesses += ["".join(axis for axis in "tczyx" if axis in full) for full in ("tzyx", "tczyx", "zyx", "czyx")]
+        guesses += ["zcyx", "tzcyx"]
     for axes in guesses:
         if _fits(axes, found, film, shape):
             return axes
@@ -339,7 +340,7 @@ def as_labels(
                 "replace them, background by 0"
             )
         if known.size and not (known.min() >= 0 and known.max() < 2**32):
-            hint = "; is one of them ignore_label?" if known.min() == -1 or known.max() >= 2**32 else ""
+            hint = "; is one of them ignore_label or background?" if known.min() == -1 or known.max() >= 2**32 else ""
             raise ValueError(
                 f"{path}: labels must lie between 0 and 2^32 - 1, but go from {known.min()} to {known.max()}{hint}"
             )
