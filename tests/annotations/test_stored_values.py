@@ -190,3 +190,44 @@ def test_axes_of_length_one_may_stand_in_the_order_of_imagej(tmp_path: Path, kin
     (layer,) = FORMATS["labels"].read((path,), Image("a", None, "zyx"), stack.shape, source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(stack))
     np.testing.assert_array_equal(layer.label, stack[stack > 0])
+
+
+@pytest.mark.parametrize("form", ["ilastik", "labels"])
+@pytest.mark.parametrize("kind", ["virtual", "external", "link"])
+def test_values_in_other_files_that_are_missing_are_no_empty_annotation(tmp_path: Path, form: str, kind: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((6, 8), np.uint16)
+            layout[:] = h5py.VirtualSource("gone.h5", "x", shape=(6, 8))
+            file.create_virtual_dataset("exported_data", layout)
+        elif kind == "external":
+            file.create_dataset("exported_data", (6, 8), np.uint16, external=[("gone.raw", 0, 96)])
+        else:
+            file["exported_data"] = h5py.ExternalLink("gone.h5", "/x")
+    text = "no array exported_data|say which array" if kind == "link" else "its values lie in .*gone.* missing"
+    with pytest.raises(ValueError, match=text):
+        objects_in(form, tmp_path / "a.h5", SHAPE)
+
+
+def test_ilastik_exports_are_read_from_files_in_their_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for folder in (tmp_path, tmp_path / "in"):
+        with h5py.File(folder / "values.h5", "w") as file:
+            file["x"] = LABELS
+    for name, there in (("values.h5", True), ("../values.h5", False)):
+        layout = h5py.VirtualLayout((6, 8), np.uint16)
+        layout[:] = h5py.VirtualSource(name, "x", shape=(6, 8))
+        with h5py.File(tmp_path / "in/a.h5", "w") as file:
+            file.create_virtual_dataset("exported_data", layout)
+        if there:
+            ((_, found),) = objects_in("ilastik", tmp_path / "in/a.h5", SHAPE)
+            np.testing.assert_array_equal(found, LABELS)
+        else:
+            with pytest.raises(ValueError, match="only files in its own folder"):
+                objects_in("ilastik", tmp_path / "in/a.h5", SHAPE)
+
+
+def test_masks_of_an_object_have_no_nan(tmp_path: Path) -> None:
+    path = saved(tmp_path, "npy", np.where(LABELS == 1, 1.0, np.nan))
+    with pytest.raises(ValueError, match=r"a.npy: 42 pixels are NaN; write 0"):
+        objects_in("masks", path, SHAPE)

@@ -189,7 +189,8 @@ def gray_of(values: np.ndarray, view: CZYX, path: Path) -> np.ndarray:
     if len(values) > 2 and (values[:1] != values[:3]).any():
         raise ValueError(
             f"{path}: is in colour, and its colours are no numbers of objects; use format colours, whose key "
-            'classes is the table of colours, as in {"#ff0000": cell}, or save it in gray'
+            'classes is the table of colours, as in {"#ff0000": cell}, or save it in gray; '
+            "if its channels or pages are layers of labels, save each as a file of its own, to be a source of its own"
         )
     if len(values) in (2, 4) and not _is_alpha(values[-1], view, path):
         raise ValueError(

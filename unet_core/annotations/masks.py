@@ -37,6 +37,8 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
     gray = list[tuple[int, str]]()
     for file in files:
         values = read_volume(file, image, shape)
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ValueError(f"{file}: {int(np.isnan(values).sum())} pixels are NaN; write 0 where there is no object")
         yield object_of(np.flatnonzero(values), name=file.name)
         if (count := fastremap.unique(values).size) > 2:
             gray.append((count, file.name))

@@ -41,7 +41,7 @@ def open_hdf5(path: Path, internal: str, stored: bool = False) -> Iterator[Sourc
     """
     with dataset(path, internal) as array:
         with reading(path, "HDF5"):
-            _check_files(path, array, path)
+            check_files(path, array, path)
             source = _external(path, array) if array.external else of_array(array, axes_of(array), array.chunks)
         yield source
 
@@ -56,7 +56,7 @@ def dataset(path: Path, internal: str) -> Iterator[h5py.Dataset]:
             file = stack.enter_context(h5py.File(path, "r"))
             arrays = _images(file)
             name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")
-            array = _within(file, name)
+            array = within(file, name)
         if array is None:
             elsewhere = _links_elsewhere(file)
             hint = (
@@ -132,7 +132,7 @@ def _images(file: h5py.File) -> list[str]:
     return [name for name in arrays if file[name].ndim > 1 and file[name].dtype.kind in "biuf"] or arrays
 
 
-def _within(file: h5py.File, name: str) -> h5py.Dataset | None:
+def within(file: h5py.File, name: str) -> h5py.Dataset | None:
     """The array with a name, also behind a link in the file itself; None if it is none, or in another file."""
     import h5py
 
@@ -188,7 +188,7 @@ def _sources(path: Path, array: Any) -> list[tuple[Path, str | None]]:
     return list(dict.fromkeys(found))
 
 
-def _check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> None:
+def check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> None:
     """Raise an error if files that hold the values of an array are missing, which would read as its fill value.
 
     Parameters
@@ -220,7 +220,7 @@ def _check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> N
             with h5py.File(other, "r") as file:
                 if not isinstance(file.get(name), h5py.Dataset):
                     raise RefusedError(f"{path}: its values lie in {other}, which has no array {name}")
-                _check_files(path, file[name], other, depth + 1)
+                check_files(path, file[name], other, depth + 1)
 
 
 def _some(files: list[Path]) -> str:
