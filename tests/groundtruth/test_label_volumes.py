@@ -256,3 +256,18 @@ def test_counts_do_not_depend_on_pieces(factor: int, together: int, monkeypatch:
         mask = labels == row[0]
         assert row[1:] == (mask.sum(), (mask & (ignore == 0)).sum(), (mask & inner).sum(), np.flatnonzero(mask)[0])
     assert tally.ignored == ignore.sum()
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_of_labels_that_would_be_left_out_are_errors_of_pieces_too(
+    tmp_path: Path, convert: Convert, channels: int
+) -> None:
+    several = np.stack([volume(1), *[volume(2)] * (channels - 1)], axis=-1)
+    place = zarr_of(tmp_path / "l.zarr", several, (8, 20, 500, channels))
+    for whole in (1, 2**30):
+        with pytest.raises(UserError, match="has 2 channels" if channels == 2 else "is in colour"):
+            convert([{"format": "labels", "path": place}], whole)
+    gray = zarr_of(tmp_path / "g.zarr", np.stack([volume(1)] * 3, axis=-1), (8, 20, 500, 3))
+    assert (
+        convert([{"format": "labels", "path": gray}], 1)[0] == convert([{"format": "labels", "path": gray}], 2**30)[0]
+    )

@@ -643,3 +643,14 @@ def test_rgb_needs_no_axes(tmp_path: Path) -> None:
     for name in ("a.tif", "b.png"):
         samples, wrong = find_samples(dataset(f"{tmp_path}/{name}"))
         assert wrong == [] and samples[0].axes == "yxc"
+
+
+def test_all_images_of_tiff_files_are_samples(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    plane = np.zeros((4, 5), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "images/a.tif") as file:
+        file.write(plane)
+        file.write(plane[:3])
+    tifffile.imwrite(tmp_path / "images/b.tif", plane)
+    found, problems = find_samples(Dataset.model_validate({"images": f"{tmp_path}/images/*.tif:*"}))
+    assert (problems, [sample.name for sample in found]) == ([], ["a_0", "a_1", "b"])

@@ -12,7 +12,7 @@ import cc3d
 import fastremap
 import numpy as np
 
-from unet_core.annotations.layer import Image, Layer, Told, as_labels, layer_of, read_volume
+from unet_core.annotations.layer import Image, Layer, Told, as_labels, equal, layer_of, read_volume
 from unet_core.annotations.matching import one_file_each as find
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -24,17 +24,13 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
     """The objects of one image; see `unet_core.annotations`."""
     for file in files:
         values = read_volume(file, image, shape)
-        if source.threshold is not None:
-            inside, ignore = values > source.threshold, None
-            if source.ignore_label is not None:
-                ignore = as_labels(values, file, source.ignore_label)[1]
-                inside &= ~ignore if ignore is not None else True
-        else:
-            labels, ignore = as_labels(values, file, source.ignore_label)
-            inside = labels != (source.background or 0)
-            if ignore is not None:
-                inside[ignore] = False
-            grays = fastremap.unique(labels).size
+        ignore = None if source.ignore_label is None else equal(values, source.ignore_label)
+        inside = values > source.threshold if source.threshold is not None else ~equal(values, source.background or 0)
+        if ignore is not None:
+            inside &= ~ignore
+        if source.threshold is None:
+            labels = as_labels(values, file, source.ignore_label, source.background)[0]
+            grays = fastremap.unique(values if ignore is None else values[~ignore]).size
             if grays > 2:
                 yield Told(
                     "grays",

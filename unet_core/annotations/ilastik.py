@@ -21,6 +21,7 @@ from unet_core.annotations.layer import Image, Layer, as_labels, layer_of
 from unet_core.annotations.matching import one_file_each as find
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.images.hdf5 import check_files, within
 from unet_core.images.readers import split_internal
 
 __all__ = ["find", "read"]
@@ -41,9 +42,12 @@ def _exported(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
     file, internal = split_internal(str(path))
     try:
         with h5py.File(file, "r") as opened:
-            data = opened.get(internal.strip("/") or "exported_data")
-            if not isinstance(data, h5py.Dataset):
+            data = within(opened, internal.strip("/") or "exported_data")
+            if data is None:
                 raise ValueError(f"it has no array {internal or 'exported_data'}, but {', '.join(opened) or 'nothing'}")
+            check_files(file, data, file)
+            if data.external:
+                raise ValueError("its values lie in files of bytes beside it; export it into one file")
             axes = (
                 [axis["key"] for axis in json.loads(data.attrs["axistags"])["axes"]]
                 if "axistags" in data.attrs

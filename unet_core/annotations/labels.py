@@ -26,7 +26,4 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
 
 def layer_in(values: np.ndarray, file: Path, source: Annotation) -> Layer:
     """The objects in an array of labels (z y x), all of a file or a part of it; ValueError if they cannot be labels."""
-    labels, ignore = as_labels(values, file, source.ignore_label)
-    if source.background is not None:
-        labels[labels == source.background] = 0
-    return layer_of(labels, ignore)
+    return layer_of(*as_labels(values, file, source.ignore_label, source.background))

@@ -30,6 +30,8 @@ class Image(NamedTuple):
         Names of the folders above it, the nearest last.
     file : str
         Its file name without the ending, by which files that annotate many images know it; empty where it is the stem.
+    header : str
+        Axes as its own file has them, where the configuration says that their order is another.
     """
 
     stem: str
@@ -37,6 +39,7 @@ class Image(NamedTuple):
     axes: str = ""
     folders: tuple[str, ...] = ()
     file: str = ""
+    header: str = ""
 
 
 class Told(NamedTuple):
@@ -159,24 +162,63 @@ def read_volume(path: Path, image: Image, shape: ZYX) -> np.ndarray:
     """
     with opened_view(path, image, shape) as opened:
         z, y, x = (slice(0, n) for n in shape)
-        values = opened[z, y, x]
-    # Gray saved as RGB, and either with transparency, is gray.
-    if values.shape[0] > 2 and (values[:1] != values[:3]).any():
+        return gray_of(opened[z, y, x], opened, path)
+
+
+def gray_of(values: np.ndarray, view: CZYX, path: Path) -> np.ndarray:
+    """The one channel of an annotation image that holds its values; gray saved as RGB, or with transparency, is gray.
+
+    Parameters
+    ----------
+    values : ndarray, shape (c, z, y, x)
+        All of the image, or a box of it.
+    view : CZYX
+        What they were read from.
+    path : Path
+        The file.
+
+    Returns
+    -------
+    ndarray, shape (z, y, x)
+
+    Raises
+    ------
+    ValueError
+        If it is in colour, or its channels are layers of which only one could be read.
+    """
+    if len(values) > 2 and (values[:1] != values[:3]).any():
         raise ValueError(
             f"{path}: is in colour, and its colours are no numbers of objects; use format colours, whose key "
-            'classes is the table of colours, as in {"#ff0000": cell}, or save it in gray'
+            'classes is the table of colours, as in {"#ff0000": cell}, or save it in gray; '
+            "if its channels or pages are layers of labels, save each as a file of its own, to be a source of its own"
+        )
+    if len(values) in (2, 4) and not _is_alpha(values[-1], view, path):
+        raise ValueError(
+            f"{path}: has {len(values)} channels, and the last is no transparency; only one can be read: save each "
+            "as a file of its own, to be a source of its own"
         )
     return values[0]
 
 
+def _is_alpha(channel: np.ndarray, view: CZYX, path: Path) -> bool:
+    """Whether the last of two or four channels is transparency, and not a second layer of labels."""
+    if path.suffix.lower() in (".png", ".gif") or not channel.size or (channel == channel.flat[0]).all():
+        return True
+    if not view.axes.endswith("c") or channel.dtype.kind not in "bu":
+        return False
+    most = 1 if channel.dtype.kind == "b" else np.iinfo(channel.dtype).max
+    return bool(((channel == 0) | (channel == most)).all())
+
+
 @contextmanager
-def opened_view(path: Path, image: Image, shape: ZYX) -> Iterator[CZYX]:
+def opened_view(path: Path, image: Image, shape: ZYX, stored: bool = True) -> Iterator[CZYX]:
     """View of an opened annotation image, to be read box by box; see `read_volume`.
 
-    It has one channel, or up to four where it has colours or transparency.
+    It has one channel, or up to four where it has colours or transparency; `gray_of` gives the one that counts.
+    With `stored`, values are as they are in the file, as indices of palettes.
     """
     file, internal = split_internal(str(path))
-    with open_image(file, internal, stored=True) as opened:
+    with open_image(file, internal, stored) as opened:
         # Checked before pixels are read: what a header claims may not fit into memory.
         axes = _axes(opened.shape, opened.axes, image, shape)
         if axes is None:
@@ -192,18 +234,22 @@ def opened_view(path: Path, image: Image, shape: ZYX) -> Iterator[CZYX]:
 def _axes(found: tuple[int, ...], told: str, image: Image, shape: ZYX) -> str | None:
     """Axes of an annotation image that make it fit its image; None if there are none.
 
-    First those that its file tells count, then those of the image, then the usual order.
+    First those that its file tells count, then those of the image, then the usual order. Where the configuration says
+    other axes of the image than its file does, what an annotation's file says means the same other axes.
     """
     film = image.time is not None
     order = [axis for axis in image.axes if axis in "tzyx"]
     usual = ["t" if film else "", "z" if shape[0] > 1 else "", "y", "x"]
-    guesses = [told.replace("q", "t" if film else "z")] if set(told) <= set("qtczyx") else []
+    meant = dict(zip(image.header, image.axes, strict=False))
+    guesses = ["".join(meant[axis] for axis in told)] if told and set(told) <= set(meant) else []
+    guesses += [told.replace("q", "t" if film else "z")] if set(told) <= set("qtczyx") else []
     for spatial in (order, usual):
         wanted = [axis for axis in spatial if axis and (axis != "t" or film) and (axis != "z" or shape[0] > 1)]
         plain = "".join(wanted)
         guesses += [plain, f"{plain}c", f"c{plain}"]
-        # As in OME-Zarr, whose labels may have all of t c z y x.
+        # As in OME-Zarr, whose labels may have all of t c z y x, and in the order of ImageJ.
         guesses += ["".join(axis for axis in "tczyx" if axis in full) for full in ("tzyx", "tczyx", "zyx", "czyx")]
+        guesses += ["zcyx", "tzcyx"]
     for axes in guesses:
         if _fits(axes, found, film, shape):
             return axes
@@ -248,7 +294,9 @@ def _hint(found: tuple[int, ...], shape: ZYX) -> str:
     return f"; is it of an image scaled by {factor:g}?" if not factors and factor != 1 else ""
 
 
-def as_labels(array: np.ndarray, path: Path, ignored: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def as_labels(
+    array: np.ndarray, path: Path, ignored: int | None = None, background: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Label image as uint32, and where it holds the value of what is to be ignored.
 
     Parameters
@@ -259,11 +307,13 @@ def as_labels(array: np.ndarray, path: Path, ignored: int | None = None) -> tupl
         Names the file in errors.
     ignored : int, optional
         Value of ignored pixels: any whole number, as -1 or 2^64 - 3, which are no numbers of objects.
+    background : int, optional
+        Value that is background beside 0: any whole number, too.
 
     Returns
     -------
     labels : ndarray of uint32
-        0 where a pixel is ignored.
+        0 where a pixel is ignored or background.
     ignore : ndarray of bool or None
         None where no value is to be ignored.
 
@@ -275,26 +325,41 @@ def as_labels(array: np.ndarray, path: Path, ignored: int | None = None) -> tupl
     kind = array.dtype.kind
     if kind not in "biuf":
         raise ValueError(f"{path}: labels of type {array.dtype}; needed are whole numbers")
-    ignore = None if ignored is None else _equal(array, ignored)
+    ignore = None if ignored is None else equal(array, ignored)
     if kind == "b":
         labels = array.astype(np.uint32)
+        if background is not None:
+            labels[equal(array, background)] = 0
     else:
-        known = array if ignore is None or not ignore.any() else np.where(ignore, np.zeros((), array.dtype), array)
-        if known.size and not (np.isfinite(known).all() and known.min() >= 0 and known.max() < 2**32):
-            hint = "; is one of them ignore_label?" if known.min() == -1 or known.max() >= 2**32 else ""
+        known = array
+        for blank in (ignore, equal(array, background) if background else None):
+            if blank is not None and blank.any():
+                known = np.where(blank, np.zeros((), array.dtype), known)
+        if kind == "f" and not np.isfinite(known).all():
+            raise ValueError(
+                f"{path}: {int((~np.isfinite(known)).sum())} pixels are NaN or infinite, which are no labels; "
+                "replace them, background by 0"
+            )
+        if known.size and not (known.min() >= 0 and known.max() < 2**32):
+            hint = "; is one of them ignore_label or background?" if known.min() == -1 or known.max() >= 2**32 else ""
             raise ValueError(
                 f"{path}: labels must lie between 0 and 2^32 - 1, but go from {known.min()} to {known.max()}{hint}"
             )
         if kind == "f" and (known % 1).any():
-            raise ValueError(f"{path}: labels must be whole numbers")
+            raise ValueError(
+                f"{path}: labels must be whole numbers, but some are fractions; was it scaled or smoothed? "
+                "Masks with smooth edges are read by format binary with threshold"
+            )
         labels = known.astype(np.uint32)
     if ignore is not None:
         labels[ignore] = 0
     return labels, ignore
 
 
-def _equal(array: np.ndarray, value: int) -> np.ndarray:
+def equal(array: np.ndarray, value: int) -> np.ndarray:
     """Where an array holds a value, which may not be one of its type."""
+    if array.dtype.kind == "b":  # as whole numbers: 255 is not True
+        array = array.astype(np.uint8)
     if array.dtype.kind in "iu" and not np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max:
         return np.zeros(array.shape, bool)
     if array.dtype.kind == "f":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import fastremap
 import numpy as np
 
-from unet_core.annotations.layer import Found, Image, Images, Layer, object_of, one_image_each, read_volume
+from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of, one_image_each, read_volume
 from unet_core.annotations.matching import files_of, unique_owners
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -31,7 +32,20 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
     return found, [str(match.path) for match in folders if match.stem not in stems]
 
 
-def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer]:
+def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    gray = list[tuple[int, str]]()
     for file in files:
-        yield object_of(np.flatnonzero(read_volume(file, image, shape)), name=file.name)
+        values = read_volume(file, image, shape)
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ValueError(f"{file}: {int(np.isnan(values).sum())} pixels are NaN; write 0 where there is no object")
+        yield object_of(np.flatnonzero(values), name=file.name)
+        if (count := fastremap.unique(values).size) > 2:
+            gray.append((count, file.name))
+    if gray:
+        count, name = gray[0]
+        yield Told(
+            "grays",
+            f"{len(gray)} of {len(files)} masks have more than two values, as {name} ({count}), and all but 0 are "
+            "object: objects are too large if masks were smoothed, or saved as JPEG; save them with two values",
+        )

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.annotations import labels
-from unet_core.annotations.layer import opened_view
+from unet_core.annotations.layer import gray_of, opened_view
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.formats import DESCRIPTIONS
@@ -124,7 +124,7 @@ class LabelVolume:
         views = [view for _, _, view in self._sources]
         for slab in _slabs(self.shape, grid.block, views):
             read = self._around(slab)
-            values = [view[read.slices][0] for view in views]
+            values = [gray_of(view[read.slices], view, file) for _, file, view in self._sources]
             for number, box in grid.boxes_in(slab):
                 around = self._around(box)
                 canvas = self._paint([array[around.within(read).slices] for array in values], around)
@@ -135,7 +135,7 @@ class LabelVolume:
     def paint(self, box: Box) -> Canvas:
         """Labels of a box, with objects under the ignore mask."""
         around = self._around(box)
-        canvas = self._paint([view[around.slices][0] for _, _, view in self._sources], around)
+        canvas = self._paint([gray_of(view[around.slices], view, file) for _, file, view in self._sources], around)
         return canvas.part(box.within(around))
 
     def _paint(self, values: list[np.ndarray], box: Box) -> Canvas:
@@ -159,7 +159,7 @@ class LabelVolume:
         if source.slices == "painted":
             painted: set[int] = set()
             for box in _slabs(self.shape, BLOCK, [view]):
-                objects = labels.layer_in(view[box.slices][0], file, source).position
+                objects = labels.layer_in(gray_of(view[box.slices], view, file), file, source).position
                 painted |= set(np.unique(objects // math.prod(box.shape[1:]) + box.start[0]).tolist())
             return source.model_copy(update={"slices": sorted(painted)})
         if max(source.slices, default=0) >= self.shape[0]:

@@ -48,6 +48,8 @@ class Placed:
         What its file is called among those of the data set: the same for all images of a file or of a set of files.
     own_file : bool
         Whether the time point has a file of its own, which then has the name of the sample.
+    header : str
+        Axes as its file has them, where the configuration says that y, x and z are in an unusual order.
     """
 
     path: Path
@@ -58,13 +60,14 @@ class Placed:
     name: str = ""
     file_name: str = ""
     own_file: bool = False
+    header: str = ""
 
     @property
     def as_annotated(self) -> Image:
         """The image as annotations know it."""
         folders = () if is_url(self.path) else self.path.absolute().parent.parts[1:]
         time = None if self.own_file else self.time
-        return Image(nfc(self.stem), time, self.axes, folders, nfc(name_without_ending(self.path)))
+        return Image(nfc(self.stem), time, self.axes, folders, nfc(name_without_ending(self.path)), self.header)
 
 
 def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
@@ -83,6 +86,9 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         All that is wrong, one line each.
     """
     found, problems = _arrays(cfg)
+    spatial = [axis for axis in cfg.axes or "" if axis in "zyx"]
+    if spatial != sorted(spatial, reverse=True):
+        found = [replace(one, header=_header(one)) for one in found]
     axes, told = _axes(cfg, found)
     placed, wrong = _times(_once(found, axes), axes)
     problems += [f"images: {line}" for line in [*told, *merged(wrong)]]
@@ -141,7 +147,8 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
             elif has_wildcards(internal) and not is_url(file):
                 present = arrays_in(file)
-                inside = [name for name in present if fits(name, [internal])]
+                # All images of a file that has one are that one.
+                inside = [name for name in present or [""] if fits(name, [internal])]
                 found += [_placed(file, name, stem) for name in inside]
                 if not inside:
                     has = some(present) or "one image"
@@ -218,6 +225,11 @@ def _once(found: list[Placed], axes: str) -> list[Placed]:
 def _may_be_of_a_set(path: Path, axes: str) -> bool:
     """Whether a file is looked into for other files that it belongs to, which takes time for each of many."""
     return not is_url(path) and (f"{OME}." in path.name.lower() or "_mmstack" in path.name.lower() or "t" in axes)
+
+
+def _header(one: Placed) -> str:
+    """Axes as a file has them, to tell what those of its annotations mean; of none behind a URL, as above."""
+    return "" if is_url(one.path) else header_of(one.path, one.internal).axes
 
 
 def _axes(cfg: Dataset, found: list[Placed]) -> tuple[str, list[str]]:

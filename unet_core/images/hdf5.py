@@ -41,7 +41,7 @@ def open_hdf5(path: Path, internal: str, stored: bool = False) -> Iterator[Sourc
     """
     with dataset(path, internal) as array:
         with reading(path, "HDF5"):
-            _check_files(path, array, path)
+            check_files(path, array, path)
             source = _external(path, array) if array.external else of_array(array, axes_of(array), array.chunks)
         yield source
 
@@ -54,11 +54,16 @@ def dataset(path: Path, internal: str) -> Iterator[h5py.Dataset]:
     with contextlib.ExitStack() as stack:
         with reading(path, "HDF5"):
             file = stack.enter_context(h5py.File(path, "r"))
-            arrays = _arrays(file)
-        name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")
-        if name not in arrays:
-            raise ValueError(which_array(path, arrays))
-        yield file[name]
+            arrays = _images(file)
+            name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")
+            array = within(file, name)
+        if array is None:
+            elsewhere = _links_elsewhere(file)
+            hint = (
+                f"; {', '.join(elsewhere)} lie in other files, which are to be named in its place" if elsewhere else ""
+            )
+            raise ValueError(which_array(path, arrays) + hint)
+        yield array
 
 
 def arrays_in(path: Path) -> list[str]:
@@ -66,7 +71,7 @@ def arrays_in(path: Path) -> list[str]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        arrays = _arrays(file)
+        arrays = _images(file)
     return arrays if len(arrays) > 1 else []
 
 
@@ -77,7 +82,10 @@ def axes_of(array: h5py.Dataset) -> str:
     """
     tags = array.attrs.get("axistags")
     if tags:
-        axes = "".join(axis["key"] for axis in json.loads(tags)["axes"])
+        try:
+            axes = "".join(axis["key"] for axis in json.loads(tags)["axes"])
+        except (ValueError, TypeError, KeyError):  # written by hand or damaged: it does not say
+            axes = ""
     else:
         axes = "zyx" if array.attrs.get("element_size_um") is not None and array.ndim == 3 else ""
     return axes if len(axes) == array.ndim and set(axes) <= set("tczyx") else ""
@@ -118,6 +126,42 @@ def _arrays(file: h5py.File) -> list[str]:
     return arrays
 
 
+def _images(file: h5py.File) -> list[str]:
+    """Names of the arrays that may be images: numbers along two axes or more; of all where there are none."""
+    arrays = _arrays(file)
+    return [name for name in arrays if file[name].ndim > 1 and file[name].dtype.kind in "biuf"] or arrays
+
+
+def within(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The array with a name, also behind a link in the file itself; None if it is none, or in another file."""
+    import h5py
+
+    node, waiting = file["/"], [part for part in name.split("/") if part]
+    if not waiting:
+        return None
+    for _ in range(MAX_DEPTH * 8):
+        if not waiting:
+            return node if isinstance(node, h5py.Dataset) else None
+        part, *waiting = waiting
+        # By the names in the group: links that lead nowhere are not "in" it.
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) and part in set(node) else None
+        if isinstance(link, h5py.SoftLink):
+            node = file["/"] if link.path.startswith("/") else node
+            waiting = [one for one in link.path.split("/") if one] + waiting
+        elif isinstance(link, h5py.HardLink):
+            node = node[part]
+        else:
+            return None
+    return None
+
+
+def _links_elsewhere(file: h5py.File) -> list[str]:
+    """Names at the top of a file that are links to other files."""
+    import h5py
+
+    return [name for name in file if isinstance(file.get(name, getlink=True), h5py.ExternalLink)]
+
+
 def _external(path: Path, array: h5py.Dataset) -> Source:
     """An array that lies in other files as bytes, which HDF5 would look for in the working folder of the program."""
     pieces, needed = list[np.ndarray](), math.prod(array.shape) * array.dtype.itemsize
@@ -144,7 +188,7 @@ def _sources(path: Path, array: Any) -> list[tuple[Path, str | None]]:
     return list(dict.fromkeys(found))
 
 
-def _check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> None:
+def check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> None:
     """Raise an error if files that hold the values of an array are missing, which would read as its fill value.
 
     Parameters
@@ -176,7 +220,7 @@ def _check_files(path: Path, array: h5py.Dataset, at: Path, depth: int = 0) -> N
             with h5py.File(other, "r") as file:
                 if not isinstance(file.get(name), h5py.Dataset):
                     raise RefusedError(f"{path}: its values lie in {other}, which has no array {name}")
-                _check_files(path, file[name], other, depth + 1)
+                check_files(path, file[name], other, depth + 1)
 
 
 def _some(files: list[Path]) -> str:

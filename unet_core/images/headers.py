@@ -189,9 +189,9 @@ def _zarr(path: Path, internal: str) -> Header:
         if one["type"] == "scale"
     ]
     with_units = {
-        axis["name"]: (math.prod(float(scale[i]) for scale in scales), axis.get("unit", ""))
-        for i, axis in enumerate(found.image["axes"])
-        if scales and axis["name"] in "zyx"
+        axis["name"].lower(): (math.prod(float(scale[i]) for scale in scales), axis.get("unit", ""))
+        for i, axis in enumerate(found.image.get("axes", []))  # before version 0.4 names alone, or none
+        if scales and isinstance(axis, dict) and axis["name"].lower() in "zyx"
     }
     names = [channel.get("label") for channel in found.group.get("omero", {}).get("channels", [])]
     return Header(found.axes, _sizes(with_units), _names(names))

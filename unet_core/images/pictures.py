@@ -138,7 +138,8 @@ def _picture(path: Path, picture: ImageFile, frames: int, stored: bool) -> Sourc
             raise RefusedError(f"{path}: has {frames} frames, whose values are not stored one by one; save it as TIFF")
         return decoded_once((frames, *shape, 3), np.uint8, lambda: _frames(picture, frames), "qyxc")
     if picture.mode == "P":
-        if stored:
+        # These kinds of files have no gray values but in a palette, whose order is that of the program.
+        if stored and not _is_gray_picture(picture):
             return decoded_once(shape, np.uint8, lambda: _pixels(picture), "yx")
         return _palette(shape, picture, "transparency" in picture.info)
     if picture.mode in ("1", "L"):
@@ -147,6 +148,16 @@ def _picture(path: Path, picture: ImageFile, frames: int, stored: bool) -> Sourc
     if picture.mode in ("RGB", "RGBA"):
         return decoded_once((*shape, len(picture.mode)), np.uint8, lambda: _pixels(picture), "yxc")
     raise RefusedError(f"{path}: its colours are {picture.mode}, which are not read; save it as RGB")
+
+
+def _is_gray_picture(picture: ImageFile) -> bool:
+    """Whether the colours of a picture are gray values, each once."""
+    used = np.unique(_pixels(picture))
+    entries = np.array(picture.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
+    if used.size and used[-1] >= len(entries):
+        return False
+    colours = entries[used]
+    return bool((colours == colours[:, :1]).all()) and np.unique(colours[:, 0]).size == used.size
 
 
 def _palette(shape: tuple[int, ...], picture: ImageFile, transparent: bool) -> Source:

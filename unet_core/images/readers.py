@@ -18,7 +18,7 @@ from unet_core.blocks import ZYX
 from unet_core.images import hdf5, ome_tiff, tiff, volume_headers, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
-from unet_core.images.source import Source, box_of, lengths, of_array, reading
+from unet_core.images.source import RefusedError, Source, box_of, lengths, of_array, reading
 from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
 from unet_core.images.volume_headers import VOLUME_FILE_TYPES
 from unet_core.images.volumes import open_volume
@@ -48,7 +48,7 @@ SUFFIXES = tuple(FILE_TYPES)
 def split_internal(path: str) -> tuple[Path, str]:
     """Split ``file.h5:volumes/raw`` into the file and the path inside it (empty where none is given).
 
-    Of TIFF only a number can follow.
+    Of TIFF only a number can follow, or * for all images.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def split_internal(path: str) -> tuple[Path, str]:
         head, found, internal = path.partition(f"{suffix}:")
         if found:
             return path_of(head + suffix), internal
-    numbered = re.fullmatch(r"(.*\.(\w+)):(\d+)", path, re.DOTALL)
+    numbered = re.fullmatch(r"(.*\.(\w+)):(\d+|\*)", path, re.DOTALL)
     if numbered and f".{numbered[2].lower()}" in TIFF_FILE_TYPES:
         return path_of(numbered[1]), numbered[3]
     return path_of(path), ""
@@ -283,7 +283,7 @@ class CZYX:
     def __init__(self, array: Any, axes: str, time: int | None) -> None:
         if len(array.shape) != len(axes):
             raise ValueError(f"has {len(array.shape)} axes (shape {tuple(array.shape)}), but axes says {axes!r}")
-        self._array, self._axes, self._time = array, axes, time
+        self._array, self.axes, self._time = array, axes, time
         size = dict(zip(axes, array.shape, strict=True))
         self.shape = (size.get("c", 1), size.get("z", 1), size["y"], size["x"])
         self.dtype = np.dtype(array.dtype)
@@ -294,8 +294,8 @@ class CZYX:
     def __getitem__(self, zyx: tuple[slice, slice, slice]) -> np.ndarray:
         """Box of voxels, all channels."""
         wanted: dict[str, Any] = {"t": self._time or 0, "c": slice(None)} | dict(zip("zyx", zyx, strict=True))
-        part = self._array[tuple(wanted[axis] for axis in self._axes)]
-        left = [axis for axis in self._axes if axis != "t"]
+        part = self._array[tuple(wanted[axis] for axis in self.axes)]
+        left = [axis for axis in self.axes if axis != "t"]
         part = part.transpose([left.index(axis) for axis in "czyx" if axis in left])
         return np.expand_dims(part, tuple(i for i, axis in enumerate("czyx") if axis not in left))
 
@@ -304,5 +304,16 @@ class CZYX:
 def _open_npy(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     """Memory map, which never unpickles: arrays of Python objects are errors."""
     with reading(path, "NPY"):
+        if _holds_objects(path):
+            raise RefusedError(
+                f"{path}: holds Python objects, which are not read, as this may run any code; save an array of numbers"
+            )
         source = of_array(np.lib.format.open_memmap(path, mode="r"))
     yield source
+
+
+def _holds_objects(path: Path) -> bool:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        way = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return version < (3, 0) and way(file)[2].hasobject

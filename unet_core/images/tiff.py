@@ -151,7 +151,7 @@ def images_in(file: tifffile.TiffFile) -> list[TiffImage]:
     all_series = file.series
     if any(series.dtype is None for series in all_series):
         raise ValueError("values of a kind that is not known")
-    shown = [series for series in all_series if not _is_aside(series)] or all_series[:1]
+    shown = [series for series in all_series if not _is_aside(series)] or list(all_series)
     if shown and shown[0].kind in SLIDES:
         return [_image(all_series, max(shown, key=lambda series: math.prod(series.shape)))]
     if not shown:

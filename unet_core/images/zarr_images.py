@@ -50,8 +50,12 @@ class ZarrArray(NamedTuple):
     def axes(self) -> str:
         """Its axes; empty where they are not told."""
         told = (self.image or {}).get("axes") or self.header.get("dimension_names") or []
+        if self.image is not None and not told and len(self.header.get("shape", ())) == 5:
+            told = list("tczyx")  # OME-NGFF before 0.3 has always these, and does not write them
         names = [axis.get("name") if isinstance(axis, dict) else axis for axis in told]
-        axes = "".join(name if isinstance(name, str) and name in set("tczyx") else "?" for name in names)
+        axes = "".join(
+            name.lower() if isinstance(name, str) and name.lower() in set("tczyx") else "?" for name in names
+        )
         fits = len(axes) == len(self.header.get("shape", axes)) and len(set(axes)) == len(axes)
         return axes if fits and "?" not in axes else ""
 
