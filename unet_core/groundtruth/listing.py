@@ -156,7 +156,22 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
             if len(unknown) > 1
             else f"images: {unknown[0]}: unknown kind of image; known are {', '.join(SUFFIXES)}"
         )
-    return _with_internal(found), problems
+    return _with_internal(_each_once(found)), problems
+
+
+def _each_once(found: list[Placed]) -> list[Placed]:
+    """Images without those that were found before, by another pattern or through a link to a folder.
+
+    Two names of one file, as a link beside it has, are two images.
+    """
+    real = {
+        folder: folder if is_url(folder) else Path(os.path.realpath(folder))
+        for folder in {one.path.parent for one in found}
+    }
+    once: dict[tuple[Path, str], Placed] = {}
+    for one in found:
+        once.setdefault((real[one.path.parent] / one.path.name, one.internal.strip("/")), one)
+    return list(once.values())
 
 
 def _placed(file: Path, internal: str, stem: str | None) -> Placed:
@@ -292,10 +307,15 @@ def _named(placed: list[Placed]) -> list[Placed]:
 
 def _distinct(images: list[Placed]) -> Iterable[tuple[str, ...]]:
     """Names of folders of each image, without those that all have in common."""
-    parts = [image.path.parent.parts for image in images]
+    parts = [_folders(image.path) for image in images]
     depths = {len(one) for one in parts}
     if len(depths) == 1:
         differ = [len(set(level)) > 1 for level in zip(*parts, strict=True)]
         return [tuple(name for name, tells in zip(one, differ, strict=True) if tells) for one in parts]
-    common = Path(os.path.commonpath([image.path.parent for image in images]))
-    return [image.path.parent.relative_to(common).parts for image in images]
+    common = len(os.path.commonprefix(parts))
+    return [one[common:] for one in parts]
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    """Names of the folders above a file, the same however its path is written."""
+    return path.parent.parts if is_url(path) else Path(os.path.abspath(path.parent)).parts
