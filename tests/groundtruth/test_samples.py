@@ -193,6 +193,26 @@ def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) ->
     ]
 
 
+def test_links_to_missing_files_are_told(three: Path) -> None:
+    cfg = dataset(f"{three}/images/*.tif", annotations=labels(three / "masks"))
+    for place, where in ((three / "masks", "annotations.0"), (three / "images", "images")):
+        (place / "b.tif").unlink()
+        (place / "b.tif").symlink_to("objects/b.tif")
+        assert problems(cfg)[0] == (
+            f"{where}: {place}/b.tif: no such file, but a link to one; get what is missing, as by datalad get, or "
+            "remove the link"
+        )
+
+
+def test_folders_and_empty_lists_are_no_images(tmp_path: Path) -> None:
+    image(tmp_path / "raw" / "a.tif")
+    assert problems(dataset([])) == ["images: the list is empty; name files, as in images/*.tif"]
+    for pattern in (tmp_path / "raw", tmp_path / "*"):
+        assert problems(dataset(str(pattern))) == [
+            f"images: {tmp_path}/raw is a folder; name the files in it, as in {tmp_path}/raw/*.tif"
+        ]
+
+
 def test_files_of_the_same_name_have_their_folders_in_their_names(tmp_path: Path) -> None:
     for folder, numbers in (("01", (0, 1)), ("02", (0, 1, 2))):
         for number in numbers:

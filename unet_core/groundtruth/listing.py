@@ -111,6 +111,14 @@ def unset_variable(path: str) -> str:
     return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
+def missing(paths: Iterable[Path]) -> str:
+    """What is wrong with links to files that are not there; empty if there are none."""
+    lost = [str(path) for path in dict.fromkeys(paths) if not is_url(path) and not path.exists()]
+    if not lost:
+        return ""
+    return f"{some(lost)}: no such file, but a link to one; get what is missing, as by datalad get, or remove the link"
+
+
 def some(names: list[str]) -> str:
     """The first of many names, and how many more there are."""
     shown = ", ".join(dict.fromkeys(names[:5]))
@@ -120,7 +128,10 @@ def some(names: list[str]) -> str:
 def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
     """Files of the data set and the arrays inside them, and all that is wrong."""
     found, problems, unknown = list[Placed](), list[str](), list[str]()
-    for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
+    patterns = [cfg.images] if isinstance(cfg.images, str) else cfg.images
+    if not patterns:
+        problems.append("images: the list is empty; name files, as in images/*.tif")
+    for pattern in patterns:
         path, internal = split_internal(expand(pattern))
         unset = unset_variable(str(path))
         if unset and (is_url(path) or not path.exists()):
@@ -134,8 +145,13 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         )
         if not files:
             problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()}){_hint(str(path))}")
+        if lost := missing(file for file, _ in files):
+            problems.append(f"images: {lost}")
+            continue
         for file, stem in files:
-            if file.suffix.lower() not in SUFFIXES:
+            if file.suffix.lower() not in SUFFIXES and not is_url(file) and file.is_dir():
+                problems.append(f"images: {file} is a folder; name the files in it, as in {file / '*.tif'}")
+            elif file.suffix.lower() not in SUFFIXES:
                 unknown.append(str(file))
             elif is_url(file) and file.suffix.lower() != ".zarr":
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")

@@ -120,6 +120,8 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
         raise ValueError(f"{path}: behind a URL only OME-Zarr can be read; copy the file here first")
     if not is_url(path) and not path.exists():
         raise ValueError(f"{path}: no such file")
+    if suffix not in SUFFIXES and not is_url(path) and path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it, as in {path}/{{stem}}.tif")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     kind = FILE_TYPES[suffix]
