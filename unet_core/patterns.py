@@ -134,6 +134,13 @@ def matching(pattern: str, stems: Collection[str] | None = None) -> list[Match]:
     return sorted(unique, key=lambda match: (str(match.path), match.stem or ""))
 
 
+def on_disk(path: str) -> str:
+    """A path without wildcards as the file system writes it, which may have its names in another form of Unicode."""
+    if path.isascii() or STEM in path or has_wildcards(path) or Path(path).exists():
+        return path
+    return next((str(match.path) for match in matching(path)), path)
+
+
 def _step(before: Match, part: str, stems: Collection[str] | None, last: bool) -> Iterator[Match]:
     """The members of a folder that fit a part of a pattern."""
     if part == "**":

@@ -242,3 +242,11 @@ def test_coordinates_that_are_fractions_are_told(tmp_path: Path) -> None:
     (told,) = told_of("coco", written(tmp_path / "c.json", small, small), SHAPE)
     assert told.kind == "coordinates" and "4 x 5 pixels" in told.text
     assert told_of("coco", written(tmp_path / "d.json", small, {"segmentation": SQUARE}), SHAPE) == []
+
+
+def test_categories_with_the_same_id_and_different_names_are_told(tmp_path: Path) -> None:
+    same = [{"id": 7, "name": "cell"}, {"id": 7, "name": "cell"}]
+    assert len(read(written(tmp_path / "a.json", {"segmentation": [[0, 0, 2, 0, 2, 2]]}, categories=same))) == 1
+    path = written(tmp_path / "b.json", categories=[{"id": 7, "name": "cell"}, {"id": 7, "name": "nucleus"}])
+    with pytest.raises(ValueError, match="b.json: two categories have the id 7"):
+        coco.find(str(path), [Image("a")])

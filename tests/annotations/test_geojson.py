@@ -10,8 +10,9 @@ import shapely
 
 from tests.annotations.layers import objects_in
 from unet_core.annotations import geojson
-from unet_core.annotations.layer import Image
+from unet_core.annotations.layer import Image, Layer
 from unet_core.blocks import ZYX
+from unet_core.config.datasets import Annotation
 
 SHAPE: ZYX = (1, 40, 50)
 SQUARE = shapely.box(1, 1, 3, 3)
@@ -115,3 +116,23 @@ def test_files_of_something_else_or_cut_short_are_told(tmp_path: Path, text: str
     path.write_text(text or path.read_text(encoding="utf-8")[:-9], encoding="latin-1")
     with pytest.raises(ValueError, match="a.geojson: is no GeoJSON file .*is it complete"):
         read(path)
+
+
+def test_a_height_of_0_is_passed_over_and_another_is_told(tmp_path: Path) -> None:
+    ring = [[x, y, 0] for x, y in SQUARE.exterior.coords]
+    flat = read(written(tmp_path / "a.geojson", feature(SQUARE)))
+    high = read(written(tmp_path / "b.geojson", feature({"type": "Polygon", "coordinates": [ring]})))
+    assert len(high) == 1 and np.array_equal(high[0][1], flat[0][1])
+    ring[0][2] = 7
+    with pytest.raises(ValueError, match="c.geojson: object 1: points must be pairs of numbers"):
+        read(written(tmp_path / "c.geojson", feature({"type": "Polygon", "coordinates": [ring]})))
+
+
+def test_classes_of_the_source_count_before_the_star_of_a_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.geojson", feature(SQUARE, "Ignore*"))
+    given = Annotation.model_validate({"format": "geojson", "path": "", "classes": {"Ignore*": "cell"}})
+    (layer,) = geojson.read((path,), Image("a"), SHAPE, given)
+    assert isinstance(layer, Layer) and (layer.class_name, layer.position.size, layer.ignore.size) == ("Ignore*", 4, 0)
+    plain = Annotation.model_validate({"format": "geojson", "path": ""})
+    (layer,) = geojson.read((path,), Image("a"), SHAPE, plain)
+    assert isinstance(layer, Layer) and (layer.position.size, layer.ignore.size) == (0, 4)

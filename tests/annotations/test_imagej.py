@@ -180,3 +180,11 @@ def test_real_rois_of_a_histology_tile() -> None:
             abs((rows.min() + rows.max() + 1) / 2 - y) <= 1.5
             and abs((columns.min() + columns.max() + 1) / 2 - x) <= 1.5
         )
+
+
+def test_hidden_files_that_macos_adds_to_a_zip_are_passed_over(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", ImagejRoi.frompoints(TRIANGLE), names=["set/1.roi"])
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("__MACOSX/set/._1.roi", "set/._1.roi", "._1.roi", ".DS_Store"):
+            archive.writestr(name, b"Mac OS X")
+    assert len(read(path)) == 1

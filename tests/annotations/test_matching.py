@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,82 @@ def test_masks_that_fit_two_images_are_an_error_that_names_both(tmp_path: Path) 
     touch(tmp_path, "a_b_1.png")
     with pytest.raises(ValueError, match="a_b_1.png fits both images 'a' and 'a_b'"):
         masks.find(f"{tmp_path}/{{stem}}_*.png", [Image("a"), Image("a_b")])
+
+
+def test_masks_beside_images_are_no_images_though_their_pattern_finds_both(tmp_path: Path) -> None:
+    images(tmp_path, "a.tif", "a_mask.tif", "b.tif", "b_mask.tif")
+    expected = {"a": ["a_mask.tif"], "b": ["b_mask.tif"]}
+    assert pairs(tmp_path, "*.tif", "{stem}_mask.tif") == expected
+    assert pairs(tmp_path, "{stem}.tif", "{stem}_mask.tif", "binary") == expected
+    images(tmp_path, "b_mask_2.tif")
+    assert pairs(tmp_path, "*.tif", "{stem}_mask*.tif", "masks") == {
+        "a": ["a_mask.tif"],
+        "b": ["b_mask.tif", "b_mask_2.tif"],
+    }
+
+
+@pytest.mark.parametrize(("form", "path"), [("labels", "{stem}.tif"), ("masks", "{stem}/*.tif")])
+def test_an_image_that_is_its_own_annotation_is_told(tmp_path: Path, form: str, path: str) -> None:
+    folder = tmp_path / "a" if form == "masks" else tmp_path
+    images(folder, "a.tif")
+    cfg = {
+        "images": f"{folder}/*.tif",
+        "annotations": [{"format": form, "path": f"{tmp_path}/{path}"}],
+        "split": ALL_TRAIN,
+    }
+    assert find_samples(Dataset.model_validate(cfg))[1] == [
+        f"annotations.0: path finds the images themselves ({folder}/a.tif); write that of their masks"
+    ]
+
+
+@pytest.mark.parametrize("path", ["{stem}_*_mask.png", "{stem}*.png"])
+def test_a_file_is_of_the_longest_name_that_fits_it(tmp_path: Path, path: str) -> None:
+    images(tmp_path, "s1.tif", "s10.tif", "s1_b.tif")
+    masks_ = ("s1_2024_mask.png", "s10_2024_mask.png", "s1_b_2024_mask.png")
+    touch(tmp_path, *masks_)
+    assert pairs(tmp_path, "*.tif", path) == {"s1": [masks_[0]], "s10": [masks_[1]], "s1_b": [masks_[2]]}
+    # What is of s10 is not of s1 either where this has none.
+    (tmp_path / masks_[0]).unlink()
+    source = {"format": "labels", "path": f"{tmp_path}/{path}"}
+    cfg = {"images": f"{tmp_path}/*.tif", "annotations": [source], "split": ALL_TRAIN}
+    samples, problems = find_samples(Dataset.model_validate(cfg))
+    assert [bool(one.annotations[0]) for one in samples] == [False, True, True]
+    assert len(problems) == 1 and "no annotation for s1.tif" in problems[0]
+
+
+def test_a_file_that_fits_names_of_the_same_length_is_told(tmp_path: Path) -> None:
+    images(tmp_path, "ab.tif", "cd.tif")
+    touch(tmp_path, "abcd.png")
+    with pytest.raises(ValueError, match="abcd.png fits both images 'ab' and 'cd'"):
+        labels.find(f"{tmp_path}/*{{stem}}*.png", [Image("ab"), Image("cd")])
+
+
+@pytest.mark.parametrize("form", ["labels", "binary", "colours", "boundaries", "cellpose"])
+def test_pages_beyond_the_last_frame_of_a_film_are_told(tmp_path: Path, form: str) -> None:
+    for name, pages in (("film", 4), ("same", 4), ("more", 5)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((pages, 8, 9), np.uint8), photometric="minisblack")
+
+    def problems(name: str) -> list[str]:
+        source = {"format": form, "path": f"{tmp_path}/{name}.tif", "classes": {}}
+        cfg = {"images": f"{tmp_path}/film.tif", "axes": "tyx", "annotations": [source], "split": ALL_TRAIN}
+        return find_samples(Dataset.model_validate(cfg))[1]
+
+    assert problems("same") == []
+    assert problems("more") == [
+        f"annotations.0: no image for {tmp_path}/more.tif from page 5 on (it has 5, its film 4); add it, or set "
+        "unmatched: allow"
+    ]
+
+
+@pytest.mark.parametrize(("written", "form"), [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("file", ["seg/a.png", "c.json"])
+def test_paths_without_wildcards_match_in_both_forms_of_unicode(
+    tmp_path: Path, written: str, form: str, file: str
+) -> None:
+    place, asked = (unicodedata.normalize(one, "Zürich") for one in (written, form))
+    images(tmp_path, f"{place}/raw/a.tif")
+    touch(tmp_path, f"{place}/seg/a.png")
+    coco = {"images": [{"id": 1, "file_name": "a.tif"}], "annotations": [], "categories": []}
+    (tmp_path / place / "c.json").write_text(json.dumps(coco), encoding="utf-8")
+    found = pairs(tmp_path, f"{asked}/raw/a.tif", f"{asked}/{file}", "coco" if file == "c.json" else "labels")
+    assert found == {"a": [f"{place}/{file}"]}

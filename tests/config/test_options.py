@@ -182,7 +182,19 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         ({"datasets": None}, "datasets: must have keys of its own (is: None)"),
         ({"datasets": {"a": {"axes": "yx"}}}, "datasets.a.images: missing"),
         ({"datasets": {"my set": CELLS}}, "datasets.my set: may hold only letters, digits, '_' and '-' (is: 'my set')"),
-        ({"datasets": {1: {"images": "a.tif"}}}, "datasets.1: must be a valid string (is: 1)"),
+        ({"datasets": {1: {"images": "a.tif"}}}, "datasets.1: must be text; put it into quotes (is: 1)"),
+        (
+            {"datasets": {"cells": CELLS | {"annotations": [LABELS | {"samples": [1]}]}}},
+            "datasets.cells.annotations.0.samples.0: must be text; put it into quotes (is: 1)",
+        ),
+        (
+            {
+                "datasets": {
+                    "cells": CELLS | {"annotations": [{"format": "yolo", "path": "{stem}.txt", "classes": {0: "cell"}}]}
+                }
+            },
+            "datasets.cells.annotations.0.classes.0: must be text; put it into quotes (is: 0)",
+        ),
         (
             {"datasets": {"a": CELLS | {"pixel_size": 0.5}}},
             "datasets.a.pixel_size: must have keys of its own (is: 0.5)",

@@ -80,6 +80,44 @@ def test_an_image_that_is_listed_twice_is_one_sample(three: Path) -> None:
     assert names(dataset([f"{three}/images/*.tif", f"{three}/images/a.tif"])) == ["a", "b", "c"]
 
 
+def test_an_image_that_several_patterns_or_a_link_to_its_folder_find_is_one_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image(Path("raw/a.tif"))
+    image(Path("raw/b_img.tif"))
+    (tmp_path / "link").symlink_to("raw")
+    listed = ["raw/a.tif", f"{tmp_path}/raw/*.tif", "link/*.tif", "raw/../raw/*.tif", "raw/{stem}_img.tif"]
+    assert names(dataset(listed)) == ["a", "b_img"]
+    # A link to a file is another name, which may have an annotation of its own; the check tells twins.
+    (tmp_path / "raw" / "c.tif").symlink_to("a.tif")
+    assert names(dataset(listed)) == ["a", "b_img", "c"]
+    # Relative and absolute paths may stand beside each other.
+    image(Path("more/a.tif"))
+    assert names(dataset([f"{tmp_path}/raw/a.tif", "more/a.tif"])) == ["more_a", "raw_a"]
+
+
+def test_arrays_of_files_with_endings_in_upper_case_are_found(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.H5", "w") as file:
+        file["raw"], file["labels"] = np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.uint8)
+    source = {"format": "labels", "path": f"{tmp_path}/{{stem}}.H5:labels"}
+    samples, wrong = find_samples(dataset(f"{tmp_path}/*.H5:raw", annotations=[source]))
+    assert wrong == []
+    assert [(one.name, one.internal, one.annotations) for one in samples] == [
+        ("a", "raw", ((tmp_path / "a.H5:labels",),))
+    ]
+
+
+def test_names_in_a_split_or_source_that_no_image_has_are_told(three: Path) -> None:
+    options = {"annotations": labels(three / "masks"), "split": {"test": ["a", "d.tif", "x*"], "validation": 0}}
+    cfg = dataset(f"{three}/images/*.tif", **options)
+    assert problems(cfg)[-1] == "split.test: no image has the name d.tif, x*; names are: a, b, c"
+    source = {"format": "labels", "path": "{stem}.png", "samples": ["A", "b"]}
+    assert "annotations.0.samples: no image has the name A; names are: a, b, c" in problems(
+        dataset(f"{three}/images/*.tif", annotations=[source])
+    )
+
+
 def test_names_may_have_spaces_points_brackets_and_unicode(tmp_path: Path) -> None:
     written = ["Zellkern größe", "cell 1.5x", "plate[1]", "核"]
     for name in written:
@@ -153,6 +191,26 @@ def test_unknown_kinds_of_images_are_told_with_the_known_ones(tmp_path: Path) ->
     assert problems(dataset(f"{tmp_path}/*")) == [
         f"images: {tmp_path}/a.doc: unknown kind of image; known are {', '.join(SUFFIXES)}"
     ]
+
+
+def test_links_to_missing_files_are_told(three: Path) -> None:
+    cfg = dataset(f"{three}/images/*.tif", annotations=labels(three / "masks"))
+    for place, where in ((three / "masks", "annotations.0"), (three / "images", "images")):
+        (place / "b.tif").unlink()
+        (place / "b.tif").symlink_to("objects/b.tif")
+        assert problems(cfg)[0] == (
+            f"{where}: {place}/b.tif: no such file, but a link to one; get what is missing, as by datalad get, or "
+            "remove the link"
+        )
+
+
+def test_folders_and_empty_lists_are_no_images(tmp_path: Path) -> None:
+    image(tmp_path / "raw" / "a.tif")
+    assert problems(dataset([])) == ["images: the list is empty; name files, as in images/*.tif"]
+    for pattern in (tmp_path / "raw", tmp_path / "*"):
+        assert problems(dataset(str(pattern))) == [
+            f"images: {tmp_path}/raw is a folder; name the files in it, as in {tmp_path}/raw/*.tif"
+        ]
 
 
 def test_files_of_the_same_name_have_their_folders_in_their_names(tmp_path: Path) -> None:
@@ -293,7 +351,8 @@ def test_any_set_of_twenty_images_can_be_divided_by_the_default_shares(tmp_path:
 def test_frames_of_a_film_and_arrays_of_a_file_are_in_one_split(tmp_path: Path) -> None:
     for film in range(12):
         image(tmp_path / "films" / f"film{film}.tif", (4, 5, 6))
-    source = {"format": "labels", "path": f"{tmp_path}/films/{{stem}}.tif"}
+        image(tmp_path / "masks" / f"film{film}.tif", (4, 5, 6))
+    source = {"format": "labels", "path": f"{tmp_path}/masks/{{stem}}.tif"}
     options = {"axes": "tyx", "annotations": [source], "split": {"test": 0.3, "validation": 0.2}}
     samples, wrong = find_samples(dataset(f"{tmp_path}/films/*.tif", **options))
     assert wrong == [] and len(samples) == 48
@@ -311,7 +370,8 @@ def test_frames_of_a_film_and_arrays_of_a_file_are_in_one_split(tmp_path: Path) 
 
 def test_a_single_film_cannot_be_divided_by_shares_unless_this_is_asked_for(tmp_path: Path) -> None:
     image(tmp_path / "film.tif", (9, 5, 6))
-    source = {"format": "labels", "path": f"{tmp_path}/film.tif"}
+    image(tmp_path / "masks.tif", (9, 5, 6))
+    source = {"format": "labels", "path": f"{tmp_path}/masks.tif"}
     cfg = dataset(f"{tmp_path}/film.tif", axes="tyx", annotations=[source], split={"test": 0.2, "validation": 0})
     assert problems(cfg) == [
         "split.test: a share of 0.2 is none of 1 groups of samples (film), which are kept together; give names (of: "

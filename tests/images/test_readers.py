@@ -67,6 +67,8 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         ("a/scan.tif:2", ("a/scan.tif", "2")),
         ("a/scan.ome.TIFF:10", ("a/scan.ome.TIFF", "10")),
         ("a/slide.svs:1", ("a/slide.svs", "1")),
+        ("a/B.H5:raw", ("a/B.H5", "raw")),
+        ("a/B.LIF:*", ("a/B.LIF", "*")),
         ("a.tif:b.tif", ("a.tif:b.tif", "")),
         ("C:/a.tif", ("C:/a.tif", "")),
         ("a.png:1", ("a.png:1", "")),
@@ -253,6 +255,11 @@ def test_axes_must_be_as_many_as_the_file_has(axes: str) -> None:
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy", "a.h5", "a.zarr"])
 def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
     assert failure(tmp_path / name) == "no such file"
+
+
+def test_a_folder_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    assert failure(tmp_path / "masks") == f"is a folder; name a file in it, as in {tmp_path}/masks/{{stem}}.tif"
 
 
 def test_an_unknown_kind_of_file_is_told_with_the_known_ones(tmp_path: Path) -> None:

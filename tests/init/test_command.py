@@ -368,6 +368,32 @@ def test_each_format_is_told_by_its_content(name: str, tmp_path: Path, monkeypat
     assert all(objects.any() for objects in painted(cfg, "data").values())
 
 
+def test_images_without_objects_add_no_class_and_their_empty_files_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        write(tmp_path / "data" / "images" / f"a{n}.png", image(n))
+        (tmp_path / "data" / "labels").mkdir(exist_ok=True)
+        text = "1 0.1 0.1 0.6 0.1 0.6 0.6\n" if n else ""
+        (tmp_path / "data" / "labels" / f"a{n}.txt").write_text(text, encoding="utf-8")
+    cfg, raw, told = proposed(tmp_path, monkeypatch)
+    assert raw["datasets"]["data"]["classes"] == ["1"] and "not understood" not in told
+    assert [bool(objects.any()) for objects in painted(cfg, "data").values()] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("ending", [".h5", ".hdf", ".HDF5"])
+def test_arrays_are_found_in_files_of_every_ending_of_hdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    for n in range(3):
+        with h5py.File(tmp_path / "data" / f"v{n}{ending}", "w") as file:
+            file["volumes/raw"], file["volumes/labels/ids"] = image(n), labels(n)
+    cfg, raw, _ = proposed(tmp_path, monkeypatch)
+    assert raw["datasets"]["data"]["images"] == f"data/*{ending}:volumes/raw"
+    assert [objects.tolist() for objects in painted(cfg, "data").values()] == [labels(n).tolist() for n in range(3)]
+
+
 def test_files_for_the_images_of_a_folder_each_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

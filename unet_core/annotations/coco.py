@@ -245,9 +245,13 @@ def _index(file: Path, mtime_ns: int) -> _Index:
         categories = _CATEGORIES.validate_json(part("categories"))
     except ValidationError as error:
         raise ValueError(f"{file}: is no COCO file ({told(error)}); is it complete?") from None
-    if len({str(image.id) for image in images}) < len(images):
-        twice = Counter(str(image.id) for image in images).most_common(1)[0][0]
-        raise ValueError(f"{file}: two images have the id {twice}")
+    for kind, listed in (
+        ("images", images),
+        ("categories", {(str(one.id), one.name): one for one in categories}.values()),
+    ):
+        twice, count = Counter([*(str(one.id) for one in listed), ""]).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{file}: two {kind} have the id {twice}")
     names = {str(category.id): category.name for category in categories}
     return _Index(images, Names((image.file_name for image in images), file), names, lists["annotations"][1:] + mark)
 

@@ -97,7 +97,7 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
                 name = _class_of(feature)
                 yield (
                     as_ignored(position)
-                    if name and name.endswith("*")
+                    if name and name.endswith("*") and name not in source.classes
                     else object_of(position, name, f"object {number}")
                 )
         yield from drawn.told()
@@ -122,7 +122,9 @@ def _polygons(geometry: _Geometry, where: str, drawn: Drawn) -> list[_Rings]:
             polygons = _MultiPolygon(coordinates=geometry.coordinates).coordinates
     except ValueError:
         raise ValueError(f"{where}: coordinates are none of a {geometry.type}") from None
-    for ring in (ring for rings in polygons for ring in rings):
+    # A third coordinate is a height in GeoJSON, which says nothing where it is 0.
+    flat = [[[p[:2] if len(p) == 3 and p[2] == 0 else p for p in ring] for ring in rings] for rings in polygons]
+    for ring in (ring for rings in flat for ring in rings):
         if all(len(point) > 1 for point in ring):
             drawn.saw([point[:2] for point in ring])
-    return polygons
+    return flat

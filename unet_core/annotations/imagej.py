@@ -80,9 +80,7 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         return
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [
-                info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-            ]
+            members = [info for info in archive.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
             rois = [info for info in members if info.filename.lower().endswith(".roi")]
             if members and not rois:
                 raise ValueError(f"no .roi in it, but {members[0].filename}")
@@ -110,6 +108,11 @@ def _members(file: Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError(
             text if text.startswith(str(file)) else f"{file}: cannot be read as ZIP of ROIs ({text})"
         ) from None
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a member of an archive is what macOS adds to one, as ``__MACOSX/._1.roi``."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith(".")
 
 
 def _slice_of(roi: ImagejRoi, shape: ZYX, given: int | None, where: str) -> tuple[int, int | None]:

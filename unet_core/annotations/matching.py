@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from unet_core.annotations.layer import Found, Image, Images
-from unet_core.images.readers import is_url, path_of, split_internal
+from unet_core.images.readers import SUFFIXES, is_url, open_image, path_of, split_internal
 from unet_core.patterns import OME, STEM, Match, has_wildcards, matching, nfc
 
 
@@ -37,6 +37,8 @@ def one_file_each(path: str, images: Images) -> Found:
         raise ValueError(f"path {path!r} is one file for many images; write {STEM} where the image's name stands")
     files, strangers = files_of(path, images)
     found: dict[int, tuple[Path, ...]] = {}
+    if STEM in str(split_internal(path)[0]):
+        files = _longest_names(files, images)
     for position, several in files.items():
         if len(several) > 1:
             raise ValueError(
@@ -44,7 +46,32 @@ def one_file_each(path: str, images: Images) -> Found:
                 "write a path that fits one of them"
             )
         found[position] = several
-    return found, strangers
+    return found, [*strangers, *_pages_beyond(found, images)]
+
+
+def _pages_beyond(found: dict[int, tuple[Path, ...]], images: Images) -> list[str]:
+    """Files with more time points than the films that they annotate: which frame a page is of is not certain then."""
+    films: dict[Path, Image] = {}
+    for position, files in found.items():
+        image = images[position]
+        if image.time is not None:
+            films |= {file: image for file in files if file not in films or image.time > (films[file].time or 0)}
+    beyond = []
+    for path, image in films.items():
+        file, internal = split_internal(str(path))
+        if is_url(file) or file.suffix.lower() not in SUFFIXES:
+            continue
+        try:
+            with open_image(file, internal, stored=True) as opened:
+                shape, axes = opened.shape, opened.axes.replace("q", "t")
+        except (ValueError, OSError):  # told when it is read
+            continue
+        if "t" not in axes:
+            axes = "".join(axis for axis in image.axes if axis in "tzyx")
+        frames = (image.time or 0) + 1
+        if len(axes) == len(shape) and shape[axes.index("t")] > frames:
+            beyond.append(f"{path} from page {frames + 1} on (it has {shape[axes.index('t')]}, its film {frames})")
+    return beyond
 
 
 def files_of(path: str, images: Images) -> Found:
@@ -75,6 +102,31 @@ def files_of(path: str, images: Images) -> Found:
         for position, matches in belongs.items()
     }
     return found, strangers
+
+
+def _longest_names(found: dict[int, tuple[Path, ...]], images: Images) -> dict[int, tuple[Path, ...]]:
+    """Each file for the images with the longest name that fits it: s10_mask is of s10 and not of s1.
+
+    Raises
+    ------
+    ValueError
+        If images of other names that are as long fit it too.
+    """
+    owners: dict[Path, set[str]] = defaultdict(set)
+    for position, files in found.items():
+        for file in files:
+            owners[file].add(nfc(images[position].stem))
+    longest: dict[Path, str] = {}
+    for file, stems in owners.items():
+        *_, before, last = ["", *sorted(sorted(stems), key=len)]
+        if len(before) == len(last):
+            raise ValueError(f"{file} fits both images {before!r} and {last!r}; write a path that fits one of them")
+        longest[file] = last
+    own = {
+        position: tuple(file for file in files if longest[file] == nfc(images[position].stem))
+        for position, files in found.items()
+    }
+    return {position: files for position, files in own.items() if files}
 
 
 def unique_owners(found: dict[int, tuple[Path, ...]], images: Images) -> None:

@@ -267,6 +267,9 @@ def _lines(error: ValidationError, root: type[BaseModel], prefix: str = "") -> l
             text = f"unknown key; did you mean {close[0]}?" if close else f"unknown key; allowed: {', '.join(allowed)}"
         if item["type"] in ("extra_forbidden", "missing") or isinstance(item["input"], dict | BaseModel):
             shown = ""
+        if item["type"] == "string_type" and isinstance(item["input"], int | float):
+            # YAML reads 01 as a number and yes as a truth value.
+            text = "must be text; put it into quotes"
         # What each branch of a union says about a value stands in one line.
         texts.setdefault((where, shown), []).append(text[0].lower() + text[1:])
     return [f"{where}: {', or '.join(dict.fromkeys(several))}{shown}" for (where, shown), several in texts.items()]

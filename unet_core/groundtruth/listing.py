@@ -117,6 +117,14 @@ def unset_variable(path: str) -> str:
     return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
+def missing(paths: Iterable[Path]) -> str:
+    """What is wrong with links to files that are not there; empty if there are none."""
+    lost = [str(path) for path in dict.fromkeys(paths) if not is_url(path) and not path.exists()]
+    if not lost:
+        return ""
+    return f"{some(lost)}: no such file, but a link to one; get what is missing, as by datalad get, or remove the link"
+
+
 def some(names: list[str]) -> str:
     """The first of many names, and how many more there are."""
     shown = ", ".join(dict.fromkeys(names[:5]))
@@ -126,7 +134,10 @@ def some(names: list[str]) -> str:
 def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
     """Files of the data set and the arrays inside them, and all that is wrong."""
     found, problems, unknown = list[Placed](), list[str](), list[str]()
-    for pattern in [cfg.images] if isinstance(cfg.images, str) else cfg.images:
+    patterns = [cfg.images] if isinstance(cfg.images, str) else cfg.images
+    if not patterns:
+        problems.append("images: the list is empty; name files, as in images/*.tif")
+    for pattern in patterns:
         path, internal = split_internal(expand(pattern))
         unset = unset_variable(str(path))
         if unset and (is_url(path) or not path.exists()):
@@ -140,8 +151,13 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         )
         if not files:
             problems.append(f"images: no file matches {str(path)!r} (working folder: {Path.cwd()}){_hint(str(path))}")
+        if lost := missing(file for file, _ in files):
+            problems.append(f"images: {lost}")
+            continue
         for file, stem in files:
-            if ending_of(file).lower() not in SUFFIXES:
+            if ending_of(file).lower() not in SUFFIXES and not is_url(file) and file.is_dir():
+                problems.append(f"images: {file} is a folder; name the files in it, as in {file / '*.tif'}")
+            elif ending_of(file).lower() not in SUFFIXES:
                 unknown.append(str(file))
             elif is_url(file) and file.suffix.lower() != ".zarr":
                 problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
@@ -163,7 +179,22 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
             if len(unknown) > 1
             else f"images: {unknown[0]}: unknown kind of image; known are {', '.join(SUFFIXES)}"
         )
-    return _with_internal(found), problems
+    return _with_internal(_each_once(found)), problems
+
+
+def _each_once(found: list[Placed]) -> list[Placed]:
+    """Images without those that were found before, by another pattern or through a link to a folder.
+
+    Two names of one file, as a link beside it has, are two images.
+    """
+    real = {
+        folder: folder if is_url(folder) else Path(os.path.realpath(folder))
+        for folder in {one.path.parent for one in found}
+    }
+    once: dict[tuple[Path, str], Placed] = {}
+    for one in found:
+        once.setdefault((real[one.path.parent] / one.path.name, one.internal.strip("/")), one)
+    return list(once.values())
 
 
 def _placed(file: Path, internal: str, stem: str | None) -> Placed:
@@ -305,10 +336,15 @@ def _named(placed: list[Placed]) -> list[Placed]:
 
 def _distinct(images: list[Placed]) -> Iterable[tuple[str, ...]]:
     """Names of folders of each image, without those that all have in common."""
-    parts = [image.path.parent.parts for image in images]
+    parts = [_folders(image.path) for image in images]
     depths = {len(one) for one in parts}
     if len(depths) == 1:
         differ = [len(set(level)) > 1 for level in zip(*parts, strict=True)]
         return [tuple(name for name, tells in zip(one, differ, strict=True) if tells) for one in parts]
-    common = Path(os.path.commonpath([image.path.parent for image in images]))
-    return [image.path.parent.relative_to(common).parts for image in images]
+    common = len(os.path.commonprefix(parts))
+    return [one[common:] for one in parts]
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    """Names of the folders above a file, the same however its path is written."""
+    return path.parent.parts if is_url(path) else Path(os.path.abspath(path.parent)).parts

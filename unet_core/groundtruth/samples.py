@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +21,14 @@ from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
-from unet_core.groundtruth.listing import Placed, expand, list_images, some, unset_variable
-from unet_core.images.readers import companions_of, split_internal
-from unet_core.patterns import fits, names_first, nfc
+from unet_core.groundtruth.listing import Placed, expand, list_images, missing, some, unset_variable
+from unet_core.images.readers import companions_of, is_url, split_internal
+from unet_core.patterns import fits, names_first, nfc, on_disk
 
 __all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
+
+# Files of a source for each image by its position, annotations of no image, and why the source cannot be used.
+Matched = tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,24 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
     images, problems = list_images(cfg)
     if problems or not images:
         return [], problems
+    problems += _names_of_none(cfg, [image.name for image in images])
     cfg = _names_first(cfg, {image.name for image in images})
+    listed, matches = images, [_match(cfg, number, images) for number in range(len(cfg.annotations))]
+    masks = _annotations_among(images, matches)
+    if masks and len(masks) < len(images):
+        images = [image for number, image in enumerate(images) if number not in masks]
+        matches = [_match(cfg, number, images) for number in range(len(cfg.annotations))]
     groups, ungrouped = _groups(cfg.split, images)
     if ungrouped:
         problems.append(
             f"split.group: {cfg.split.group!r} fits none of {some(ungrouped)}; it is compared with names of samples, "
             "or, where it has a /, with the ends of their paths"
         )
-    matches = [_match(cfg, number, images) for number in range(len(cfg.annotations))]
     matched = [found for found, _, _ in matches]
     problems += [f"annotations.{number}: {wrong}" for number, (_, _, wrong) in enumerate(matches) if wrong]
+    problems += _own_images(matched, images)
     if cfg.unmatched == "error":
-        problems += _strangers(matches, images)
+        problems += _strangers(matches, listed)
         problems += _unannotated(cfg, matched, images)
     sources = [found or {} for found in matched]
     samples = []
@@ -123,6 +134,49 @@ def _names_first(cfg: Dataset, names: set[str]) -> Dataset:
     split = {part: names_first(listed, names) for part, listed in parts.items() if isinstance(listed, list)}
     sources = [one.model_copy(update={"samples": names_first(one.samples, names)}) for one in cfg.annotations]
     return cfg.model_copy(update={"split": cfg.split.model_copy(update=split), "annotations": sources})
+
+
+def _names_of_none(cfg: Dataset, names: list[str]) -> Iterable[str]:
+    """Names and patterns of samples that fit no image: misspelt ones would leave samples in other splits."""
+    # Where none of a split fits, `_split_problems` tells it.
+    lists = {f"split.{part}": getattr(cfg.split, part) for part in ("test", "validation") if cfg.annotations}
+    lists |= {f"annotations.{number}.samples": source.samples for number, source in enumerate(cfg.annotations)}
+    known = {nfc(name) for name in names}
+    for place, listed in lists.items():
+        several = listed if isinstance(listed, list) else []
+        # Names are looked up, and patterns alone compared with each of them.
+        without = [one for one in several if nfc(one) not in known and not any(fits(name, [one]) for name in names)]
+        if without and (len(without) < len(several) or not place.startswith("split")):
+            yield f"{place}: no image has the name {some(without)}; names are: {some(sorted(names))}"
+
+
+def _annotations_among(images: list[Placed], matches: list[Matched]) -> set[int]:
+    """Positions of images that annotate another image, and thus are none themselves: masks beside their images."""
+    own = [_place_of(image.path, image.internal) for image in images]
+    owners: dict[str, set[str]] = defaultdict(set)
+    for found, _, _ in matches:
+        for position, files in (found or {}).items():
+            for file in files:
+                owners[_place_of(file)].add(own[position])
+    return {number for number, place in enumerate(own) if owners.get(place) and place not in owners[place]}
+
+
+def _own_images(matched: list[dict[int, tuple[Path, ...]] | None], images: list[Placed]) -> Iterable[str]:
+    """Annotations that are the image itself."""
+    for number, found in enumerate(matched):
+        same = {
+            str(images[position].path): None
+            for position, files in (found or {}).items()
+            if _place_of(images[position].path, images[position].internal) in map(_place_of, files)
+        }
+        if same:
+            yield f"annotations.{number}: path finds the images themselves ({some([*same])}); write that of their masks"
+
+
+def _place_of(path: Path, internal: str = "") -> str:
+    """Where an image or annotation is, the same however its path is written."""
+    text = f"{path}:{internal}" if internal else str(path)
+    return text if is_url(path) else os.path.abspath(text)
 
 
 def check_data(cfg: Config) -> dict[str, list[Sample]]:
@@ -265,9 +319,7 @@ def _group_expression(pattern: str) -> re.Pattern[str]:
     return re.compile(f"(?:.*/)?{expression}" if "/" in pattern else expression, re.DOTALL)
 
 
-def _match(
-    cfg: Dataset, number: int, images: list[Placed]
-) -> tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]:
+def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
     """Files of one source of annotations for each image, by the image's position in the list.
 
     Returns
@@ -283,18 +335,19 @@ def _match(
     place = expand(source.path)
     if unset := unset_variable(place):
         return None, [], unset
+    place = place if is_url(place) else on_disk(place)
     try:
         found, strangers = FORMATS[source.format].find(place, [image.as_annotated for image in images])
         if source.samples != ["*"]:
             found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
+        if lost := missing(split_internal(str(file))[0] for files in found.values() for file in files):
+            return None, [], lost
     except (ValueError, OSError) as error:
         return None, [], str(error)
     return found, strangers, None
 
 
-def _strangers(
-    matches: list[tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]], images: list[Placed]
-) -> Iterable[str]:
+def _strangers(matches: list[Matched], images: list[Placed]) -> Iterable[str]:
     """Annotations without an image, that are neither of another source nor images themselves."""
     known = {str(image.path) for image in images}
     known |= {str(file) for found, _, _ in matches for files in (found or {}).values() for file in files}

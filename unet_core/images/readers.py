@@ -57,10 +57,9 @@ def split_internal(path: str) -> tuple[Path, str]:
     >>> split_internal("scan.tif:2"), split_internal("a:b.tif")
     ((PosixPath('scan.tif'), '2'), (PosixPath('a:b.tif'), ''))
     """
-    for suffix in (*HDF5_FILE_TYPES, ".zarr", ".mat", *VENDOR_FILE_TYPES):
-        head, found, internal = path.partition(f"{suffix}:")
-        if found:
-            return path_of(head + suffix), internal
+    endings = "|".join(map(re.escape, (*HDF5_FILE_TYPES, ".zarr", ".mat", *VENDOR_FILE_TYPES)))
+    if inside := re.search(f"({endings}):", path, re.IGNORECASE):
+        return path_of(path[: inside.end() - 1]), path[inside.end() :]
     numbered = re.fullmatch(r"(.*\.(\w+)):(\d+|\*)", path, re.DOTALL)
     if numbered and f".{numbered[2].lower()}" in TIFF_FILE_TYPES:
         return path_of(numbered[1]), numbered[3]
@@ -125,6 +124,8 @@ def open_image(path: Path, internal: str = "", stored: bool = False) -> Iterator
         raise ValueError(f"{path}: behind a URL only OME-Zarr can be read; copy the file here first")
     if not is_url(path) and not path.exists():
         raise ValueError(f"{path}: no such file")
+    if suffix not in SUFFIXES and not is_url(path) and path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it, as in {path}/{{stem}}.tif")
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown kind of image {suffix!r}; known are {', '.join(SUFFIXES)}")
     kind = FILE_TYPES[suffix]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unet_core.images.headers import header_of
-from unet_core.images.readers import SUFFIXES
+from unet_core.images.readers import HDF5_FILE_TYPES, SUFFIXES
 from unet_core.init.contents import format_of
 from unet_core.init.looks import Look, look_at
 from unet_core.init.survey import IMAGE_WORDS, MASK_WORDS, Affix, File, by_folder, parts_of, spread
@@ -163,7 +163,13 @@ def _annotations(found: Found, folder: tuple[str, ...], files: list[File]) -> It
     usual = max(opened.values(), key=list(opened.values()).count)
     for file in files:
         formats[opened.get(file, usual)].append(file)
-    found.unknown += formats.pop("", [])
+    unknown = formats.pop("", [])
+    if len(formats) == 1:  # an empty file beside them says that an image has no objects
+        (members,) = formats.values()
+        empty = [file for file in unknown if (found.root / file.text).stat().st_size == 0]
+        members[:] = sorted([*members, *empty])
+        unknown = [file for file in unknown if file not in empty]
+    found.unknown += unknown
     for name, members in formats.items():
         yield Group(tuple(members), folder, format=name)
 
@@ -221,7 +227,7 @@ def _looked_at(root: Path, group: Group, count: int = LOOKED_AT) -> Group:
 
 def arrays_inside(path: Path) -> list[str]:
     """Paths of the images in an HDF5 file, or of the image and its labels in an OME-Zarr; a single one has none."""
-    if path.suffix.lower() in (".h5", ".hdf5"):
+    if path.suffix.lower() in HDF5_FILE_TYPES:
         import h5py
 
         arrays: list[str] = []

@@ -230,7 +230,7 @@ def _read(trial: Trial, annotated: Sequence[Sample]) -> None:
                 canvas = paint(sample, _with_classes(cfg, known, table), "error", shape)
                 unnamed |= bool((canvas.classes == 1).any()) and not table
             else:
-                unnamed = True
+                unnamed |= bool((canvas.classes == 1).any())
             _note(trial, canvas)
         except (ValueError, OSError) as error:
             wrong.append(str(error) if str(sample.image) in str(error) else f"{sample.name}: {error}")
