@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 # As in the Snakefile; before torch is imported. Several tests share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from unet_core.blocks import Box  # noqa: E402
 from unet_core.demo import write_demo  # noqa: E402
 from unet_core.engine import Engine, local_engine  # noqa: E402
+
+# No test asserts a time: on a machine that others use too, any example may take long.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 # These need a SLURM cluster, or a browser: `make slurm-test` and `make browser-test` have them.
 collect_ignore = [name for name in ("slurm", "browser") if not os.environ.get(f"UNET_{name.upper()}")]

@@ -481,7 +481,7 @@ def test_a_value_that_the_type_cannot_hold_ignores_nothing(tmp_path: Path) -> No
 
 
 def test_values_below_0_are_told_with_what_may_be_meant(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"go from -1 to 2; is one of them ignore_label\?"):
+    with pytest.raises(ValueError, match=r"go from -1 to 2; is one of them ignore_label or background\?"):
         read("labels", (tif(tmp_path / "a.tif", [[1, -1, 2], [0, 0, 0]], np.int16),))
 
 

@@ -140,7 +140,8 @@ def _names_of_none(cfg: Dataset, names: list[str]) -> Iterable[str]:
     """Names and patterns of samples that fit no image: misspelt ones would leave samples in other splits."""
     # Where none of a split fits, `_split_problems` tells it.
     lists = {f"split.{part}": getattr(cfg.split, part) for part in ("test", "validation") if cfg.annotations}
-    lists |= {f"annotations.{number}.samples": source.samples for number, source in enumerate(cfg.annotations)}
+    if cfg.unmatched == "error":
+        lists |= {f"annotations.{number}.samples": source.samples for number, source in enumerate(cfg.annotations)}
     known = {nfc(name) for name in names}
     for place, listed in lists.items():
         several = listed if isinstance(listed, list) else []
