@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from unet_core.annotations import labels, masks
+from unet_core.annotations import labels, masks, matching
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Dataset
 from unet_core.groundtruth.samples import Sample, find_samples
@@ -259,3 +259,33 @@ def test_paths_without_wildcards_match_in_both_forms_of_unicode(
     (tmp_path / place / "c.json").write_text(json.dumps(coco), encoding="utf-8")
     found = pairs(tmp_path, f"{asked}/raw/a.tif", f"{asked}/{file}", "coco" if file == "c.json" else "labels")
     assert found == {"a": [f"{place}/{file}"]}
+
+
+def test_many_images_of_the_same_name_are_each_looked_at_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, looked = 100, list[int]()
+    touch(tmp_path, *(f"p{number}/seg/x.png" for number in range(count)))
+    folders = [(*tmp_path.parts[1:], f"p{number}", "raw") for number in range(count)]
+    real = matching._in_order
+    monkeypatch.setattr(matching, "_in_order", lambda *names: looked.append(1) or real(*names))
+    for path in ("*/seg/{stem}.png", "*/seg/x.png"):
+        found, _ = labels.find(f"{tmp_path}/{path}", [Image("x", folders=one) for one in folders])
+        assert {position: files[0].parts[-3] for position, files in found.items()} == {
+            number: f"p{number}" for number in range(count)
+        }
+    assert len(looked) == 2 * count
+
+
+@pytest.mark.parametrize(
+    ("form", "path"), [("labels", "seg/{stem}.png"), ("labels", "seg/x.png"), ("masks", "seg/{stem}.png")]
+)
+def test_a_file_for_images_of_one_name_in_several_folders_is_an_error(tmp_path: Path, form: str, path: str) -> None:
+    images(tmp_path, "p1/x.tif", "p2/x.tif")
+    touch(tmp_path, "seg/x.png")
+    source = {"format": form, "path": f"{tmp_path}/{path}"}
+    cfg = {"images": f"{tmp_path}/*/x.tif", "annotations": [source], "split": ALL_TRAIN}
+    told = find_samples(Dataset.model_validate(cfg))[1]
+    assert any(
+        f"seg/x.png fits the images 'x' in {tmp_path}/p1 and in {tmp_path}/p2; write wildcards" in one for one in told
+    )

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from tests.images.test_readers import count_decoded, failure
 from unet_core.images import decoded, limits
 from unet_core.images.headers import header_of
-from unet_core.images.readers import arrays_in, has_times, open_image
+from unet_core.images.readers import arrays_in, open_image
 
 RNG = np.random.default_rng(0)
 PAGES = RNG.integers(0, 200, (5, 40, 48)).astype(np.uint8)
@@ -201,10 +201,6 @@ def test_colours_of_several_channels_are_one_axis(tmp_path: Path, planar: str) -
     with open_image(tmp_path / "a.ome.tif") as opened:
         for c in itertools.product(range(6), range(1, 7)):
             np.testing.assert_array_equal(opened[slice(*c), 2:5, ::2], expected[slice(*c), 2:5, ::2])
-
-
-def test_a_time_axis_of_length_one_is_no_series() -> None:
-    assert not has_times((1, 2, 8, 9), "tcyx") and has_times((2, 8, 9), "tyx") and not has_times((2, 8, 9), "zyx")
 
 
 def lsm_info(x: int, y: int, z: int, size: float) -> bytes:

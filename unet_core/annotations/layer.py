@@ -111,14 +111,6 @@ def stem_of(name: str) -> str:
     return name.removesuffix(ending) if ending.lower() in SUFFIXES else name
 
 
-def matched(file: Path, images: Images, annotated: set[str]) -> Found:
-    """What `find` gives for one file with the annotations of many images."""
-    found: dict[int, tuple[Path, ...]] = {
-        position: (file,) for position, image in enumerate(images) if nfc(image.stem) in annotated
-    }
-    return found, sorted(annotated - {nfc(image.stem) for image in images})
-
-
 def modified(file: Path) -> int:
     """When a file was last written, in nanoseconds; ValueError if there is none."""
     if not file.is_file():

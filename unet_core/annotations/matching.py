@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from unet_core.annotations.layer import Found, Image, Images
 from unet_core.images.readers import SUFFIXES, is_url, open_image, path_of, split_internal
-from unet_core.patterns import OME, STEM, Match, has_wildcards, matching, nfc
+from unet_core.patterns import OME, STEM, Match, ending_of, has_wildcards, matching, nfc
 
 
 def one_file_each(path: str, images: Images) -> Found:
@@ -59,7 +59,7 @@ def _pages_beyond(found: dict[int, tuple[Path, ...]], images: Images) -> list[st
     beyond = []
     for path, image in films.items():
         file, internal = split_internal(str(path))
-        if is_url(file) or file.suffix.lower() not in SUFFIXES:
+        if is_url(file) or ending_of(file).lower() not in SUFFIXES:
             continue
         try:
             with open_image(file, internal, stored=True) as opened:
@@ -84,12 +84,21 @@ def files_of(path: str, images: Images) -> Found:
     place, internal = split_internal(path)
     text = str(place)
     if is_url(place) or (STEM not in text and not has_wildcards(text)) or place.exists():
-        return _plain(path, images), []
+        plain = _plain(path, images)
+        _check_folders(plain, images)
+        return plain, []
     named = _by_name(images)
+    # Names that images in several folders have, which the folders of a file tell apart.
+    shared = {stem for stem, same in named.items() if len({images[position].folders for position in same}) > 1}
+    places = _by_folder(images, {stem: named[stem] for stem in shared} if STEM in text else {None: range(len(images))})
     belongs: dict[int, list[Match]] = defaultdict(list)
     strangers = list[str]()
     for match in matching(text, named):
-        owners = _owners(match, images, named)
+        owners = (
+            _of_folders(match, images, places)
+            if match.stem is None or match.stem in shared
+            else named.get(match.stem, [])
+        )
         for position in owners:
             belongs[position].append(match)
         if not owners and match.stem is not None:
@@ -97,11 +106,27 @@ def files_of(path: str, images: Images) -> Found:
     found = {
         position: tuple(
             _with_internal(match.path, internal, images[position])
-            for match in _nearest(matches, images[position], _has_namesakes(images[position], images, named))
+            for match in _nearest(matches, images[position], nfc(images[position].stem) in shared)
         )
         for position, matches in belongs.items()
     }
+    _check_folders(found, images)
     return found, strangers
+
+
+def _check_folders(found: dict[int, tuple[Path, ...]], images: Images) -> None:
+    """Raise ValueError where a file would annotate images of one name in several folders, of which it shows one."""
+    owner: dict[Path, Image] = {}
+    for position, files in found.items():
+        image = images[position]
+        for file in files:
+            first = owner.setdefault(file, image)
+            if first.folders != image.folders and nfc(first.stem) == nfc(image.stem):
+                raise ValueError(
+                    f"{file} fits the images {image.stem!r} in /{'/'.join(first.folders)} and in "
+                    f"/{'/'.join(image.folders)}; write wildcards for folders, as in */seg/{STEM}.png, "
+                    "or make each folder a data set of its own"
+                )
 
 
 def _longest_names(found: dict[int, tuple[Path, ...]], images: Images) -> dict[int, tuple[Path, ...]]:
@@ -170,11 +195,25 @@ def _same_name(positions: Collection[int], images: Images, stem: str) -> bool:
     return all(nfc(images[position].stem) == stem for position in positions)
 
 
-def _owners(match: Match, images: Images, named: dict[str, list[int]]) -> list[int]:
-    """Positions of the images that a file annotates."""
-    same = range(len(images)) if match.stem is None else named.get(match.stem, [])
-    if match.stem is not None and len({images[position].folders for position in same}) < 2:
-        return list(same)
+def _by_folder(images: Images, named: Mapping[str | None, Iterable[int]]) -> dict[tuple[str | None, str], list[int]]:
+    """Positions of the images by what ``{stem}`` may stand for, or None, and the name of a folder above them."""
+    places: dict[tuple[str | None, str], list[int]] = defaultdict(list)
+    for stem, same in named.items():
+        for position in same:
+            for folder in dict.fromkeys(map(nfc, images[position].folders)):
+                places[stem, folder].append(position)
+    return places
+
+
+def _of_folders(match: Match, images: Images, places: dict[tuple[str | None, str], list[int]]) -> list[int]:
+    """Positions of the images of a name in whose path the folders of a file stand.
+
+    Of its folders that which the fewest images have tells which ones to look at, so that the time does not grow with
+    the number of images of the same name.
+    """
+    if not match.folders:
+        return sorted({position for (stem, _), same in places.items() if stem == match.stem for position in same})
+    same = min((places.get((match.stem, nfc(folder)), []) for folder in match.folders), key=len)
     return [position for position in same if _in_order(match.folders, images[position].folders)]
 
 
@@ -182,11 +221,6 @@ def _in_order(some: tuple[str, ...], folders: tuple[str, ...]) -> bool:
     """Whether names stand among the folders of an image, in this order."""
     rest = iter(map(nfc, folders))
     return all(nfc(name) in rest for name in some)
-
-
-def _has_namesakes(image: Image, images: Images, named: dict[str, list[int]]) -> bool:
-    """Whether images in other folders have the same name."""
-    return len({images[position].folders for position in named[nfc(image.stem)]}) > 1
 
 
 def _nearest(matches: list[Match], image: Image, by_folders: bool) -> list[Match]:

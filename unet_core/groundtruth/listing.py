@@ -211,8 +211,8 @@ def _hint(pattern: str) -> str:
         files = [file for file in folder.iterdir() if not file.name.startswith(".")] if folder.is_dir() else []
         kinds = sorted({ending_of(file) for file in files if ending_of(file)})
         return f"; {folder} has files that end with {', '.join(kinds[:10])}" if kinds and folder.name else ""
-    missing = Path(pattern).relative_to(folder).parts[0]
-    return f"; there is a folder {folder}, but no {missing} in it" if folder.name else ""
+    absent = Path(pattern).relative_to(folder).parts[0]
+    return f"; there is a folder {folder}, but no {absent} in it" if folder.name else ""
 
 
 def _with_internal(found: list[Placed]) -> list[Placed]:
@@ -234,17 +234,20 @@ def _once(found: list[Placed], axes: str) -> list[Placed]:
     Where several were named and each is a time point, each is an image of its own.
     """
     once, seen = list[Placed](), set[Path]()
+    at: dict[Path, list[Placed]] = defaultdict(list)
+    for one in found:
+        at[one.path].append(one)
     for one in dict.fromkeys(found):
         if not _may_be_of_a_set(one.path, axes):
             once.append(one)
         elif one.path not in seen:
-            members = set(set_of(one.path))
+            members = dict.fromkeys(set_of(one.path))
             if len(members) < 2:  # of one file several arrays may be images
                 once.append(one)
                 continue
-            named = [other for other in found if other.path in members]
+            named = [other for member in members for other in at.get(member, ())]
             times = times_of_set(one.path) if len(named) > 1 else {}
-            seen |= members
+            seen |= set(members)
             if all(other.path in times for other in named):
                 first = one.file_name
                 once += [replace(other, time=times[other.path], own_file=True, file_name=first) for other in named]

@@ -162,17 +162,6 @@ def image_shape(path: Path, internal: str = "") -> tuple[int, ...]:
         return array.shape
 
 
-def has_times(shape: tuple[int, ...], axes: str) -> bool:
-    """Whether a file is a time series: several programs write an axis t of length 1 for any image.
-
-    Examples
-    --------
-    >>> has_times((1, 2, 3, 40, 50), "tczyx"), has_times((7, 40, 50), "tyx")
-    (False, True)
-    """
-    return "t" in axes and shape[axes.index("t")] > 1
-
-
 def members_of(path: Path) -> list[Path]:
     """All files that are read when an image file is, itself first; of one that is damaged itself alone.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,8 +207,3 @@ def with_samples_as_channels(source: Source) -> Source:
         axes="".join(source.axes[i] for i in left),
         chunks=None if chunks is None else tuple(chunks[i] for i in left),
     )
-
-
-def bytes_of(source: Source) -> int:
-    """Bytes of all values."""
-    return math.prod(source.shape) * source.dtype.itemsize

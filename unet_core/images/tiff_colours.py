@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unet_core.images.source import RefusedError, Source, with_values
+from unet_core.images.tiff_pages import JPEG
 
 if TYPE_CHECKING:
     import tifffile
 
 WHITE_IS_ZERO, PALETTE, SEPARATED, YCBCR = 0, 3, 5, 6
-JPEG = (6, 7, 33007, 34892)
 # Values of the tag PhotometricInterpretation whose colours are not converted.
 UNKNOWN_COLOURS = {
     SEPARATED: "CMYK",
