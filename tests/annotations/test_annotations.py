@@ -241,9 +241,17 @@ def test_ctc_finds_masks_by_the_page_of_a_film(tmp_path: Path) -> None:
 def test_ctc_masks_that_fit_two_images_are_an_error(tmp_path: Path) -> None:
     tif(tmp_path / "SEG" / "man_seg001.tif", TWO)
     with pytest.raises(
-        ValueError, match="man_seg001.tif fits both images 'a001' and 'b001'; make each sequence a data set of its own"
+        ValueError,
+        match="man_seg001.tif fits both images 'a001' and 'b001', .* make each sequence a data set of its own",
     ):
         ctc.find(str(tmp_path), [Image("a001"), Image("b001")])
+
+
+def test_ctc_masks_of_one_sequence_are_not_those_of_another_with_the_same_names(tmp_path: Path) -> None:
+    tif(tmp_path / "SEG" / "man_seg001.tif", TWO)
+    sequences = [Image("t001", folders=("data", folder)) for folder in ("01", "02")]
+    with pytest.raises(ValueError, match="'t001' and 't001', in /data/01 and /data/02; make each sequence"):
+        ctc.find(str(tmp_path), sequences)
 
 
 def test_ctc_without_folder_or_masks_says_what_is_needed(tmp_path: Path) -> None:

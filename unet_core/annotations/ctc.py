@@ -30,15 +30,18 @@ def find(path: str, images: Images) -> Found:
         raise ValueError(f"no {FILE_PREFIXES[folder.name]}NNN.tif in {folder}")
     tracks = _frames(folder.parent / "TRA") if folder.name == "SEG" and folder.parent.name.endswith("GT") else {}
     found: dict[int, tuple[Path, ...]] = {}
-    owner: dict[int, str] = {}
-    for position, (stem, time, *_) in enumerate(images):
+    owner: dict[int, Image] = {}
+    for position, image in enumerate(images):
+        stem, time = image.stem, image.time
         digits = re.search(r"(\d+)$", stem)
         frame = time if time is not None else int(digits.group(1)) if digits else None
         if frame is not None and frame in masks:
             found[position] = (*masks[frame], *tracks.get(frame, ()))
-            if owner.setdefault(frame, stem) != stem:
+            first = owner.setdefault(frame, image)
+            if (first.stem, first.folders) != (stem, image.folders):
                 raise ValueError(
-                    f"{masks[frame][0]} fits both images {owner[frame]!r} and {stem!r}; "
+                    f"{masks[frame][0]} fits both images {first.stem!r} and {stem!r}, in /{'/'.join(first.folders)} "
+                    f"and /{'/'.join(image.folders)}; "
                     "make each sequence a data set of its own"
                 )
     return found, sorted(file.name for frame, files in masks.items() for file in files if frame not in owner)
