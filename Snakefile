@@ -38,6 +38,7 @@ include: "rules/report.smk"
 
 
 onstart:
+    hold_results()
     if workflow.executor_plugin.name == "slurm":
         from unet_core.slurm import outlast_controller, watch_preempted
 
@@ -48,5 +49,6 @@ onstart:
 rule all:
     default_target: True
     input:
+        stamps_of_report,
         "<results>/report/report.html",
     localrule: True

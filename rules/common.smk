@@ -6,24 +6,30 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from unet_core.config.datasets import ConfigError
-from unet_core.digest import FileHashes
-from unet_core.method import method
 from unet_core.config.parse import parse_config
-from unet_core.groundtruth.samples import check_data, content_of, expand
+from unet_core.groundtruth.samples import check_data
+from unet_core.jobs import Jobs, plain
+from unet_core.lock import Locked, lock_results
+from unet_core.method import method
 
 try:
     cfg = parse_config(config)
-    samples = check_data(cfg)
+    # The process of a job need not look at the data: the run that starts it has done so.
+    samples = check_data(cfg) if workflow.is_main_process else None
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-PAIRS = [
-    (model, dataset) for model in cfg.models for dataset in cfg.models[model].predict_on
-]
+
+def forced():
+    """Rules and files named by --forcerun; known only after this file was read."""
+    return workflow.dag_settings.forcerun or ()
+
+
+jobs = Jobs(cfg, samples, forced)
 
 
 pathvars:
-    results=expand(cfg.results),
+    results=jobs.results.as_posix(),
 
 
 wildcard_constraints:
@@ -35,6 +41,51 @@ wildcard_constraints:
 # A model of several networks has none of its own name.
 NETWORKS = "|".join(map(re.escape, cfg.networks))
 SEVERAL = "|".join(name for name in cfg.models if name not in cfg.networks) or "(?!)"
+
+
+def hold_results():
+    """Keep other runs from the results, and the hashes of what was read."""
+    try:
+        if workflow.execution_settings.lock:
+            lock_results(jobs.results)
+        jobs.save()
+    except (Locked, OSError) as error:
+        raise WorkflowError(str(error)) from None
+
+
+# Here the run that starts jobs writes down which are stale. Snakemake would find out neither from another working
+# directory, nor with results that were copied, nor which part of a stamp matters to a job.
+ASKED = Path(".snakemake/asked")
+
+
+def job_of(step, wildcards):
+    """Name of a job in `jobs`."""
+    named = [wildcards[key] for key in ("model", "dataset") if key in wildcards.keys()]
+    return "/".join([step, *named])
+
+
+def asked(step):
+    """File that is newer than the outputs of a job if the job is stale."""
+
+    def ask(wildcards):
+        name = job_of(step, wildcards)
+        if samples is None:
+            return (ASKED / f"{name}.txt").as_posix()
+        return jobs.ask(name, ASKED).as_posix()
+
+    return ask
+
+
+def after(step, needs):
+    """Stamps that a job waits for; they start it if it is stale, and whatever their times are, not otherwise."""
+
+    def stamps(wildcards):
+        stale = samples is None or jobs.stale(job_of(step, wildcards))
+        if callable(needs):
+            return [stamp if stale else ancient(stamp) for stamp in needs(wildcards)]
+        return needs if stale else ancient(needs)
+
+    return stamps
 
 
 def truths_of_model(wildcards):
@@ -56,6 +107,12 @@ def truths_to_train_on(wildcards):
 def networks_of_model(wildcards):
     """Stamps of the networks whose mean a model is."""
     return [f"<results>/train/{name}.json" for name in cfg.networks_of(wildcards.model)]
+
+
+def network_before(wildcards):
+    """Stamp of the network of this configuration that training starts from, if there is one."""
+    before = jobs.started_from(wildcards.model)
+    return [f"<results>/train/{before}.json"] if before else []
 
 
 def plans_of_model(wildcards):
@@ -84,8 +141,7 @@ def evaluations_of_model(wildcards):
     """Scores of the annotated data sets that a model is applied to."""
     return [
         f"<results>/evaluate/{wildcards.model}/{name}.json"
-        for name in cfg.models[wildcards.model].predict_on
-        if cfg.datasets[name].annotations
+        for name in jobs.scored_by(wildcards.model)
     ]
 
 
@@ -98,162 +154,43 @@ def gate_before(wildcards):
 
 
 def stamps_of_report(wildcards):
-    """Scores of annotated data sets, objects of the others."""
-    step = {
-        name: "evaluate" if dataset.annotations else "instances"
-        for name, dataset in cfg.datasets.items()
-    }
+    """Stamps of all jobs that the report rests on, so that a result that is gone is noticed."""
     return [
-        f"<results>/{step[dataset]}/{model}/{dataset}.json" for model, dataset in PAIRS
+        f"<results>/{jobs.all[source.job].outputs[0]}"
+        for source in jobs.all["report"].parts["all"]
     ]
 
 
-def jobs_of_report():
-    """Names of all jobs that the report rests on, by step.
+def options(step):
+    """What decides the result of a job, beside what it is made from."""
 
-    Their benchmarks are no inputs, so that what a job cost starts no job.
-    """
-    models = dict.fromkeys(model for model, _ in PAIRS)
-    networks = [*dict.fromkeys(name for m in models for name in cfg.networks_of(m))]
-    trained_on = dict.fromkeys(
-        name for network in networks for name in cfg.model_of(network).train_on
-    )
-    pairs = [f"{model}/{dataset}" for model, dataset in PAIRS]
-    return {
-        "groundtruth": [*dict.fromkeys([*trained_on, *(name for _, name in PAIRS)])],
-        "weights": [*trained_on],
-        "plan": networks,
-        "train": networks,
-        "predict": pairs,
-        "instances": pairs,
-        "evaluate": [
-            f"{model}/{name}" for model, name in PAIRS if cfg.datasets[name].annotations
-        ],
-    }
+    def of_job(wildcards):
+        return jobs.all[job_of(step, wildcards)].options
+
+    return of_job
 
 
-def plain(section):
-    """A section as builtins: only these are compared with the previous run."""
-    return section.model_dump(mode="json", by_alias=True)
+def record(step):
+    """What a job notes of itself when it has ended."""
+
+    # Snakemake compares no param whose function asks for threads, input or output.
+    def of_job(wildcards, threads):
+        return jobs.described(job_of(step, wildcards))
+
+    return of_job
 
 
-def groundtruth_options(wildcards):
-    """What decides the conversion of a data set.
-
-    Its files count by their content, so that touching them changes nothing.
-    """
-    name = wildcards.dataset
-    content = content_of(
-        samples[name], Path(expand(cfg.results)) / "groundtruth" / f"{name}.files.json"
-    )
-    options = {
-        "dataset": plain(cfg.datasets[name]),
-        "groundtruth": plain(cfg.groundtruth),
-    }
-    return options | {"files": content, "code": method("groundtruth")}
-
-
-def weights_options(wildcards):
-    """What decides the weight maps of a data set, beside its labels."""
-    dataset = plain(cfg.datasets[wildcards.dataset])
-    return {
-        "dataset": dataset,
-        "weights": plain(cfg.weights_of(wildcards.dataset)),
-        "code": method("weights"),
-    }
-
-
-def bought_model(name):
-    """Folder and content of a model that is not trained here; none for the others."""
-    path = cfg.model_of(name).path
-    if path is None:
-        return None
-    hashes = FileHashes(Path(expand(cfg.results)) / "train" / f"{name}.files.json")
-    files = [Path(expand(path)) / file for file in ("model.json", "best.safetensors")]
-    return {
-        "path": expand(path),
-        "content": [hashes.of(file) for file in files if file.is_file()],
-    }
-
-
-def start_of(name):
-    """Content of the model that training starts from, if `train.start` names one."""
-    path = Path(expand(cfg.train_of(name).start))
-    if str(path) in ("previous", "new"):
-        return None
-    hashes = FileHashes(Path(expand(cfg.results)) / "train" / f"{name}.start.json")
-    return [
-        hashes.of(path / file)
-        for file in ("model.json", "best.safetensors")
-        if (path / file).is_file()
-    ]
-
-
-def plan_options(wildcards):
-    """What decides a plan, beside the data."""
-    name = wildcards.model
-    sections = {
-        "plan": cfg.plan_of(name),
-        "train": cfg.train_of(name),
-    }
-    options = {key: plain(section) for key, section in sections.items()}
-    # How probabilities are computed and stored changes no plan, but for the tile.
-    options["predict"] = {"tile": plain(cfg.predict_of(name))["tile"]}
-    options |= {"bought": bought_model(name), "fold": cfg.fold_of(name)}
-    return options | {"code": method("plan")}
-
-
-def train_options(wildcards):
-    """What decides a model, beside its data and plan."""
-    name = wildcards.model
-    options = {
-        "train": plain(cfg.train_of(name)),
-        "bought": bought_model(name),
-        "start": start_of(name),
-    }
-    return options | {"code": method("train")}
-
-
-def predict_options(wildcards):
-    """What decides probabilities, beside image and model."""
-    return {
-        "predict": plain(cfg.predict_of(wildcards.model)),
-        "mask_threshold": cfg.mask_threshold(wildcards.model),
-        "code": method("predict"),
-    }
-
-
-def instances_options(wildcards):
-    """What decides objects, beside probabilities."""
-    return {
-        "instances": plain(cfg.instances_of(wildcards.model)),
-        "code": method("instances"),
-    }
-
-
-def evaluate_options(wildcards):
-    """What decides scores, beside objects and truth: not the gate, which changes none."""
-    options = {
-        key: value
-        for key, value in plain(cfg.evaluate).items()
-        if key not in ("gate", "gate_margin")
-    }
-    return {"evaluate": options, "code": method("evaluate")}
-
-
-def report_options(wildcards):
-    """What decides the report, beside scores and stores."""
-    options = {"report": plain(cfg.report), "pairs": PAIRS, "jobs": jobs_of_report()}
-    return options | {"code": method("report")}
-
-
-# Snakemake compares no param whose function asks for threads, input or output. So these say to a job what changes no
-# result, and start none.
+# These say to a job what changes no result, and start none.
 
 
 def dask_options(wildcards, threads):
     """Where and how blocks are worked on."""
     return plain(cfg.dask)
+
+
+def dataset_options(wildcards, threads):
+    """The section of a data set, of which classes alone decide weights."""
+    return plain(cfg.datasets[wildcards.dataset])
 
 
 def gate_options(wildcards, threads):

@@ -3,9 +3,10 @@
 
 rule evaluate:
     input:
-        model="<results>/train/{model}.json",
-        instances="<results>/instances/{model}/{dataset}.json",
-        groundtruth="<results>/groundtruth/{dataset}.json",
+        asked=asked("evaluate"),
+        model=after("evaluate", "<results>/train/{model}.json"),
+        instances=after("evaluate", "<results>/instances/{model}/{dataset}.json"),
+        groundtruth=after("evaluate", "<results>/groundtruth/{dataset}.json"),
     output:
         stamp="<results>/evaluate/{model}/{dataset}.json",
     log:
@@ -19,7 +20,8 @@ rule evaluate:
         mem_mb=8000,
         runtime=240,
     params:
-        cfg=evaluate_options,
+        cfg=options("evaluate"),
+        record=record("evaluate"),
         dask=dask_options,
     message:
         "evaluate: {wildcards.model} on {wildcards.dataset}, scores"
@@ -30,8 +32,9 @@ rule evaluate:
 # A retrained model that is worse goes no further than the data sets on which that is known.
 rule gate:
     input:
-        model="<results>/train/{model}.json",
-        evaluate=evaluations_of_model,
+        asked=asked("gate"),
+        model=after("gate", "<results>/train/{model}.json"),
+        evaluate=after("gate", evaluations_of_model),
     output:
         stamp="<results>/evaluate/history/{model}/gate.json",
     log:
@@ -41,6 +44,7 @@ rule gate:
         "../envs/unet.yaml"
     params:
         evaluate=gate_options,
+        record=record("gate"),
     message:
         "gate: {wildcards.model}, compared with the model that it replaces"
     script:

@@ -2,6 +2,8 @@
 
 
 rule groundtruth:
+    input:
+        asked=asked("groundtruth"),
     output:
         stamp="<results>/groundtruth/{dataset}.json",
     log:
@@ -15,7 +17,8 @@ rule groundtruth:
         mem_mb=8000,
         runtime=240,
     params:
-        cfg=groundtruth_options,
+        cfg=options("groundtruth"),
+        record=record("groundtruth"),
         dask=dask_options,
     message:
         "groundtruth: {wildcards.dataset}, images and annotations to Zarr"

@@ -3,7 +3,8 @@
 
 rule instances:
     input:
-        predict="<results>/predict/{model}/{dataset}.json",
+        asked=asked("instances"),
+        predict=after("instances", "<results>/predict/{model}/{dataset}.json"),
     output:
         stamp="<results>/instances/{model}/{dataset}.json",
     log:
@@ -17,7 +18,8 @@ rule instances:
         mem_mb=8000,
         runtime=480,
     params:
-        cfg=instances_options,
+        cfg=options("instances"),
+        record=record("instances"),
         dask=dask_options,
     message:
         "instances: {wildcards.model} on {wildcards.dataset}, probabilities to objects"

@@ -3,8 +3,9 @@
 
 rule plan:
     input:
-        groundtruth=truths_of_model,
-        weights=weights_of_model,
+        asked=asked("plan"),
+        groundtruth=after("plan", truths_of_model),
+        weights=after("plan", weights_of_model),
     output:
         stamp="<results>/plan/{model}.json",
     log:
@@ -20,7 +21,8 @@ rule plan:
         mem_mb=2000,
         runtime=30,
     params:
-        cfg=plan_options,
+        cfg=options("plan"),
+        record=record("plan"),
     message:
         "plan: {wildcards.model}, decisions from the data"
     script:

@@ -3,9 +3,10 @@
 
 rule predict:
     input:
-        plans=plans_of_model,
-        model="<results>/train/{model}.json",
-        groundtruth="<results>/groundtruth/{dataset}.json",
+        asked=asked("predict"),
+        plans=after("predict", plans_of_model),
+        model=after("predict", "<results>/train/{model}.json"),
+        groundtruth=after("predict", "<results>/groundtruth/{dataset}.json"),
         # Waited for, but no reason to start: new scores change no probabilities.
         gate=ancient(gate_before),
     output:
@@ -21,7 +22,8 @@ rule predict:
         mem_mb=16000,
         runtime=1440,
     params:
-        cfg=predict_options,
+        cfg=options("predict"),
+        record=record("predict"),
         dask=dask_options,
     message:
         "predict: {wildcards.model} on {wildcards.dataset}, overlap-tile inference"

@@ -3,7 +3,8 @@
 
 rule report:
     input:
-        stamps_of_report,
+        asked=asked("report"),
+        stamps=after("report", stamps_of_report),
     output:
         page=report(
             "<results>/report/report.html",
@@ -38,7 +39,8 @@ rule report:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=report_options,
+        cfg=options("report"),
+        record=record("report"),
         config=whole_config,
     message:
         "report: tables and page"

@@ -3,9 +3,11 @@
 
 rule train:
     input:
-        plan="<results>/plan/{model}.json",
-        groundtruth=truths_to_train_on,
-        weights=weights_of_model,
+        asked=asked("train"),
+        plan=after("train", "<results>/plan/{model}.json"),
+        groundtruth=after("train", truths_to_train_on),
+        weights=after("train", weights_of_model),
+        start=after("train", network_before),
     output:
         stamp="<results>/train/{model}.json",
     log:
@@ -21,7 +23,8 @@ rule train:
         mem_mb=16000,
         runtime=2880,
     params:
-        cfg=train_options,
+        cfg=options("train"),
+        record=record("train"),
     message:
         "train: {wildcards.model}, training"
     script:
@@ -31,7 +34,8 @@ rule train:
 # A model that is the mean of several networks: its folds, or other models.
 rule ensemble:
     input:
-        networks_of_model,
+        asked=asked("train"),
+        networks=after("train", networks_of_model),
     output:
         stamp="<results>/train/{model}.json",
     log:
@@ -42,7 +46,7 @@ rule ensemble:
     conda:
         "../envs/unet.yaml"
     params:
-        code=method("ensemble"),
+        record=record("train"),
     message:
         "ensemble: {wildcards.model}, the mean of several networks"
     script:

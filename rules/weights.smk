@@ -3,7 +3,8 @@
 
 rule weights:
     input:
-        groundtruth="<results>/groundtruth/{dataset}.json",
+        asked=asked("weights"),
+        groundtruth=after("weights", "<results>/groundtruth/{dataset}.json"),
     output:
         stamp="<results>/weights/{dataset}.json",
     log:
@@ -17,7 +18,9 @@ rule weights:
         mem_mb=8000,
         runtime=240,
     params:
-        cfg=weights_options,
+        cfg=options("weights"),
+        record=record("weights"),
+        dataset=dataset_options,
         dask=dask_options,
     message:
         "weights: {wildcards.dataset}, labels to weight maps"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from unet_core.network.ensemble import write_ensemble
+from unet_core.records import recorded
 from unet_core.runtime import job_log
 
-with job_log(Path(snakemake.log[0])):
-    write_ensemble([Path(path) for path in snakemake.input], Path(snakemake.output.stamp))
+with job_log(Path(snakemake.log[0])), recorded(snakemake.params.record):
+    write_ensemble([Path(path) for path in snakemake.input.networks], Path(snakemake.output.stamp))

@@ -5,12 +5,16 @@ from pathlib import Path
 from unet_core.config.options import Evaluate
 from unet_core.engine import open_job
 from unet_core.evaluate.step import evaluate_samples
+from unet_core.records import recorded
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
 groundtruth, instances = Path(snakemake.input.groundtruth), Path(snakemake.input.instances)
 
-with open_job("evaluate", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine:
+with (
+    open_job("evaluate", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine,
+    recorded(snakemake.params.record),
+):
     evaluate_samples(
         Evaluate.model_validate(options["evaluate"]),
         model=Path(snakemake.input.model),

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from unet_core.config.options import Evaluate
 from unet_core.evaluate.gate import check_gate
+from unet_core.records import recorded
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
 
-with job_log(Path(snakemake.log[0])):
+with job_log(Path(snakemake.log[0])), recorded(snakemake.params.record):
     check_gate(
         Evaluate.model_validate(snakemake.params.evaluate),
         model=Path(snakemake.input.model),

@@ -5,12 +5,16 @@ from pathlib import Path
 from unet_core.config.options import Instances
 from unet_core.engine import open_job
 from unet_core.instances.step import make_instances
+from unet_core.records import recorded
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
 predict = Path(snakemake.input.predict)
 
-with open_job("instances", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine:
+with (
+    open_job("instances", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine,
+    recorded(snakemake.params.record),
+):
     make_instances(
         Instances.model_validate(options["instances"]),
         predict=predict,

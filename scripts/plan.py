@@ -4,12 +4,13 @@ from pathlib import Path
 
 from unet_core.config.options import Plan, Predict, Train
 from unet_core.plan.step import make_plan
+from unet_core.records import recorded
 from unet_core.runtime import job_log
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
 
-with job_log(Path(snakemake.log[0]), snakemake.threads):
+with job_log(Path(snakemake.log[0]), snakemake.threads), recorded(snakemake.params.record):
     make_plan(
         Plan.model_validate(options["plan"]),
         Train.model_validate(options["train"]),

@@ -5,12 +5,16 @@ from pathlib import Path
 from unet_core.config.options import Predict
 from unet_core.engine import open_job
 from unet_core.predict.step import predict_samples
+from unet_core.records import recorded
 
 stamp = Path(snakemake.output.stamp)
 options = snakemake.params.cfg
 groundtruth = Path(snakemake.input.groundtruth)
 
-with open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine:
+with (
+    open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine,
+    recorded(snakemake.params.record),
+):
     predict_samples(
         Predict.model_validate(options["predict"]),
         model=Path(snakemake.input.model),

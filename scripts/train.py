@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unet_core.records import recorded
 from unet_core.runtime import job_log
 from unet_core.train.processes import join_processes, launch
 from unet_core.train.step import adopt_model, run_job
@@ -19,7 +20,7 @@ job = {
     "threads": max(1, snakemake.threads // per_node),
 }
 
-with job_log(Path(job["log"]), job["threads"]):
+with job_log(Path(job["log"]), job["threads"]), recorded(snakemake.params.record):
     if options["bought"]:
         adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))
     elif nodes * per_node > 1:

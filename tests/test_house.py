@@ -21,13 +21,15 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 # The floors of the house, from the ground up. A wing may import wings of lower floors, and none of its own floor.
 FLOORS = [
     {"blocks", "compiled", "files", "method", "patterns", "pictures", "slurm"},
-    {"digest", "runtime"},
+    {"digest", "lock", "runtime"},
     {"config"},
-    {"workers", "images", "demo"},
+    {"workers", "images", "demo", "records"},
     {"engine"},
     {"annotations", "metrics", "store"},
     {"network"},
-    *({step} for step in STEPS),
+    {"groundtruth"},
+    {"jobs"},
+    *({step} for step in STEPS[1:]),
     {"estimate", "init"},
     {"__main__"},
 ]

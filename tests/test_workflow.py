@@ -22,6 +22,7 @@ import yaml
 
 from tests.conftest import made_once
 from tests.forked import run_snakemake
+from tests.test_lock import held
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
 from unet_core.estimate.measure import allocated, process_start
@@ -209,6 +210,82 @@ def test_a_second_run_does_nothing(project: Project) -> None:
     assert "Nothing to be done" in project.run()
 
 
+def test_without_the_memory_of_snakemake_the_same_jobs_are_done(project: Project) -> None:
+    shutil.rmtree(project.folder / ".snakemake")
+    assert "Nothing to be done" in project.run()
+    shutil.rmtree(project.folder / ".snakemake")
+    project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}})
+    assert project.jobs(project.run()) == {"evaluate", "report"}
+
+
+def test_results_that_were_moved_are_judged_as_before(project: Project) -> None:
+    (project.folder / "results").rename(project.folder / "moved")
+    project.configure(CONFIG | {"results": "moved"})
+    assert "Nothing to be done" in project.run()
+    project.configure(CONFIG | {"results": "moved", "predict": {"dtype": "float16"}})
+    assert project.jobs(project.run()) == {"predict", "instances", "evaluate", "report"}
+
+
+def test_a_dry_run_makes_no_results_and_reads_no_image(project: Project) -> None:
+    (project.folder / "results").rename(project.folder / "kept")
+    for image in (project.folder / "data/cells/01").glob("*.tif"):
+        image.chmod(0)
+    assert project.jobs(project.run("--dry-run")) == set(STEPS)
+    assert not (project.folder / "results").exists()
+
+
+@pytest.mark.parametrize("step", ["groundtruth", "weights", "predict", "instances"])
+def test_damage_that_verify_mends_is_made_again_by_the_next_run_alone(
+    finished: Project, project: Project, step: str
+) -> None:
+    store = (
+        project.folder / "results" / step / ("cells/cells.zarr" if step in ("predict", "instances") else "cells.zarr")
+    )
+    shard = next(path for path in sorted(store.glob("t004/0/c/**/*")) if path.is_file())
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:20] + bytes([255 - whole[20]]) + whole[21:])
+    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
+    assert subprocess.run(verify, cwd=project.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 1
+    mend = subprocess.run([*verify, "--mend"], cwd=project.folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert mend.returncode == 0 and not shard.exists()
+    counts = project.counts(project.run())
+    assert "train" not in counts or counts["train"] == "nothing has changed"
+    assert shard.read_bytes() == whole and project.table() == finished.table()
+
+
+@pytest.mark.parametrize("part", ["groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate"])
+def test_a_step_whose_results_were_deleted_is_done_again(finished: Project, project: Project, part: str) -> None:
+    shutil.rmtree(project.folder / "results" / part)
+    assert part in project.jobs(project.run("--dry-run"))
+
+
+def test_a_run_that_ends_before_the_report_leaves_it_stale(project: Project) -> None:
+    project.configure(CONFIG | {"instances": {"min_size": 40}})
+    assert project.jobs(project.run("--until", "evaluate")) == {"instances", "evaluate"}
+    assert project.jobs(project.run()) == {"report"}
+
+
+def test_a_network_that_starts_from_another_waits_for_it_and_follows_it(project: Project) -> None:
+    tuned = {"train_on": ["cells"], "predict_on": ["cells"], "train": {"start": "results/train/cells", "steps": 4}}
+    project.configure(CONFIG | {"models": {"tuned": tuned, "cells": {}}})
+    output = project.run("--until", "train")
+    assert "starts from results/train/cells" in output
+    assert "Nothing to be done" in project.run("--until", "train")
+    project.configure(CONFIG | {"models": {"tuned": tuned, "cells": {"train": {"learning_rate": 0.02}}}})
+    output = project.run("--until", "train")
+    assert len(re.findall(r"train: starts from", output)) == 2
+    assert "Nothing to be done" in project.run("--until", "train")
+
+
+def test_a_run_beside_another_one_in_the_same_results_is_refused(project: Project) -> None:
+    project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}})
+    with held(project.folder / "results"):
+        output = project.run(fails=True)
+        assert "in use by another run" in output and "--nolock" in output and "Traceback" not in output
+        assert project.jobs(project.run("--dry-run")) == {"evaluate", "report"}
+    assert project.jobs(project.run()) == {"evaluate", "report"}
+
+
 def test_touched_files_change_nothing(project: Project) -> None:
     for path in (project.folder / "data").rglob("*.tif"):
         path.touch()
@@ -251,9 +328,12 @@ def test_a_failed_training_with_other_options_leaves_no_trace_when_they_are_take
 
 def test_a_new_image_without_annotation_is_segmented_and_trains_nothing(project: Project) -> None:
     shutil.copy(project.folder / "data/cells/01/t000.tif", project.folder / "data/cells/01/t020.tif")
-    counts = project.counts(project.run())
+    output = project.run()
+    counts = project.counts(output)
+    assert project.jobs(output) == {"groundtruth", "plan", "predict", "instances", "evaluate", "report"}
     assert counts["groundtruth"].startswith("8 samples, 1 images and 0 annotations")
-    assert counts["train"] == "nothing has changed" and counts["predict"] == "8 samples, 1 segmented"
+    assert counts["predict"] == "8 samples, 1 segmented"
+    assert "Nothing to be done" in project.run()
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,21 @@ class FileHashes:
             self._content(file, None)
         return size
 
+    def seen(self, path: Path, limit: int = 2**26) -> str:
+        """Hash of a file or folder, from what is remembered: of all that is new, size and time stand for the content.
+
+        What was only touched is read, if it is not larger than `limit` bytes: its size is remembered.
+        """
+        if "://" in str(path):
+            return self.of(path, limit)
+        known = self.known(path)
+        if known is not None:
+            return known
+        members = [member for member in path.rglob("*") if member.is_file()] if path.is_dir() else [path]
+        sizes = {member: member.stat().st_size for member in members}
+        touched = all(self._known.get(str(member), [None])[0] == size for member, size in sizes.items())
+        return self.of(path, None if touched and sum(sizes.values()) <= limit else -1)
+
     def known(self, path: Path) -> str | None:
         """Hash of a file or folder as far as it is remembered; None where it would have to be read."""
         if "://" in str(path):

@@ -26,6 +26,7 @@ from unet_core.groundtruth.samples import Sample, expand
 from unet_core.groundtruth.step import entry_if_done, image_digest_of, with_contents
 from unet_core.images.readers import companions_of, image_shape
 from unet_core.instances.step import objects_digest, objects_if_done
+from unet_core.jobs import Jobs
 from unet_core.network import unet
 from unet_core.plan import step as plan
 from unet_core.plan import tiles as plan_tiles
@@ -147,6 +148,7 @@ class Workload:
     def __init__(self, cfg: Config, sized: dict[str, list[Sized]], started: dict[tuple[str, str], str]) -> None:
         self.cfg, self.sized, self.started = cfg, sized, started
         self.results = Path(expand(cfg.results))
+        self._jobs = Jobs(cfg, {name: [item.sample for item in items] for name, items in sized.items()})
         # Network -> what its plan says of folds.
         self.folds = {network: self._folds(network) for network in cfg.networks}
         self.jobs: dict[tuple[str, Any], PendingJob] = {}
@@ -251,7 +253,7 @@ class Workload:
         """Whether a network was trained elsewhere, or with the options and data of now, by the plan that there is."""
         if self.why("train", network) is None or self.cfg.model_of(network).path:
             return True
-        if self.why("plan", network) in ("params changed", "rule implementation changed"):
+        if self._is_planned_otherwise(network):
             return False
         used = {}
         try:
@@ -267,6 +269,11 @@ class Workload:
             return is_trained(self.results / "train" / network, wanted)
         except UserError:  # there is no plan, or not the model that training would start from
             return False
+
+    def _is_planned_otherwise(self, network: str) -> bool:
+        """Whether the plan of a network is to be made with other options."""
+        stale = self._jobs.stale(f"plan/{network}")
+        return stale is not None and stale.own
 
     def why(self, step: str, key: Any) -> str | None:
         """Why Snakemake would start a job; None if it would not."""
@@ -321,7 +328,7 @@ class Workload:
         """Networks of a model; none if one of them is to be trained, or planned with other options."""
         networks = self.cfg.networks_of(model)
         trained = any(job.items for job in self.jobs.values() if job.step == "train" and job.key in networks)
-        if trained or any(self.why("plan", network) == "params changed" for network in networks):
+        if trained or any(map(self._is_planned_otherwise, networks)):
             return []
         stamps = [(self._stamp("train", network), [self._stamp("plan", network)]) for network in networks]
         try:

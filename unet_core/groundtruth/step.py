@@ -78,7 +78,7 @@ def convert_groundtruth(
         One message for the mistakes of all samples; samples without mistakes are kept.
     """
     redone = remove_others(store, {sample.name for sample in samples})
-    hashes = FileHashes(stamp.with_suffix(".files.json"), companions_of)
+    hashes = hashes_of(stamp)
     files = {one.image for one in samples} | {file for one in samples for part in one.annotations for file in part}
     hashes.learn(sorted({split_internal(str(file))[0] for file in files}))
     items = [item for sample in samples if (item := with_contents(sample, hashes.of))]
@@ -111,6 +111,11 @@ def convert_groundtruth(
         stamp,
         {"step": "groundtruth", "store": store.name, "classes": cfg.classes, "samples": dict(sorted(entries.items()))},
     )
+
+
+def hashes_of(stamp: Path) -> FileHashes:
+    """Hashes of the files of a data set, kept beside its stamp."""
+    return FileHashes(stamp.with_suffix(".files.json"), companions_of)
 
 
 def _tell_overlaps(outcomes: dict[str, Outcome], policy: Groundtruth) -> None:
