@@ -6,8 +6,8 @@ Everything is made in a temporary folder, of images of 64 x 64 pixels:
   one image was changed. Their times are those of Snakemake's benchmark files: one process per step, from its start.
   What the same two processes take where all is done, in a data set of one image, is called their start.
 - 10,000 images in five data sets, one for each format of annotations. Images and annotations are real. Of the results
-  there are only the stamps, with the entries that the 1,000 images got, because a run that has nothing to do looks at
-  nothing else; ``snakemake --touch`` records them as made.
+  there are only the stamps, with the entries that the 1,000 images got, and the records of the jobs, because a run that
+  has nothing to do looks at nothing else.
 
 Goals: a run that has nothing to do takes at most 10 s and 400 MB; one annotation of 1,000 at most 3 % of the full run,
 beside the start.
@@ -15,6 +15,7 @@ beside the start.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -33,7 +34,13 @@ import psutil
 import tifffile
 import yaml
 
+from unet_core.config.parse import parse_config
 from unet_core.demo import run_lengths
+from unet_core.files import write_atomic
+from unet_core.groundtruth.samples import check_data
+from unet_core.groundtruth.step import hashes_of, with_contents
+from unet_core.jobs import Jobs, wanted_of_files
+from unet_core.records import recorded
 from unet_core.runtime import write_stamp
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +124,7 @@ def _nothing_to_do(folder: Path, entries: dict[str, dict[str, Any]]) -> dict[str
     _say(f"writing {len(FORMATS) * IMAGES_PER_SET:,} images with annotations")
     _write_project(folder, {f"set_{name}": name for name in FORMATS}, IMAGES_PER_SET)
     _write_stamps(folder / "results", entries)
-    _snakemake(folder, "--touch", "--forceall")
+    _write_records(folder)
     _say("runs with nothing to do")
     times, memory = zip(*(_snakemake(folder, expect="Nothing to be done") for _ in range(REPEATS)), strict=True)
     figures = {"noop_s": statistics.median(times), "noop_mb": max(memory)}
@@ -240,7 +247,8 @@ def _write_stamps(results: Path, entries: dict[str, dict[str, Any]]) -> None:
     brief = {"split": "train", "digest": entries["weights"]["digest"]}
     for name in sets:
         for step, entry in entries.items():
-            write_stamp(results / step / f"{name}.json", {"step": step, "samples": dict.fromkeys(names, entry)})
+            stamp = {"step": step, "classes": ["cell"], "samples": dict.fromkeys(names, entry)}
+            write_stamp(results / step / f"{name}.json", stamp)
         for step in ("predict", "instances", "evaluate"):
             write_stamp(results / step / "one" / f"{name}.json", {"step": step, "samples": dict.fromkeys(names, brief)})
     norm = {"offset": [12.0], "scale": [0.006711409395973154]}
@@ -249,7 +257,28 @@ def _write_stamps(results: Path, entries: dict[str, dict[str, Any]]) -> None:
         {"step": "plan", "samples": {f"{s}/{name}": norm for s in sets for name in names}},
     )
     write_stamp(results / "train" / "one.json", {"step": "train", "digest": brief["digest"]})
-    (results / "report").mkdir(exist_ok=True)
-    for name in ("report.html", "table.csv", "table.md", "table.tex"):
-        (results / "report" / name).write_text("")
+    write_stamp(results / "evaluate" / "history" / "one" / "gate.json", {"step": "gate"})
     shutil.rmtree(results / "logs", ignore_errors=True)
+
+
+def _write_records(folder: Path) -> None:
+    """What else a finished project has that is looked at: records of its jobs, models, tables, and empty stores."""
+    with contextlib.chdir(folder):
+        cfg = parse_config(yaml.safe_load(Path("config.yaml").read_text()))
+        samples = check_data(cfg)
+        jobs = Jobs(cfg, samples)
+        for name, job in jobs.all.items():
+            for path in map(jobs.results.joinpath, job.outputs[1:] if name != "report" else job.outputs):
+                write_atomic(path, b"", durable=False)
+            for store in job.stores:
+                (jobs.results / store).mkdir(parents=True, exist_ok=True)
+            with recorded(jobs.described(name)) as record:
+                step, _, dataset = name.partition("/")
+                if step == "groundtruth":
+                    hashes = hashes_of(jobs.results / "groundtruth" / f"{dataset}.json")
+                    for sample in samples[dataset]:
+                        with_contents(sample, hashes.of)
+                    hashes.save()
+                    record.wanted = wanted_of_files(
+                        cfg.datasets[dataset], cfg.groundtruth, samples[dataset], hashes.seen
+                    )
