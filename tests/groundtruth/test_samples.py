@@ -130,6 +130,14 @@ def test_names_may_have_spaces_points_brackets_and_unicode(tmp_path: Path) -> No
     assert [sample.annotations[0][0].stem for sample in samples] == sorted(written)
 
 
+def test_names_that_are_too_long_for_the_files_named_after_them_are_told_in_bytes(tmp_path: Path) -> None:
+    image(tmp_path / f"{'a' * 205}.tif")
+    assert names(dataset(f"{tmp_path}/*.tif")) == ["a" * 205]
+    image(tmp_path / f"{'é' * 103}.tif")
+    (told,) = problems(dataset(f"{tmp_path}/*.tif"))
+    assert "1 names of samples are too long" in told and "has 206 bytes" in told and "205 bytes at most" in told
+
+
 def test_home_and_environment_variables_are_filled_in(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(three))
     monkeypatch.setenv("CELLS", "images")

@@ -24,6 +24,10 @@ from unet_core.images.readers import (
 )
 from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc
 
+# File systems take names of 255 bytes. The longest that follow from the name of a sample are those of files that are
+# not in their place yet, as `.NAME.parquet.` with 32 digits and `.partial`.
+MAX_NAME_BYTES = 255 - 50
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -101,6 +105,12 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         problems.append(
             f"images: several images have the same name ({some(list(twice))}; as {some(next(iter(twice.values())))}); "
             "make them data sets of their own, or rename files"
+        )
+    if long := [name for name in names if len(os.fsencode(name)) > MAX_NAME_BYTES]:
+        first = f"{long[0][:40]}... has {len(os.fsencode(long[0]))} bytes"
+        problems.append(
+            f"images: {len(long)} names of samples are too long ({first}): files are named after them, so that they "
+            f"may have {MAX_NAME_BYTES} bytes at most; rename the files"
         )
     return named, problems
 

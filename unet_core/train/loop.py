@@ -18,7 +18,7 @@ from unet_core.config.datasets import IGNORE
 from unet_core.config.options import Network, Train
 from unet_core.network.model import arithmetic, build, channels_last, keep_freed_memory
 from unet_core.network.unet import UNet
-from unet_core.runtime import UserError
+from unet_core.runtime import Stopped, UserError
 from unet_core.train.checkpoint import History, State, best_step
 from unet_core.train.curves import live_curves, log_entry, show
 from unet_core.train.loss import weighted_cross_entropy
@@ -117,7 +117,7 @@ def train_network(
                 state.history.append({"step": state.step, "learning_rate": rate, "train_loss": mean, **scores})
                 _check_weights(state, folder)
                 if curves is not None:
-                    show(curves, state.history[-1])
+                    show(curves, state.history[-1], folder)
                     done = progress.format_dict
                     log_entry(state.history[-1], steps, (done["n"] - done["initial"]) / max(done["elapsed"], 1e-9))
                     state.save_validated(folder, wanted)
@@ -284,7 +284,5 @@ def _stop_if_warned(
     if processes.rank == 0:
         state.save(folder, wanted)
     by = warned.by.name if warned.by else "a signal to another process"
-    raise UserError(
-        f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on "
-        "from there"
-    )
+    told = f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on"
+    raise Stopped(f"{told} from there", warned.by) if warned.by else UserError(f"{told} from there")
