@@ -99,7 +99,11 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_an_error_of_writing_names_the_file(tmp_path: Path, full_disk: Callable[[], None], writer: str) -> None:  # noqa: F811
+def test_an_error_of_writing_names_the_file(
+    tmp_path: Path,
+    full_disk: Callable[[], None],  # noqa: F811
+    writer: str,
+) -> None:
     full_disk()
     with pytest.raises(OSError) as raised:
         WRITERS[writer](tmp_path)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.config.test_models import write_model
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
@@ -533,13 +534,12 @@ def test_check_data_lists_the_problems_of_all_data_sets_and_models(three: Path) 
         "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a share, or 0",
         f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()}); there is a "
         f"folder {three}, but no gone in it",
-        f"  - models.bought.path: {three}/bought has no model.json; it must be a folder of a trained model",
+        f"  - models.bought.path: there is no folder {three}/bought (working folder: {Path.cwd()})",
     ]
 
 
 def test_check_data_gives_the_samples_of_all_data_sets(three: Path) -> None:
-    (three / "bought").mkdir()
-    (three / "bought" / "model.json").touch()
+    write_model(three / "bought")
     cells = {"images": f"{three}/images/*.tif", "annotations": labels(three / "masks"), "split": ALL_TRAIN}
     raw = {
         "datasets": {"cells": cells, "more": {"images": f"{three}/images/a.tif"}},
