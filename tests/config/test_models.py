@@ -121,16 +121,12 @@ def test_models_of_the_same_configuration_may_be_started_from_before_they_are_th
     assert networks_started_from(cfg, "m") == "first" and networks_started_from(cfg, "first") is None
     assert check_models(cfg) == []
     of_fold = {"path": str(own / "a.fold1"), "predict_on": ["cells"]}
-    again = config(
-        tmp_path / "results",
-        a={"train_on": ["cells"], "folds": 2},
-        b={"path": str(own / "a.fold1"), "predict_on": ["cells"]},
-    )
+    again = config(tmp_path / "results", a={"train_on": ["cells"], "folds": 2}, b=of_fold)
     assert networks_started_from(again, "b") == "a.fold1" and check_models(again) == []
     (line,) = check_models(started(own / "first", tmp_path / "results", first={"train_on": ["cells"]}))
     assert "has another network: depth 4 (here 2), width 64 (here 4)" in line
     (line,) = check_models(started(own / "m", tmp_path / "results"))
-    assert "is the folder of this very model; to go on from it, say previous" in line
+    assert "is the folder of this very model; with start: previous" in line
     elsewhere = started(tmp_path / "other/train/first", tmp_path / "results")
     assert networks_started_from(elsewhere, "m") is None and len(check_models(elsewhere)) == 1
 

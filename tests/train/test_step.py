@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.train.test_sampling import STILL, sample
 from unet_core.config.options import Network, Train
-from unet_core.network.model import build, load_checkpoint, load_network, save_checkpoint
+from unet_core.network.model import build, load_checkpoint, load_network, save_checkpoint, weights_digest
 from unet_core.network.unet import input_size, shape
 from unet_core.runtime import UserError
 from unet_core.train import loop as training
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "model.json").write_text(
         json.dumps({"network": NETWORK.model_dump(), "channels": 1, "classes": ["cell"]})
     )
-    load_network(tmp_path, "good")
+    load_network(tmp_path, weights_digest(tmp_path))
     best = tmp_path / "best.safetensors"
     if damage == "missing":
         best.unlink()

@@ -15,6 +15,10 @@ from unet_core.patterns import unset_variable
 # What a model folder holds: how to apply it, and its weights.
 DESCRIPTION, WEIGHTS = "model.json", "best.safetensors"
 NEEDED = ("network", "channels", "classes", "normalisation")
+OWN_FOLDER = (
+    "is the folder of this very model; with start: previous it goes on from there where samples were added or steps "
+    "raised, and has new weights otherwise"
+)
 # Values of `train.start` that name no folder.
 NO_FOLDER = ("previous", "new")
 
@@ -60,7 +64,7 @@ def _problems_of(cfg: Config, network: str, named: str) -> Iterable[str]:
     if unset := unset_variable(str(folder)):
         yield unset
     elif other == network:
-        yield f"{folder} is the folder of this very model; to go on from it, say previous"
+        yield f"{folder} {OWN_FOLDER}"
     elif other is not None:
         if circle := _circle(cfg, network):
             yield f"the models start from each other: {' from '.join(circle)}; one of them must start from new weights"

@@ -343,8 +343,9 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     """
     model = read_model(folder)
     if model.digest != digest:
+        model.tensors()  # damaged ones are told as such
         raise UserError(
             f"the model in {folder} has changed since this run began (weights {model.digest}, asked for {digest}); "
-            "run snakemake again"
+            "run snakemake again, with --forcerun train where it is a model of this configuration"
         )
     return model.network(precision)

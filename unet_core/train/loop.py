@@ -54,6 +54,7 @@ def train_network(
     folder: Path,
     wanted: str,
     start: Mapping[str, torch.Tensor] | None = None,
+    extends: str | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
@@ -74,6 +75,8 @@ def train_network(
         Digest of all that determines the result.
     start : dict, optional
         Weights to start from, by their names in the network; what is not among them starts anew.
+    extends : str, optional
+        Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
     processes : Processes
         This process among those that train together.
 
@@ -95,6 +98,12 @@ def train_network(
     state = _begin(cfg, plan, start, processes)
     if state.resume(folder, wanted):
         logger.info("train: goes on from step %d", state.step)
+    elif extends and state.resume(folder, extends, wanted):
+        logger.info("train: goes on from step %d of the same training", state.step)
+        processes.wait()  # all have read the checkpoints
+        if processes.rank == 0:
+            state.take_over(folder, wanted)
+    if state.step:
         state.losses = [loss / processes.size for loss in state.losses]
     trained = _shared(cfg, state.net, processes)
     class_weights = torch.tensor(plan["class_weights"]["value"], dtype=torch.float32, device=processes.device)

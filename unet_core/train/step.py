@@ -84,7 +84,8 @@ def train_model(
         logger.info("train: nothing has changed")
     else:
         settings = _settings(decided)
-        start = choose_start(cfg, folder, wanted, used, settings, given)
+        shorter = _same_but_shorter(cfg, decided, used, given, folder)
+        start = choose_start(cfg, folder, wanted, used, settings, given, shorter)
         _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
@@ -118,6 +119,22 @@ def is_trained(folder: Path, wanted: str) -> bool:
     """Whether the model in a folder is whole and has that digest."""
     described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
     return described.get("digest") == wanted and is_of(folder / "best.safetensors", wanted)
+
+
+def _same_but_shorter(
+    cfg: Train, decided: dict[str, Any], used: dict[str, str], given: SavedModel | None, folder: Path
+) -> dict[str, Any] | None:
+    """Description of the model in a folder, if it came from this training with fewer steps, and all else is the same.
+
+    With its number of steps this training then has its digest.
+    """
+    before = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+    asked, steps = before.get("config", {}).get("steps"), before.get("steps")
+    if asked is None or steps is None or steps >= _value(decided["steps"]):
+        return None
+    was = training_digest(cfg.model_copy(update={"steps": asked}), decided | {"steps": steps}, used, given)
+    same = before["digest"] == was and "start" in before
+    return before if same and all(is_of(folder / f"{one}.safetensors", was) for one in ("last", "best")) else None
 
 
 def _settings(decided: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +181,15 @@ def _train(
         write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
     validation = splits["validation"]
     history = train_network(
-        cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes
+        cfg,
+        decided,
+        sampler,
+        validation,
+        folder=folder,
+        wanted=wanted,
+        start=start.tensors,
+        extends=start.extends,
+        processes=processes,
     )
     description = settings | {
         "digest": wanted,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from unet_core.config.models import NO_FOLDER, model_folder
+from unet_core.config.models import NO_FOLDER, OWN_FOLDER, model_folder
 from unet_core.config.options import Network, Train
 from unet_core.network.model import SavedModel, load_checkpoint, read_model, save_checkpoint
 from unet_core.runtime import UserError, read_json
@@ -35,17 +35,21 @@ class Start:
         Digest of the model that they come from.
     tensors : dict
         By their names in the network; what is not among them starts anew.
+    extends : str or None
+        Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
     """
 
     why: str
     source: str | None = None
     weights: str | None = None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    extends: str | None = None
 
     def keep(self, folder: Path, wanted: str) -> None:
         """Write the weights of the previous model aside, so that a training that is killed starts from them again."""
-        if self.source == "previous":
-            save_checkpoint(folder / FILE, self.tensors, {"digest": wanted, "weights": self.weights, "why": self.why})
+        if self.source == "previous" or self.extends:
+            kept = {"source": self.source, "weights": self.weights, "why": self.why, "extends": self.extends}
+            save_checkpoint(folder / FILE, self.tensors, {"digest": wanted} | kept)
         else:
             (folder / FILE).unlink(missing_ok=True)
 
@@ -62,6 +66,7 @@ def choose_start(
     used: dict[str, str],
     settings: dict[str, Any],
     given: SavedModel | None = None,
+    shorter: dict[str, Any] | None = None,
 ) -> Start:
     """Weights that a training starts from.
 
@@ -79,6 +84,8 @@ def choose_start(
         Decisions of the plan: network, channels, classes, normalisation.
     given : SavedModel, optional
         The model that `start` names, where it has been read (`given_model`).
+    shorter : dict, optional
+        Description of the model in the folder, where it is that of the same training with fewer steps.
 
     Raises
     ------
@@ -87,11 +94,13 @@ def choose_start(
     """
     if cfg.start == "new":
         return Start("set in the configuration")
-    if (given := given or given_model(cfg.start)) is not None:
-        return _from_model(given, folder, settings)
     if is_of(folder / FILE, wanted):
         tensors, kept = load_checkpoint(folder / FILE)
-        return Start(kept["why"], "previous", kept["weights"], tensors)
+        return Start(kept["why"], kept.get("source", "previous"), kept["weights"], tensors, kept.get("extends"))
+    if shorter is not None:
+        return _longer(shorter, folder)
+    if (given := given or given_model(cfg.start)) is not None:
+        return _from_model(given, folder, settings)
     if not (folder / "model.json").is_file():
         return Start("there is no previous model")
     before = read_json(folder / "model.json")
@@ -122,10 +131,25 @@ def _what_changed(before: dict[str, Any], cfg: Train, used: dict[str, str], sett
     return "" if len(used) > len(samples) else "no sample was added"
 
 
+def _longer(before: dict[str, Any], folder: Path) -> Start:
+    """The training before, with more steps: what it started from stays true of it."""
+    tensors, state = load_checkpoint(folder / "last.safetensors")
+    start = before["start"]
+    # Parts can be frozen only where the weights did not start anew.
+    weights = {name.removeprefix("net."): tensor for name, tensor in tensors.items() if name.startswith("net.")}
+    return Start(
+        f"{start['why']}; goes on from step {state['step']} of the same training, which had {before['steps']} steps",
+        start["from"],
+        start["weights"],
+        weights if start["from"] else {},
+        before["digest"],
+    )
+
+
 def _from_model(given: SavedModel, folder: Path, settings: dict[str, Any]) -> Start:
     path = given.folder
     if path.resolve() == folder.resolve():
-        raise UserError(f"train.start: {path} is the folder of this very model; to go on from it, say previous")
+        raise UserError(f"train.start: {path} {OWN_FOLDER}")
     for key in ("network", "channels"):
         if _complete(given.description).get(key) != settings[key]:
             raise UserError(
