@@ -115,6 +115,13 @@ def test_a_longer_training_that_is_killed_goes_on(home: Path, monkeypatch: pytes
     assert described["start"]["why"].endswith("goes on from step 6 of the same training, which had 6 steps")
 
 
+def test_a_model_tells_the_pixel_size_that_it_learnt_from(home: Path) -> None:
+    plan = read_json(home / "plan.json")
+    assert train(home, 1)["pixel_size"] == {}  # where the plan is of a former version
+    write_stamp(home / "plan.json", plan | {"pixel_size": {"cells": [1, 0.5, 0.5], "other": [1, 2, 2]}})
+    assert train(home, 1, "again")["pixel_size"] == {"cells": [1, 0.5, 0.5]}
+
+
 def test_the_learning_rate_is_that_of_the_longer_schedule(home: Path) -> None:
     train(home, 6, schedule="poly")
     train(home, 12, schedule="poly")

@@ -196,6 +196,7 @@ def _train(
         "best": next(e for e in history if e["step"] == best_step(history, cfg.best_by)),
         "start": {"from": start.source, "weights": start.weights, "why": start.why},
         "trained_on": sorted(used),
+        "pixel_size": _pixel_sizes(decided, used),
         "samples": used,
         "config": cfg.model_dump(mode="json"),
         "processes": processes.size,
@@ -203,6 +204,12 @@ def _train(
     }
     if processes.rank == 0:
         write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _pixel_sizes(decided: dict[str, Any], used: dict[str, str]) -> dict[str, list[float]]:
+    """Size (z, y, x) of the pixels of the data sets that are learnt from, where the plan knows it."""
+    learnt = {name.partition("/")[0] for name in used}
+    return {dataset: size for dataset, size in decided.get("pixel_size", {}).items() if dataset in learnt}
 
 
 def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
