@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,11 +87,78 @@ def test_any_other_error_ends_the_job_with_its_traceback_in_the_log_file(tmp_pat
 
 @pytest.mark.usefixtures("root_logger")
 def test_a_job_without_errors_goes_on_after_its_log(tmp_path: Path) -> None:
-    (tmp_path / "step.log").write_text("of an earlier run")
     with job_log(tmp_path / "step.log"):
         logging.getLogger("unet_core.step").info("done")
-    text = (tmp_path / "step.log").read_text()
-    assert text.endswith(" done\n") and "earlier" not in text
+    assert (tmp_path / "step.log").read_text().endswith(" done\n")
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_a_log_keeps_what_earlier_attempts_said_until_it_is_long(tmp_path: Path) -> None:
+    log, old = tmp_path / "step.log", tmp_path / "step.log.old"
+    with pytest.raises(SystemExit), job_log(log):
+        raise UserError("why the first one failed")
+    with job_log(log), job_log(log, append=True):
+        logging.getLogger("unet_core.step").info("of a process of the job")
+    lines = log.read_text().splitlines()
+    assert "why the first one failed" in lines[1] and "of a process of the job" in lines[3]
+    assert all(re.fullmatch(r"--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, attempt", lines[n]) for n in (0, 2))
+    assert len(lines) == 4 and not old.exists()
+    log.write_text("x" * 2**20 + "y")
+    with job_log(log):
+        pass
+    assert old.read_text().endswith("xy") and "x" not in log.read_text()
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from unet_core.engine import local_engine
+from unet_core.runtime import job_log
+with job_log(Path(sys.argv[1])), local_engine(2):
+    try:
+        print("begins", flush=True)
+        time.sleep(60)
+    finally:
+        print("closes", flush=True)
+        time.sleep(float(sys.argv[2]))
+        print("closed", flush=True)
+"""
+
+
+def interrupted_job(log: Path, closing: float, times: int, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """A job that gets a signal, and others while it closes; its status and what it printed."""
+    text = ""
+    with subprocess.Popen(
+        [sys.executable, "-c", JOB, str(log), str(closing)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        # Where the tests run in the background, programs ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text += line
+            for _ in range({"begins\n": 1, "closes\n": times - 1}.get(line, 0)):
+                process.send_signal(by)
+                time.sleep(0.1)  # two at once are one
+    return process.returncode, text
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_job_closes_what_is_open_and_says_what_to_do(
+    tmp_path: Path, by: signal.Signals, status: int
+) -> None:
+    code, text = interrupted_job(tmp_path / "step.log", 0.5, 2, by)
+    assert code == status and "closed" in text and "Traceback" not in text
+    for told in (text, (tmp_path / "step.log").read_text()):
+        assert told.count(f"stopped by {by.name}; run again to go on") == 1
+
+
+def test_the_third_interruption_ends_a_job_that_hangs(tmp_path: Path) -> None:
+    code, text = interrupted_job(tmp_path / "step.log", 60, 3)
+    assert code == 130 and "closed" not in text and "Traceback" not in text
 
 
 def test_versions_name_what_computes_the_results() -> None:
@@ -95,7 +166,16 @@ def test_versions_name_what_computes_the_results() -> None:
 
 
 def test_a_job_leaves_the_handling_of_signals_as_it_was(tmp_path: Path, root_logger: None) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
     with job_log(tmp_path / "job.log"):
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert all(signal.getsignal(number) != handler for number, handler in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_job_in_the_background_is_not_interrupted(tmp_path: Path, root_logger: None) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with job_log(tmp_path / "job.log"):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+
+from unet_core.failures import explain
 
 COMMANDS = {
     "check": ("unet_core.groundtruth.check.command", "CONFIG: what the last check of all annotations found"),
@@ -23,7 +26,14 @@ def main(arguments: list[str]) -> None:
         for name, (_, what) in COMMANDS.items():
             print(f"  {name:<9} {what}")
     elif arguments[0] in COMMANDS:
-        importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+        try:
+            importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            if told := explain(error):
+                sys.exit(told)
+            raise
     else:
         sys.exit(f"unet_core: there is no command {arguments[0]!r}; the commands are {', '.join(COMMANDS)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -50,8 +51,11 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the error is what is to be told
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            name_file(error, path)  # errors of writing tell no name, and that of the temporary file says nothing
         raise
 
 
@@ -59,3 +63,36 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file whole or not at all, whatever ends the process; see `open_atomic`."""
     with open_atomic(path, durable) as file:
         file.write(content)
+
+
+def make_room(path: Path, size: int) -> None:
+    """Make a file of zeros that has all of its space on the disk.
+
+    A file that is only said to be so long is given its space when it is written: where it is mapped into memory, a full
+    disk then ends the process without a word (SIGBUS).
+    """
+    with path.open("wb") as file:
+        try:
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # not every file system can say so
+                name_file(error, path)
+                raise
+            file.truncate(size)
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Add the name of the file to an error that has none: those of writing and closing do not tell it."""
+    error.filename = str(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system that come with no name are those of this file or folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            name_file(error, path)
+        raise

@@ -224,3 +224,9 @@ def _folders_below(folder: Path) -> Iterator[Path]:
         yield here
         with_folders = (here / name for name in _names(here) if not name.startswith("."))
         waiting += sorted((path for path in with_folders if path.is_dir()), reverse=True)
+
+
+def unset_variable(path: str) -> str:
+    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
+    unset = re.search(r"\$\w+|\$\{\w+\}", path)
+    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""

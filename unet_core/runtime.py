@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unet_core.failures import explain
 from unet_core.files import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -24,54 +26,123 @@ logger = logging.getLogger(__name__)
 class UserError(ValueError):
     """Something that the user can mend; the job ends with this message and without a traceback."""
 
+    status = 1
+
+
+class Stopped(UserError):
+    """A signal ended the job in good order."""
+
+    def __init__(self, message: str, by: signal.Signals) -> None:
+        super().__init__(message)
+        self.status = 128 + by
+
+
+# Signals that announce the end of a job, beside what SLURM sends to training.
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# So many interruptions end a process at once, whatever it does.
+INTERRUPTS = 3
+# A log that is longer is moved aside before the next attempt.
+LOG_BYTES = 2**20
+
 
 @contextlib.contextmanager
 def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None]:
     """Write log records of a job to its log file and to the terminal, and errors as what they are.
 
-    A `UserError` ends the job with its message alone; the traceback of any other error goes to the log file too.
+    A `UserError` ends the job with its message alone, and so does what the system refuses (`failures.explain`); the
+    traceback of any other error goes to the log file too. Signals end it in good order, with 128 and their number.
 
     Parameters
     ----------
     path : Path
-        The log file.
+        The log file. It keeps what earlier attempts said, up to 1 MiB; of what was before, ``<path>.old`` has the last.
     threads : int
         Threads that the job may use for arithmetic.
     append : bool
-        Keep what the log says: for the processes of one job.
+        No attempt of its own begins: for the processes of one job.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [
-        logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8"),
-        logging.StreamHandler(sys.stderr),
-    ]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    unwritten = None
+    try:
+        handlers.append(_log_file(path, append))
+    except OSError as error:
+        unwritten = explain(error) or str(error)
     logging.basicConfig(
         level=logging.INFO, handlers=handlers, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
     for noisy in ("distributed", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if unwritten:
+        logger.warning("the log cannot be written, and what the job says stands here alone: %s", unwritten)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
         sys.modules["torch"].set_num_threads(min(threads, len(os.sched_getaffinity(0))))
-    # So that what is open is closed, worker jobs among them: Python's default is to drop everything.
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _end) if in_main else None
     try:
-        yield
+        with _end_in_order():
+            yield
     except UserError as error:
         logger.error("%s", error)
-        sys.exit(1)
-    except Exception:
-        logger.exception("stopped by an unexpected error, a fault of the pipeline; please report it with %s", path)
+        sys.exit(error.status)
+    except Exception as error:
+        if told := explain(error):
+            logger.error("%s", told)
+        else:
+            logger.exception("stopped by an unexpected error, a fault of the pipeline; please report it with %s", path)
         sys.exit(1)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
         logging.shutdown()
 
 
-def _end(number: int, _frame: object) -> None:
-    logger.error("stopped by signal %s; run again to go on", signal.Signals(number).name)
-    sys.exit(128 + number)
+class _LogFile(logging.FileHandler):
+    """Where it cannot be written, as on a full disk, what is said stands in the terminal alone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of the base class)
+        pass
+
+
+def _log_file(path: Path, append: bool) -> logging.Handler:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not append and path.is_file() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_name(f"{path.name}.old"))
+    if not append:
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, attempt\n")
+    return _LogFile(path, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _end_in_order() -> Iterator[None]:
+    """Close what is open where a signal ends the job, worker jobs among it: Python's default is to drop everything."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    came: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        end_at_once_if_urged(came)
+        if len(came) == 1:
+            logger.error("stopped by %s; run again to go on", signal.Signals(number).name)
+            sys.exit(128 + number)
+
+    before = handle_signals(END_SIGNALS, end)
+    try:
+        yield
+    finally:
+        if not came:  # else what follows is the end of the process, which another signal must not disturb
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def handle_signals(numbers: Iterable[signal.Signals], handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
+    """Set a handler of signals and return those before; SIGINT stays ignored where it is, as in background jobs."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return {number: signal.signal(number, handler) for number in numbers if not (ignored and number == signal.SIGINT)}
+
+
+def end_at_once_if_urged(came: list[int]) -> None:
+    """End the process where the user has pressed Ctrl-C again and again: its files are whole at any time."""
+    if came.count(signal.SIGINT) >= INTERRUPTS:
+        os._exit(128 + signal.SIGINT)
 
 
 def return_freed_memory() -> None:

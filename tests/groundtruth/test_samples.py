@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.config.test_models import write_model
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
@@ -128,6 +129,14 @@ def test_names_may_have_spaces_points_brackets_and_unicode(tmp_path: Path) -> No
     assert wrong == []
     assert [sample.name for sample in samples] == sorted(written)
     assert [sample.annotations[0][0].stem for sample in samples] == sorted(written)
+
+
+def test_names_that_are_too_long_for_the_files_named_after_them_are_told_in_bytes(tmp_path: Path) -> None:
+    image(tmp_path / f"{'a' * 205}.tif")
+    assert names(dataset(f"{tmp_path}/*.tif")) == ["a" * 205]
+    image(tmp_path / f"{'é' * 103}.tif")
+    (told,) = problems(dataset(f"{tmp_path}/*.tif"))
+    assert "1 names of samples are too long" in told and "has 206 bytes" in told and "205 bytes at most" in told
 
 
 def test_home_and_environment_variables_are_filled_in(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -525,13 +534,12 @@ def test_check_data_lists_the_problems_of_all_data_sets_and_models(three: Path) 
         "  - datasets.cells.split.test: no annotated sample matches ['z']; give names (of: a, b, c), a share, or 0",
         f"  - datasets.gone.images: no file matches '{three}/gone/*.tif' (working folder: {Path.cwd()}); there is a "
         f"folder {three}, but no gone in it",
-        f"  - models.bought.path: {three}/bought has no model.json; it must be a folder of a trained model",
+        f"  - models.bought.path: there is no folder {three}/bought (working folder: {Path.cwd()})",
     ]
 
 
 def test_check_data_gives_the_samples_of_all_data_sets(three: Path) -> None:
-    (three / "bought").mkdir()
-    (three / "bought" / "model.json").touch()
+    write_model(three / "bought")
     cells = {"images": f"{three}/images/*.tif", "annotations": labels(three / "masks"), "split": ALL_TRAIN}
     raw = {
         "datasets": {"cells": cells, "more": {"images": f"{three}/images/a.tif"}},

@@ -109,5 +109,6 @@ def test_ten_lines_of_torch_load_a_model(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {"image": np.random.default_rng(0).random((2, 76, 76))}
     exec(code, found)
-    function = network_function(load_network(tmp_path / "results/train/cells", "x"), [0.0] * 2, [1.0] * 2, "float32")
+    cells = tmp_path / "results/train/cells"
+    function = network_function(load_network(cells, weights_digest(cells)), [0.0] * 2, [1.0] * 2, "float32")
     np.testing.assert_allclose(found["probabilities"][0].numpy(), function(found["image"][None])[0], atol=1e-6)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.groundtruth.intensities import Intensities
 from unet_core.network import unet
+from unet_core.plan.pixel_sizes import differences
 from unet_core.plan.step import class_weights, make_plan, normalisation
 from unet_core.plan.tiles import prediction_tile, tile_memory, training_tile
 from unet_core.runtime import UserError, write_stamp
@@ -149,7 +150,13 @@ class Stamps:
         self.weights: dict[str, Path] = {}
 
     def add(
-        self, dataset: str, samples: dict[str, str], side: int = 50, channels: int = 1, trained_on: bool = True
+        self,
+        dataset: str,
+        samples: dict[str, str],
+        side: int = 50,
+        channels: int = 1,
+        trained_on: bool = True,
+        pixel: list[float] | None = None,
     ) -> None:
         """Add a data set, of samples and their splits."""
         for name in samples:
@@ -157,7 +164,8 @@ class Stamps:
             result = begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
             for index in range(len(result.grid)):
                 result.write(index, np.zeros((channels, *result.grid.box(index).shape), np.uint8), "d")
-            finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels})
+            size = {"pixel_size": pixel} if pixel else {}
+            finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels} | size)
         truths = {
             name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}
             for name, split in samples.items()
@@ -315,3 +323,39 @@ def test_a_store_that_was_removed_is_an_error_that_names_the_command(stamps: Sta
         UserError, match="groundtruth/cells.zarr/a is missing; 'snakemake --forcerun groundtruth' makes it again"
     ):
         stamps.plan()
+
+
+DIFFERENT = (
+    "data set new has pixels of 0.125 x 0.125 micrometres (y, x), but the model learnt from 0.5 x 0.5 in cells: images "
+    "are not resampled"
+)
+
+
+def test_data_sets_of_another_pixel_size_are_warned_of(stamps: Stamps, caplog: pytest.LogCaptureFixture) -> None:
+    stamps.add("cells", {"a": "train", "b": "train"}, pixel=[1, 0.5, 0.5])
+    stamps.add("like", {"d": "unannotated"}, trained_on=False, pixel=[9, 0.7, 0.4])
+    stamps.add("unknown", {"e": "unannotated"}, trained_on=False, pixel=[1, 1, 1])
+    stamps.add("old", {"f": "unannotated"}, trained_on=False)
+    plan = stamps.plan()
+    assert plan["pixel_size"] == {"cells": [1, 0.5, 0.5], "like": [9, 0.7, 0.4]} and "warnings" not in plan
+    stamps.add("new", {"g": "unannotated"}, trained_on=False, pixel=[1, 0.125, 0.125])
+    (warning,) = stamps.plan()["warnings"]
+    assert warning.startswith(DIFFERENT) and f"plan: {warning}" in caplog.messages
+
+
+def test_a_model_from_elsewhere_knows_the_pixel_size_that_it_learnt_from(stamps: Stamps, tmp_path: Path) -> None:
+    stamps.add("new", {"d": "unannotated"}, trained_on=False, pixel=[1, 0.125, 0.125])
+    rule = {"normalisation": "mean_std", "percentiles": [2, 98]}
+    model = {"network": SMALL.model_dump(), "channels": 1, "classes": ["cell"], "normalisation": rule}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    assert "warnings" not in stamps.plan(bought=tmp_path)  # it does not say
+    (tmp_path / "model.json").write_text(json.dumps(model | {"pixel_size": {"cells": [1, 0.5, 0.5]}}))
+    (warning,) = stamps.plan(bought=tmp_path)["warnings"]
+    assert warning.startswith(DIFFERENT)
+
+
+def test_the_distance_of_planes_counts_for_3d_networks_and_one_of_several_sizes_is_enough() -> None:
+    new, old = {"new": [2.0, 0.5, 0.5]}, {"a": [8.0, 0.5, 0.5]}
+    assert differences(new, old, volumes=False) == [] and len(differences(new, old, volumes=True)) == 1
+    assert differences(new, old | {"b": [2.5, 0.4, 0.6]}, volumes=True) == []
+    assert differences({"new": [2, 0.5, 0.76]}, old, volumes=False) and differences(new, {}, volumes=True) == []

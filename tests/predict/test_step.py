@@ -152,6 +152,19 @@ def test_another_image_model_or_option_is_predicted_anew_and_nothing_else_is(tmp
     assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
+def test_another_model_in_the_folder_is_not_taken_for_the_one_that_was_adopted(tmp_path: Path, engine: Engine) -> None:
+    prepare(tmp_path)
+    model = tmp_path / "model"
+    adopted = weights_digest(model)
+    load_network(model, adopted)
+    load_network.cache_clear()
+    save_checkpoint(model / "best.safetensors", dict(build(NETWORK, 1, 2).state_dict()), {})
+    told = f"has changed since this run began .weights {weights_digest(model)}, asked for {adopted}.; run snakemake"
+    with pytest.raises(UserError, match=told):
+        predict(tmp_path, engine)
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_missing_weights_are_named(tmp_path: Path, engine: Engine) -> None:
     prepare(tmp_path)
     load_network.cache_clear()

@@ -360,6 +360,17 @@ def test_decisions_are_shown_with_their_reasons(page: Page) -> None:
     assert 0 < float(page.texts[memory][1]) < 0.001
 
 
+def test_warnings_of_the_plan_are_shown_as_text(run: Run) -> None:
+    plan = run.path("plan", MODEL)
+    before = plan.read_bytes()
+    try:
+        plan.write_text(json.dumps(json.loads(before) | {"warnings": ["data set <b> has other pixels"]}))
+        page = Page(run.report("screen") / "report.html")
+    finally:
+        plan.write_bytes(before)
+    assert "Warning: data set <b> has other pixels." in " ".join(page.text().split())
+
+
 def test_the_page_shows_what_each_step_cost_and_a_dash_for_what_is_unknown(run: Run, page: Page) -> None:
     train = ["1", "1", "1:30:00", "2:01:01", "3:00:00", "1.500"]
     assert _cost(page) == ["train", *train, "total", *train]

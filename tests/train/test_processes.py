@@ -30,14 +30,14 @@ from unet_core.train.sampling import Sampler
 NETWORK = Network(depth=2, width=4, dropout=0)
 
 
-def warn_at(stopped: int, by: int) -> None:
-    """Send this process a signal in a step, as SLURM does before the time limit."""
+def warn_at(stopped: int, by: int, whom: int) -> None:
+    """Send a process a signal in a step, as SLURM does before the time limit."""
     step = training._step
 
     def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == stopped:
-            os.kill(os.getpid(), by)
+            os.kill(whom, by)
 
     training._step = warned
 
@@ -57,7 +57,7 @@ def program(job: dict) -> None:
         sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=cfg.batch, seed=0, augment=STILL)
         decided = plan(12) | {"network": NETWORK.model_dump()}
         if job["warned"] == processes.rank:
-            warn_at(5, job["by"])
+            warn_at(5, job["by"], os.getppid() if job["above"] else os.getpid())
         train_network(
             cfg,
             decided,
@@ -83,9 +83,14 @@ def run(
     warned: int | None = None,
     by: signal.Signals = signal.SIGUSR1,
     launched: bool = False,
+    above: bool = False,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Train in several processes, in forks or as a user would; the weights and the curves."""
+    """Train in several processes, in forks or as a user would; the weights and the curves.
+
+    One of the processes is sent a signal, or (`above`) that which has started them.
+    """
     job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned, "by": by}
+    job["above"] = above
     if processes == 1:
         program(job)
     elif launched:
@@ -128,6 +133,15 @@ def test_all_processes_stop_where_one_is_warned_and_go_on_to_the_same_end(tmp_pa
     tensors, again = run(tmp_path / "warned", 2)
     assert again == curves
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
+def test_an_interruption_of_torchrun_lets_the_processes_save(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training in 2 processes ended with code"):
+        run(tmp_path, 2, warned=1, by=signal.SIGINT, launched=True, above=True)
+    assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 8
+    text = (tmp_path / "log").read_text()
+    assert "stopped by SIGINT after step 8 of 12, and saved" in text and "Traceback" not in text
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.train.test_sampling import STILL, sample
 from unet_core.config.options import Network, Train
-from unet_core.network.model import build, load_checkpoint, load_network, save_checkpoint
+from unet_core.network.model import build, load_checkpoint, load_network, save_checkpoint, weights_digest
 from unet_core.network.unet import input_size, shape
 from unet_core.runtime import UserError
 from unet_core.train import loop as training
@@ -79,7 +79,7 @@ ADAMW = CFG.model_copy(update={"optimiser": "adamw", "weight_decay": 0.01})
 
 @pytest.mark.parametrize("cfg", [CFG, ADAMW])
 @pytest.mark.parametrize("stopped_at", [1, 6, 11])
-@pytest.mark.parametrize("by", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_a_warned_training_saves_at_once_and_ends_bit_for_bit_as_one_that_was_not(
     tmp_path: Path, cfg: Train, stopped_at: int, by: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,16 +91,40 @@ def test_a_warned_training_saves_at_once_and_ends_bit_for_bit_as_one_that_was_no
         if state.step == stopped_at:
             os.kill(os.getpid(), by)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     handler = signal.getsignal(by)
     monkeypatch.setattr(training, "_step", warned)
-    with pytest.raises(UserError, match=f"stopped by {by.name} after step {stopped_at} of 12, and saved; run again"):
+    with pytest.raises(
+        UserError, match=f"stopped by {by.name} after step {stopped_at} of 12, and saved; run again"
+    ) as stopped:
         run(tmp_path / "stopped", 12, cfg)
+    assert stopped.value.status == 128 + by
     assert signal.getsignal(by) == handler
     assert load_checkpoint(tmp_path / "stopped/last.safetensors")[1]["step"] == stopped_at
     monkeypatch.setattr(training, "_step", step)
     assert run(tmp_path / "stopped", 12, cfg) == expected
     for name in ("best.safetensors", "last.safetensors", "curves.csv"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_second_interruption_does_not_disturb_the_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    step, save = training._step, State.save
+
+    def warned(cfg: Train, state: State, *arguments: Any) -> None:
+        step(cfg, state, *arguments)
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def disturbed(self: State, folder: Path, wanted: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, folder, wanted)
+
+    monkeypatch.setattr(training, "_step", warned)
+    monkeypatch.setattr(State, "save", disturbed)
+    with pytest.raises(UserError, match="stopped by SIGINT after step 3 of 8, and saved"):
+        run(tmp_path, 8)
+    assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 3
 
 
 def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +338,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "model.json").write_text(
         json.dumps({"network": NETWORK.model_dump(), "channels": 1, "classes": ["cell"]})
     )
-    load_network(tmp_path, "good")
+    load_network(tmp_path, weights_digest(tmp_path))
     best = tmp_path / "best.safetensors"
     if damage == "missing":
         best.unlink()

@@ -15,7 +15,7 @@ from unet_core.network.model import build, load_checkpoint, save_checkpoint
 from unet_core.runtime import UserError
 from unet_core.train import loop as training
 from unet_core.train.checkpoint import State
-from unet_core.train.warm_start import FILE, Start, choose_start
+from unet_core.train.warm_start import FILE, Start, choose_start, given_model
 
 RULE = {"normalisation": "mean_std"}
 SETTINGS: dict[str, Any] = {"network": NETWORK.model_dump(), "channels": 1, "classes": ["cell"], "normalisation": RULE}
@@ -94,6 +94,23 @@ def test_any_earlier_model_may_be_named_and_other_classes_get_a_new_last_layer(t
         choose_start(cfg, tmp_path / "other", "new", USED, SETTINGS)
     start.keep(tmp_path / "this", "new")
     assert not (tmp_path / "this" / FILE).exists()
+
+
+def test_the_weights_of_a_start_are_those_of_its_digest_also_if_the_folder_changes_meanwhile(tmp_path: Path) -> None:
+    weights = previous(tmp_path / "other")
+    cfg = CFG.model_copy(update={"start": str(tmp_path / "other")})
+    given = given_model(cfg.start)
+    save_checkpoint(tmp_path / "other/best.safetensors", {name: t * 0 for name, t in weights.items()}, {})
+    start = choose_start(cfg, tmp_path / "this", "new", USED, SETTINGS, given)
+    assert given is not None and start.weights == given.digest and same(start.tensors, weights)
+
+
+@pytest.mark.parametrize("start", ["gone", "other/best.safetensors"])
+def test_a_start_that_is_no_model_is_told_with_the_key_that_names_it(tmp_path: Path, start: str) -> None:
+    previous(tmp_path / "other")
+    with pytest.raises(UserError, match=r"train\.start: .*folder") as told:
+        given_model(str(tmp_path / start))
+    assert "forcerun" not in str(told.value)
 
 
 def test_training_begins_with_the_given_weights_and_frozen_parts_keep_theirs(

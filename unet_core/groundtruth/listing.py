@@ -22,7 +22,11 @@ from unet_core.images.readers import (
     split_internal,
     times_of_set,
 )
-from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc
+from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc, unset_variable
+
+# File systems take names of 255 bytes. The longest that follow from the name of a sample are those of files that are
+# not in their place yet, as `.NAME.parquet.` with 32 digits and `.partial`.
+MAX_NAME_BYTES = 255 - 50
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
             f"images: several images have the same name ({some(list(twice))}; as {some(next(iter(twice.values())))}); "
             "make them data sets of their own, or rename files"
         )
+    if long := [name for name in names if len(os.fsencode(name)) > MAX_NAME_BYTES]:
+        first = f"{long[0][:40]}... has {len(os.fsencode(long[0]))} bytes"
+        problems.append(
+            f"images: {len(long)} names of samples are too long ({first}): files are named after them, so that they "
+            f"may have {MAX_NAME_BYTES} bytes at most; rename the files"
+        )
     return named, problems
 
 
@@ -109,12 +119,6 @@ def expand(path: str) -> str:
     """Fill in ``~`` and environment variables of a path; a URL stays one."""
     filled = os.path.expandvars(os.path.expanduser(path))
     return filled if is_url(filled) else Path(filled).as_posix()
-
-
-def unset_variable(path: str) -> str:
-    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
-    unset = re.search(r"\$\w+|\$\{\w+\}", path)
-    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
 
 
 def missing(paths: Iterable[Path]) -> str:

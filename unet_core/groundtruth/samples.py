@@ -19,11 +19,12 @@ from unet_core.annotations.layer import Image
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
+from unet_core.config.models import check_models
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
-from unet_core.groundtruth.listing import Placed, expand, list_images, missing, some, unset_variable
+from unet_core.groundtruth.listing import Placed, expand, list_images, missing, some
 from unet_core.images.readers import companions_of, is_url, split_internal
-from unet_core.patterns import fits, names_first, nfc, on_disk
+from unet_core.patterns import fits, names_first, nfc, on_disk, unset_variable
 
 __all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
 
@@ -198,12 +199,8 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
     for name, dataset in cfg.datasets.items():
         found[name], wrong = find_samples(dataset)
         problems += [f"datasets.{name}.{line}" for line in wrong]
+    problems += check_models(cfg)
     for name, model in cfg.models.items():
-        bought = expand(model.path or "")
-        if unset := unset_variable(bought):
-            problems.append(f"models.{name}.path: {unset}")
-        elif model.path and not (Path(bought) / "model.json").is_file():
-            problems.append(f"models.{name}.path: {bought} has no model.json; it must be a folder of a trained model")
         splits = {sample.split for dataset in model.train_on for sample in found[dataset]}
         if model.folds and all(found[dataset] for dataset in model.train_on):
             try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Grid
 from unet_core.compiled import compiled
-from unet_core.files import open_atomic
+from unet_core.files import make_room, naming, open_atomic
 from unet_core.instances.run_lengths import Measures, RunLengths
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
@@ -183,7 +183,7 @@ def build_forest(found: Iterable[tuple[int, np.ndarray]], grid: Grid, folder: Pa
     width = layer_width(grid)
     waiting: dict[int, np.ndarray] = {}
     counts, done, following = np.zeros(len(grid), np.int64), 0, 0
-    with (folder / "ids").open("wb") as ids, (folder / "components").open("wb") as components:
+    with naming(folder), (folder / "ids").open("wb") as ids, (folder / "components").open("wb") as components:
         for index, rows in found:
             waiting[index] = rows
             counts[index] = len(rows)
@@ -192,10 +192,11 @@ def build_forest(found: Iterable[tuple[int, np.ndarray]], grid: Grid, folder: Pa
                 order = np.argsort(layer["first"], kind="stable")
                 rank = np.empty(len(layer), np.int64)
                 rank[order] = np.arange(done, done + len(layer))
-                rank.tofile(ids)
-                layer[order].tofile(components)
+                # Not `tofile`, whose errors do not tell that the disk is full.
+                ids.write(rank.tobytes())
+                components.write(layer[order].tobytes())
                 done, following = done + len(layer), following + width
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]))
+        (folder / "offsets").write_bytes(np.concatenate([[0], np.cumsum(counts)]).tobytes())
     mapped(folder / "roots", np.dtype("<i8"), done)[:] = np.arange(done)
     return open_forest(folder, "r+")
 
@@ -204,15 +205,15 @@ def open_forest(folder: Path, mode: str = "r") -> Forest:
     """The forest that was planted in a folder."""
     kinds = {"ids": np.dtype("<i8"), "components": COMPONENT, "roots": np.dtype("<i8")}
     return Forest(
-        np.load(folder / "offsets.npy"), *(mapped(folder / name, kind, mode=mode) for name, kind in kinds.items())
+        np.fromfile(folder / "offsets", np.int64),
+        *(mapped(folder / name, kind, mode=mode) for name, kind in kinds.items()),
     )
 
 
 def mapped(path: Path, kind: np.dtype, size: int | None = None, mode: str = "r") -> np.ndarray:
     """A file as an array; with `size`, a new one of zeros."""
     if size is not None:
-        with path.open("wb") as file:
-            file.truncate(size * kind.itemsize)
+        make_room(path, size * kind.itemsize)
         mode = "r+"
     # An empty file cannot be mapped.
     return np.memmap(path, kind, mode) if path.stat().st_size else np.empty(0, kind)  # type: ignore[call-overload]

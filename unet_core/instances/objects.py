@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from unet_core.blocks import ZYX
+from unet_core.files import naming
 from unet_core.instances.run_lengths import Measures
 
 POSITIONS = ("z", "y", "x")
@@ -148,8 +149,9 @@ class Measured:
         """Take in the measurements of a block, from `measure_rows`."""
         place = (rows["label"] - 1) // OBJECTS_PER_FILE
         for number in np.unique(place):
-            with self._file(int(number)).open("ab") as file:
-                rows[place == number].tofile(file)
+            path = self._file(int(number))
+            with naming(path), path.open("ab") as file:
+                file.write(rows[place == number].tobytes())  # errors of `tofile` do not tell that the disk is full
 
     def write(
         self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
@@ -162,6 +164,7 @@ class Measured:
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         made = [self._folder / f"table{suffix}" for suffix in SUFFIXES]
         with (
+            naming(base),
             pyarrow.csv.CSVWriter(made[0], schema, write_options=options) as csv,
             pyarrow.parquet.ParquetWriter(made[1], schema) as parquet,
         ):

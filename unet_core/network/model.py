@@ -13,19 +13,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
+from unet_core.config.models import DESCRIPTION, WEIGHTS, model_problem
 from unet_core.config.options import Network
 from unet_core.files import write_atomic
 from unet_core.network.tiles import LANES
 from unet_core.network.unet import NO_POOLING, UNet
-from unet_core.runtime import UserError, read_json
+from unet_core.runtime import UserError
 
+# What to do about a model that is not whole.
+MAKE_AGAIN = (
+    "'snakemake --forcerun train' makes it again where it is a model of this configuration; put it back where a path "
+    "names it"
+)
 # By the dimensions of a network.
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Rows of a tile whose probabilities are computed at once on a CPU.
@@ -81,25 +87,87 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     UserError
         If the file is missing or damaged.
     """
+    return _tensors_and_state(path, _bytes_of(path))
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, json.loads((file.metadata() or {}).get("state", "{}"))
+        return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; 'snakemake --forcerun train' makes it again") from None
+        raise UserError(f"{path} is missing; {MAKE_AGAIN}") from None
+
+
+def _tensors_and_state(path: Path, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What the bytes of a checkpoint hold."""
+    try:
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header.get("__metadata__", {}).get("state", "{}"))
     except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run 'snakemake --forcerun train'") from error
+        raise UserError(f"{path} is damaged ({error}); {MAKE_AGAIN}") from error
+
+
+class SavedModel(NamedTuple):
+    """What lay in a model folder at one time: its files are read once, so that the digest is that of what is used."""
+
+    folder: Path
+    description: dict[str, Any]
+    weights: bytes
+    digest: str
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The best weights, by their names in the network."""
+        return _tensors_and_state(self.folder / WEIGHTS, self.weights)[0]
+
+    def network(self, precision: str = "float32") -> UNet:
+        """The network with its best weights, ready to be applied, with weights of this type."""
+        keep_freed_memory()
+        net = build(
+            Network.model_validate(self.description["network"]),
+            self.description["channels"],
+            len(self.description["classes"]) + 1,
+        )
+        try:
+            net.load_state_dict(self.tensors())
+        except RuntimeError as error:
+            raise UserError(f"{self.folder / WEIGHTS} does not fit {DESCRIPTION}: {error}") from None
+        return net.eval().to(device(), getattr(torch, precision))
+
+
+def read_model(folder: Path, key: str | None = None) -> SavedModel:
+    """Read the files of a model.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``model.json`` and ``best.safetensors``.
+    key : str, optional
+        What of the configuration names it, where it is none that this run makes.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged; with `key` it says what is wrong there, as `check_models` does before a run.
+    """
+    if key and (wrong := model_problem(folder)):
+        raise UserError(f"{key}: {wrong}")
+    weights, text = _bytes_of(folder / WEIGHTS), _bytes_of(folder / DESCRIPTION)
+    try:
+        description = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{folder / DESCRIPTION} is not valid JSON ({error}); {MAKE_AGAIN}") from None
+    return SavedModel(folder, description, weights, _hash(weights, text))
+
+
+def _hash(weights: bytes, description: bytes) -> str:
+    hasher = hashlib.blake2b(weights, digest_size=10)
+    hasher.update(description)
+    return hasher.hexdigest()
 
 
 def weights_digest(folder: Path) -> str:
     """Hash of a model's best weights and of its description."""
-    hasher = hashlib.blake2b(digest_size=10)
-    for name in ("best.safetensors", "model.json"):
-        try:
-            hasher.update((folder / name).read_bytes())
-        except FileNotFoundError:
-            raise UserError(f"{folder / name} is missing; 'snakemake --forcerun train' makes it again") from None
-    return hasher.hexdigest()
+    return _hash(_bytes_of(folder / WEIGHTS), _bytes_of(folder / DESCRIPTION))
 
 
 class TooLarge(MemoryError):
@@ -264,18 +332,20 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     folder : Path
         With ``model.json`` and ``best.safetensors``.
     digest : str
-        The weights' digest: other weights in the same folder are loaded anew.
+        Of the weights that are asked for (`weights_digest`).
     precision : {"float32", "bfloat16", "float16"}
         Type of its weights.
+
+    Raises
+    ------
+    UserError
+        If other weights lie there, or none.
     """
-    description = read_json(folder / "model.json")
-    keep_freed_memory()
-    net = build(
-        Network.model_validate(description["network"]), description["channels"], len(description["classes"]) + 1
-    )
-    tensors, _ = load_checkpoint(folder / "best.safetensors")
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/best.safetensors does not fit model.json: {error}") from None
-    return net.eval().to(device(), getattr(torch, precision))
+    model = read_model(folder)
+    if model.digest != digest:
+        model.tensors()  # damaged ones are told as such
+        raise UserError(
+            f"the model in {folder} has changed since this run began (weights {model.digest}, asked for {digest}); "
+            "run snakemake again, with --forcerun train where it is a model of this configuration"
+        )
+    return model.network(precision)

@@ -18,10 +18,10 @@ import torch
 from unet_core.blocks import Box
 from unet_core.config.options import Network
 from unet_core.network import unet
-from unet_core.network.model import load_network, weights_digest
+from unet_core.network.model import SavedModel, read_model
 from unet_core.network.tiles import read_mirrored
 from unet_core.network.unet import SameSizeUNet
-from unet_core.runtime import UserError, read_json
+from unet_core.runtime import UserError
 from unet_core.store.store import open_image_of
 
 PAPER_CITATION = (
@@ -62,7 +62,8 @@ def share_model(
         raise UserError(
             f"{model.name} is the mean of several networks, and a package holds one; share each by itself: {listed}"
         )
-    description = read_json(model / "model.json")
+    saved = read_model(model)
+    description = saved.description
     if Network.model_validate(description["network"]).dimensions == 3:
         raise UserError(
             f"the network in {model} is 3D; packages are made of 2D ones alone: "
@@ -75,7 +76,7 @@ def share_model(
         raise UserError("sharing needs bioimageio.core; install it with: pip install 'unet-core[share]'") from None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _write_files(folder, model, description, _tile(model, description, sample), name)
+        _write_files(folder, saved, _tile(model, description, sample), name)
         save_bioimageio_package(_describe(folder, description, name, authors, licence), output_path=package)
         summary = test_model(package, weight_format="pytorch_state_dict")
     if summary.status != "passed":
@@ -116,10 +117,11 @@ def normalised(tile_CYX: np.ndarray, normalisation: dict[str, Any]) -> np.ndarra
     return ((tile_CYX - low[:, None, None]) / (extent[:, None, None] + 1e-6)).astype(np.float32)
 
 
-def _write_files(folder: Path, model: Path, description: dict[str, Any], tile_CYX: np.ndarray, name: str) -> None:
+def _write_files(folder: Path, saved: SavedModel, tile_CYX: np.ndarray, name: str) -> None:
     """What the package is made of."""
+    description = saved.description
     net = SameSizeUNet(description["channels"], len(description["classes"]) + 1, **description["network"]).eval()
-    net.load_state_dict(load_network(model, weights_digest(model)).state_dict())
+    net.load_state_dict(saved.tensors())
     torch.save(net.state_dict(), folder / "weights.pt")
     with torch.inference_mode():
         scores = net(torch.from_numpy(normalised(tile_CYX, description["normalisation"]))[None])

@@ -15,6 +15,7 @@ from unet_core.blocks import ZYX
 from unet_core.config.folds import folds_of_samples, split_in_training
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.network import unet
+from unet_core.plan.pixel_sizes import Sizes, differences, size_of
 from unet_core.plan.tiles import (
     allowed_memory,
     anisotropy,
@@ -192,18 +193,7 @@ def make_plan(
         model = read_json(bought / "model.json")
         network, classes = Network.model_validate(model["network"]), model["classes"]
         cfg = cfg.model_copy(update=model["normalisation"])
-        for dataset, truth in truths.items():
-            if truth["classes"] != classes and any(entry["labels"] for entry in truth["samples"].values()):
-                raise UserError(
-                    f"the model in {bought} knows the classes {', '.join(classes)}, "
-                    f"but data set {dataset} is annotated with "
-                    f"{', '.join(truth['classes'])}; set `classes` of the data set"
-                )
-        if model["channels"] != channels:
-            raise UserError(
-                f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; "
-                "see `channels` of the data sets"
-            )
+        _check_bought(bought, model, truths, channels)
     why_flat = "as the model was trained"
     if bought is None:
         network, why_flat = decided_network(
@@ -222,14 +212,52 @@ def make_plan(
     plan |= _prediction(cfg, predict, network, truths, channels) | parts
     if bought is None:
         plan |= _training(cfg, train, truths, maps, [] if rehearsal else classes)
-    plan["samples"] = {
-        f"{dataset}/{name}": normalisation(_details(results, dataset, name)["intensities"], cfg)
+    details = {
+        dataset: {name: _details(results, dataset, name) for name in truth["samples"]}
         for dataset, truth in truths.items()
-        for name in truth["samples"]
+    }
+    plan |= _pixel_sizes(details, maps, None if bought is None else model.get("pixel_size", {}), network)
+    plan["samples"] = {
+        f"{dataset}/{name}": normalisation(found["intensities"], cfg)
+        for dataset, samples in details.items()
+        for name, found in samples.items()
     }
     training = "" if bought else f", training tile {plan['train_tile']['value']} px, {plan['steps']['value']} steps"
     logger.info("plan: prediction tile %s px%s", plan["predict_tile"]["value"], training)
     write_stamp(stamp, plan)
+
+
+def _check_bought(bought: Path, model: dict[str, Any], truths: dict[str, Any], channels: int) -> None:
+    """Refuse a model that was trained elsewhere for other classes or channels."""
+    for dataset, truth in truths.items():
+        if truth["classes"] != model["classes"] and any(entry["labels"] for entry in truth["samples"].values()):
+            raise UserError(
+                f"the model in {bought} knows the classes {', '.join(model['classes'])}, "
+                f"but data set {dataset} is annotated with "
+                f"{', '.join(truth['classes'])}; set `classes` of the data set"
+            )
+    if model["channels"] != channels:
+        raise UserError(
+            f"the model in {bought} takes {model['channels']} channels, but the data has {channels}; "
+            "see `channels` of the data sets"
+        )
+
+
+def _pixel_sizes(
+    details: dict[str, dict[str, dict[str, Any]]], maps: dict[str, Any], bought: Sizes | None, network: Network
+) -> dict[str, Any]:
+    """Pixel sizes, where they are known, and warnings of data sets that a model is applied to whose size is another."""
+    of_samples = {
+        dataset: [found["pixel_size"] for found in samples.values() if "pixel_size" in found]
+        for dataset, samples in details.items()
+    }
+    sizes = {dataset: size for dataset, several in of_samples.items() if (size := size_of(several)) is not None}
+    learnt = {dataset: sizes[dataset] for dataset in maps if dataset in sizes} if bought is None else bought
+    applied = {dataset: size for dataset, size in sizes.items() if dataset not in maps}
+    warnings = differences(applied, learnt, network.dimensions == 3)
+    for warning in warnings:
+        logger.warning("plan: %s", warning)
+    return ({"pixel_size": sizes} if sizes else {}) | ({"warnings": warnings} if warnings else {})
 
 
 def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
     return {
         "name": name,
         "summary": summary,
+        "warnings": plan.get("warnings", []),
         # A file from elsewhere is not decoded.
         "tiles": tile_view(model / "tiles.png") if model.resolve() == (results / "train" / name).resolve() else None,
         "curves": charts.learning_curves({str(key): values for key, values in curves.items()}) if curves else [],

@@ -75,14 +75,17 @@ class State:
         write_atomic(folder / "curves.csv", text.getvalue().encode())
         self.save(folder, wanted)
 
-    def resume(self, folder: Path, wanted: str) -> bool:
-        """Load the last checkpoint, if there is one of this digest; False: nothing was changed."""
+    def resume(self, folder: Path, wanted: str, becoming: str | None = None) -> bool:
+        """Load the last checkpoint, if there is one of this digest; False: nothing was changed.
+
+        `becoming` is the digest that `take_over` may have given to the best checkpoint before it was killed.
+        """
         path = folder / "last.safetensors"
         if not is_of(path, wanted):
             return False
         tensors, kept = load_checkpoint(path)
         # The best checkpoint may be older than the last one: without it there is nothing to go on from.
-        if kept["history"] and not is_of(folder / "best.safetensors", wanted):
+        if kept["history"] and not is_of(folder / "best.safetensors", wanted, becoming):
             return False
         self.net.load_state_dict(
             {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")}
@@ -100,6 +103,13 @@ class State:
         self.losses = list(tensors["losses"].to(where)) if "losses" in tensors else []
         return True
 
+    def take_over(self, folder: Path, wanted: str) -> None:
+        """Make the checkpoints from which this training goes on its own: those of another digest."""
+        best = folder / "best.safetensors"
+        tensors, kept = load_checkpoint(best)
+        save_checkpoint(best, tensors, kept | {"digest": wanted})
+        self.save(folder, wanted)
+
 
 def best_step(history: History, by: str = "loss") -> float:
     """Step of the lowest validation loss, or of the highest other score.
@@ -110,10 +120,10 @@ def best_step(history: History, by: str = "loss") -> float:
     return min(history, key=lambda entry: (sign * entry.get(f"validation_{by}", 0.0), -entry["step"]))["step"]
 
 
-def is_of(checkpoint: Path, wanted: str) -> bool:
-    """Whether a checkpoint is there, whole, and was made for the digest."""
+def is_of(checkpoint: Path, *wanted: str | None) -> bool:
+    """Whether a checkpoint is there, whole, and was made for the digest, or for one of them."""
     try:
-        return checkpoint.is_file() and load_checkpoint(checkpoint)[1].get("digest") == wanted
+        return checkpoint.is_file() and load_checkpoint(checkpoint)[1].get("digest", "") in wanted
     except UserError as error:
         logger.warning("train: %s is damaged (%s); training starts anew", checkpoint, error.__cause__)
         return False

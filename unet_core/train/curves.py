@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unet_core.files import naming
+
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +22,8 @@ FOLDER = "tensorboard"
 
 
 @contextmanager
-def live_curves(folder: Path, step: int) -> Iterator[SummaryWriter]:
-    """Event files that ``tensorboard --logdir <results>/train`` shows while they grow.
+def live_curves(folder: Path, step: int) -> Iterator[EventsWriter]:
+    """An event file that ``tensorboard --logdir <results>/train`` shows while it grows.
 
     Parameters
     ----------
@@ -28,24 +32,40 @@ def live_curves(folder: Path, step: int) -> Iterator[SummaryWriter]:
     step : int
         Steps done: curves of an earlier run are kept up to there.
     """
+    events = folder / FOLDER
     if step == 0:
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    # Names of files tell seconds only: without the step a run that goes on at once would overwrite the file before.
-    from tensorboardX import SummaryWriter  # takes half a second, and jobs with nothing to do need it not
+        shutil.rmtree(events, ignore_errors=True)
+    events.mkdir(parents=True, exist_ok=True)
+    # Both take half a second to import, and jobs with nothing to do need them not. The writer for general use has a
+    # thread and a queue, on which training would wait for ever after the disk was full.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-    writer = SummaryWriter(str(folder / FOLDER), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
+    # Names of files tell seconds only: without the step a run that goes on at once would overwrite the file before.
+    with naming(events):
+        writer = EventsWriter(str(events / "events"), filename_suffix=f".{step}")
+    if step:  # what was shown of later steps goes
+        start = SessionLog(status=SessionLog.START)
+        for event in (Event(step=step + 1, file_version="brain.Event:2"), Event(step=step + 1, session_log=start)):
+            writer.write_event(event)
     try:
         yield writer
     finally:
-        writer.close()
+        with contextlib.suppress(OSError):  # all is written already, or the error is told
+            writer.close()
 
 
-def show(writer: SummaryWriter, entry: dict[str, float]) -> None:
-    """Add the scores of a validation to the curves."""
-    for name, value in entry.items():
-        if name != "step":
-            writer.add_scalar(name, value, int(entry["step"]))
-    writer.flush()
+def show(writer: EventsWriter, entry: dict[str, float], folder: Path) -> None:
+    """Add the scores of a validation to the curves of the model in a folder."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    with naming(folder / FOLDER):
+        for name, value in entry.items():
+            if name != "step":
+                summary = scalar(name, value)
+                writer.write_event(Event(step=int(entry["step"]), wall_time=time.time(), summary=summary))
+        writer.flush()
 
 
 def log_entry(entry: dict[str, float], steps: int, per_second: float) -> None:

@@ -18,7 +18,7 @@ from unet_core.config.datasets import IGNORE
 from unet_core.config.options import Network, Train
 from unet_core.network.model import arithmetic, build, channels_last, keep_freed_memory
 from unet_core.network.unet import UNet
-from unet_core.runtime import UserError
+from unet_core.runtime import Stopped, UserError
 from unet_core.train.checkpoint import History, State, best_step
 from unet_core.train.curves import live_curves, log_entry, show
 from unet_core.train.loss import weighted_cross_entropy
@@ -54,6 +54,7 @@ def train_network(
     folder: Path,
     wanted: str,
     start: Mapping[str, torch.Tensor] | None = None,
+    extends: str | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
@@ -74,6 +75,8 @@ def train_network(
         Digest of all that determines the result.
     start : dict, optional
         Weights to start from, by their names in the network; what is not among them starts anew.
+    extends : str, optional
+        Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
     processes : Processes
         This process among those that train together.
 
@@ -95,6 +98,12 @@ def train_network(
     state = _begin(cfg, plan, start, processes)
     if state.resume(folder, wanted):
         logger.info("train: goes on from step %d", state.step)
+    elif extends and state.resume(folder, extends, wanted):
+        logger.info("train: goes on from step %d of the same training", state.step)
+        processes.wait()  # all have read the checkpoints
+        if processes.rank == 0:
+            state.take_over(folder, wanted)
+    if state.step:
         state.losses = [loss / processes.size for loss in state.losses]
     trained = _shared(cfg, state.net, processes)
     class_weights = torch.tensor(plan["class_weights"]["value"], dtype=torch.float32, device=processes.device)
@@ -117,7 +126,7 @@ def train_network(
                 state.history.append({"step": state.step, "learning_rate": rate, "train_loss": mean, **scores})
                 _check_weights(state, folder)
                 if curves is not None:
-                    show(curves, state.history[-1])
+                    show(curves, state.history[-1], folder)
                     done = progress.format_dict
                     log_entry(state.history[-1], steps, (done["n"] - done["initial"]) / max(done["elapsed"], 1e-9))
                     state.save_validated(folder, wanted)
@@ -284,7 +293,5 @@ def _stop_if_warned(
     if processes.rank == 0:
         state.save(folder, wanted)
     by = warned.by.name if warned.by else "a signal to another process"
-    raise UserError(
-        f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on "
-        "from there"
-    )
+    told = f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on"
+    raise Stopped(f"{told} from there", warned.by) if warned.by else UserError(f"{told} from there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ import torch
 import torch.distributed as dist
 
 from unet_core.network.model import device
-from unet_core.runtime import UserError
+from unet_core.runtime import END_SIGNALS, Stopped, UserError, end_at_once_if_urged, handle_signals
 
-# SLURM's warning before the time limit (by --signal=USR1@60), preemption and scancel.
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+logger = logging.getLogger(__name__)
+
+# SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
+STOP_SIGNALS = (signal.SIGUSR1, *END_SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
+        self._came: list[int] = []
 
     def _remember(self, number: int, _frame: object) -> None:
-        self.by = signal.Signals(number)
+        self._came.append(number)
+        end_at_once_if_urged(self._came)
+        if self.by is None:
+            self.by = signal.Signals(number)
+            logger.info("train: %s: stops after this step, when all is saved", self.by.name)
 
     def anywhere(self, processes: Processes) -> bool:
         """Whether any of the processes was told, the same answer in each."""
@@ -86,7 +94,7 @@ def watch_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield warned  # only the main thread may handle signals
         return
-    before = {number: signal.signal(number, warned._remember) for number in STOP_SIGNALS}
+    before = handle_signals(STOP_SIGNALS, warned._remember)
     try:
         yield warned
     finally:
@@ -109,7 +117,7 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> No
     Raises
     ------
     UserError
-        If a process fails; it has written what happened.
+        If a process fails; it has written what happened. If a signal ended the training.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node)]
     if nodes == 1:
@@ -130,8 +138,10 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> No
         ]
         srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
         command = [*srun, *torchrun, "--nnodes", str(nodes), *meeting, "-m", module, json.dumps(job)]
-    with watch_signals():  # torchrun and the processes get them too, and stop in their own time
+    with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
         code = subprocess.call(command)
+    if code and warned.by:
+        raise Stopped(f"stopped by {warned.by.name}; run again to go on from what the processes saved", warned.by)
     if code:
         raise UserError(
             f"training in {nodes * per_node} processes ended with code {code}; see above what the first of them said"

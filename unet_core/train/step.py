@@ -23,8 +23,8 @@ from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
-from unet_core.network.model import load_checkpoint, weights_digest
-from unet_core.runtime import UserError, job_log, read_json, versions, write_stamp
+from unet_core.network.model import SavedModel, read_model, weights_digest
+from unet_core.runtime import job_log, read_json, versions, write_stamp
 from unet_core.store.store import open_image_of, open_labels, open_weights
 from unet_core.train.checkpoint import best_step, is_of
 from unet_core.train.loop import train_network
@@ -78,12 +78,14 @@ def train_model(
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)
                 splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
-    wanted = training_digest(cfg, decided, used)
+    given = given_model(cfg.start)
+    wanted = training_digest(cfg, decided, used, given)
     if is_trained(folder, wanted):
         logger.info("train: nothing has changed")
     else:
         settings = _settings(decided)
-        start = choose_start(cfg, folder, wanted, used, settings)
+        shorter = _same_but_shorter(cfg, decided, used, given, folder)
+        start = choose_start(cfg, folder, wanted, used, settings, given, shorter)
         _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
@@ -94,7 +96,7 @@ def sample_digest(split: str, image: str, weights: str, norm: dict[str, list[flo
     return digest(split, image, weights, norm)
 
 
-def training_digest(cfg: Train, decided: dict[str, Any], used: dict[str, str]) -> str:
+def training_digest(cfg: Train, decided: dict[str, Any], used: dict[str, str], given: SavedModel | None = None) -> str:
     """Digest of a model.
 
     Parameters
@@ -105,16 +107,34 @@ def training_digest(cfg: Train, decided: dict[str, Any], used: dict[str, str]) -
         The plan.
     used : dict
         ``<data set>/<sample>`` -> `sample_digest`, of all samples for training and validation.
+    given : SavedModel, optional
+        The model that ``train.start`` names, where it has been read.
     """
-    source = given_model(cfg.start)
-    given = weights_digest(source) if source else None
-    return digest(used, _settings(decided), cfg.model_dump(exclude={"preset"}), given, method("train"))
+    given = given or given_model(cfg.start)
+    start = given.digest if given else None
+    return digest(used, _settings(decided), cfg.model_dump(exclude={"preset"}), start, method("train"))
 
 
 def is_trained(folder: Path, wanted: str) -> bool:
     """Whether the model in a folder is whole and has that digest."""
     described = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
     return described.get("digest") == wanted and is_of(folder / "best.safetensors", wanted)
+
+
+def _same_but_shorter(
+    cfg: Train, decided: dict[str, Any], used: dict[str, str], given: SavedModel | None, folder: Path
+) -> dict[str, Any] | None:
+    """Description of the model in a folder, if it came from this training with fewer steps, and all else is the same.
+
+    With its number of steps this training then has its digest.
+    """
+    before = read_json(folder / "model.json") if (folder / "model.json").is_file() else {}
+    asked, steps = before.get("config", {}).get("steps"), before.get("steps")
+    if asked is None or steps is None or steps >= _value(decided["steps"]):
+        return None
+    was = training_digest(cfg.model_copy(update={"steps": asked}), decided | {"steps": steps}, used, given)
+    same = before["digest"] == was and "start" in before
+    return before if same and all(is_of(folder / f"{one}.safetensors", was) for one in ("last", "best")) else None
 
 
 def _settings(decided: dict[str, Any]) -> dict[str, Any]:
@@ -161,13 +181,22 @@ def _train(
         write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
     validation = splits["validation"]
     history = train_network(
-        cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes
+        cfg,
+        decided,
+        sampler,
+        validation,
+        folder=folder,
+        wanted=wanted,
+        start=start.tensors,
+        extends=start.extends,
+        processes=processes,
     )
     description = settings | {
         "digest": wanted,
         "best": next(e for e in history if e["step"] == best_step(history, cfg.best_by)),
         "start": {"from": start.source, "weights": start.weights, "why": start.why},
         "trained_on": sorted(used),
+        "pixel_size": _pixel_sizes(decided, used),
         "samples": used,
         "config": cfg.model_dump(mode="json"),
         "processes": processes.size,
@@ -175,6 +204,12 @@ def _train(
     }
     if processes.rank == 0:
         write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _pixel_sizes(decided: dict[str, Any], used: dict[str, str]) -> dict[str, list[float]]:
+    """Size (z, y, x) of the pixels of the data sets that are learnt from, where the plan knows it."""
+    learnt = {name.partition("/")[0] for name in used}
+    return {dataset: size for dataset, size in decided.get("pixel_size", {}).items() if dataset in learnt}
 
 
 def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -186,11 +221,9 @@ def _first_tiles(sampler: Sampler) -> list[tuple[np.ndarray, np.ndarray, np.ndar
 
 def adopt_model(path: Path, stamp: Path) -> None:
     """Write the stamp of a model that was trained elsewhere, after a look at its files."""
-    for key in ("network", "channels", "classes", "normalisation"):
-        if key not in read_json(path / "model.json"):
-            raise UserError(f"{path}/model.json has no {key!r}; is it a model of this pipeline?")
-    load_checkpoint(path / "best.safetensors")
-    write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": weights_digest(path)})
+    model = read_model(path, f"models.{stamp.stem}.path")
+    model.tensors()
+    write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": model.digest})
 
 
 def _open_sample(

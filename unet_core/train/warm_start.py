@@ -5,15 +5,15 @@ New ones, those of an earlier model, or those that the model had before annotati
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unet_core.config.models import NO_FOLDER, OWN_FOLDER, model_folder
 from unet_core.config.options import Network, Train
-from unet_core.network.model import load_checkpoint, save_checkpoint, weights_digest
+from unet_core.network.model import SavedModel, load_checkpoint, read_model, save_checkpoint
 from unet_core.runtime import UserError, read_json
 from unet_core.train.checkpoint import is_of
 
@@ -35,27 +35,39 @@ class Start:
         Digest of the model that they come from.
     tensors : dict
         By their names in the network; what is not among them starts anew.
+    extends : str or None
+        Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
     """
 
     why: str
     source: str | None = None
     weights: str | None = None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    extends: str | None = None
 
     def keep(self, folder: Path, wanted: str) -> None:
         """Write the weights of the previous model aside, so that a training that is killed starts from them again."""
-        if self.source == "previous":
-            save_checkpoint(folder / FILE, self.tensors, {"digest": wanted, "weights": self.weights, "why": self.why})
+        if self.source == "previous" or self.extends:
+            kept = {"source": self.source, "weights": self.weights, "why": self.why, "extends": self.extends}
+            save_checkpoint(folder / FILE, self.tensors, {"digest": wanted} | kept)
         else:
             (folder / FILE).unlink(missing_ok=True)
 
 
-def given_model(start: str) -> Path | None:
-    """Folder that ``train.start`` names, if it names one."""
-    return None if start in ("previous", "new") else Path(os.path.expandvars(start)).expanduser()
+def given_model(start: str) -> SavedModel | None:
+    """Model that ``train.start`` names, if it names one."""
+    return None if start in NO_FOLDER else read_model(model_folder(start), "train.start")
 
 
-def choose_start(cfg: Train, folder: Path, wanted: str, used: dict[str, str], settings: dict[str, Any]) -> Start:
+def choose_start(
+    cfg: Train,
+    folder: Path,
+    wanted: str,
+    used: dict[str, str],
+    settings: dict[str, Any],
+    given: SavedModel | None = None,
+    shorter: dict[str, Any] | None = None,
+) -> Start:
     """Weights that a training starts from.
 
     Parameters
@@ -70,6 +82,10 @@ def choose_start(cfg: Train, folder: Path, wanted: str, used: dict[str, str], se
         Sample -> digest, of all that are used now.
     settings : dict
         Decisions of the plan: network, channels, classes, normalisation.
+    given : SavedModel, optional
+        The model that `start` names, where it has been read (`given_model`).
+    shorter : dict, optional
+        Description of the model in the folder, where it is that of the same training with fewer steps.
 
     Raises
     ------
@@ -78,12 +94,13 @@ def choose_start(cfg: Train, folder: Path, wanted: str, used: dict[str, str], se
     """
     if cfg.start == "new":
         return Start("set in the configuration")
-    source = given_model(cfg.start)
-    if source is not None:
-        return _from_model(source, folder, settings)
     if is_of(folder / FILE, wanted):
         tensors, kept = load_checkpoint(folder / FILE)
-        return Start(kept["why"], "previous", kept["weights"], tensors)
+        return Start(kept["why"], kept.get("source", "previous"), kept["weights"], tensors, kept.get("extends"))
+    if shorter is not None:
+        return _longer(shorter, folder)
+    if (given := given or given_model(cfg.start)) is not None:
+        return _from_model(given, folder, settings)
     if not (folder / "model.json").is_file():
         return Start("there is no previous model")
     before = read_json(folder / "model.json")
@@ -91,12 +108,12 @@ def choose_start(cfg: Train, folder: Path, wanted: str, used: dict[str, str], se
     if why_not or not is_of(folder / "best.safetensors", before["digest"]):
         return Start(why_not or "the previous model is not whole")
     added = len(used) - len(before["samples"])
-    tensors, _ = load_checkpoint(folder / "best.safetensors")
+    previous = read_model(folder)
     return Start(
         f"{added} samples were added to the {len(before['samples'])} before",
         "previous",
-        weights_digest(folder),
-        tensors,
+        previous.digest,
+        previous.tensors(),
     )
 
 
@@ -114,22 +131,36 @@ def _what_changed(before: dict[str, Any], cfg: Train, used: dict[str, str], sett
     return "" if len(used) > len(samples) else "no sample was added"
 
 
-def _from_model(path: Path, folder: Path, settings: dict[str, Any]) -> Start:
+def _longer(before: dict[str, Any], folder: Path) -> Start:
+    """The training before, with more steps: what it started from stays true of it."""
+    tensors, state = load_checkpoint(folder / "last.safetensors")
+    start = before["start"]
+    # Parts can be frozen only where the weights did not start anew.
+    weights = {name.removeprefix("net."): tensor for name, tensor in tensors.items() if name.startswith("net.")}
+    return Start(
+        f"{start['why']}; goes on from step {state['step']} of the same training, which had {before['steps']} steps",
+        start["from"],
+        start["weights"],
+        weights if start["from"] else {},
+        before["digest"],
+    )
+
+
+def _from_model(given: SavedModel, folder: Path, settings: dict[str, Any]) -> Start:
+    path = given.folder
     if path.resolve() == folder.resolve():
-        raise UserError(f"train.start: {path} is the folder of this very model; to go on from it, say previous")
-    model = read_json(path / "model.json")
+        raise UserError(f"train.start: {path} {OWN_FOLDER}")
     for key in ("network", "channels"):
-        if _complete(model).get(key) != settings[key]:
+        if _complete(given.description).get(key) != settings[key]:
             raise UserError(
-                f"train.start: the model in {path} has {key} {model.get(key)}, this one {settings[key]}; "
+                f"train.start: the model in {path} has {key} {given.description.get(key)}, this one {settings[key]}; "
                 "make them the same"
             )
-    tensors, _ = load_checkpoint(path / "best.safetensors")
-    why = "set in the configuration"
-    if model.get("classes") != settings["classes"]:
+    tensors, why = given.tensors(), "set in the configuration"
+    if given.description.get("classes") != settings["classes"]:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
         why += "; the last layer is new, since the classes differ"
-    return Start(why, str(path), weights_digest(path), tensors)
+    return Start(why, str(path), given.digest, tensors)
 
 
 def _complete(description: dict[str, Any]) -> dict[str, Any]:
