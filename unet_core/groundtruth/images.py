@@ -156,7 +156,8 @@ def _refer(
         "pixel_size": list(size),
         "chunk": list(source.chunk or (1, 1, 1)),
     }
-    image, boxes = InPlace(reference), pieces(shape, source.chunk, STATISTICS_VOXELS)
+    # What changes meanwhile is told at the end.
+    image, boxes = InPlace(reference | {"seen": []}), pieces(shape, source.chunk, STATISTICS_VOXELS)
     seen = sum(math.prod(box.shape) for box in boxes)
     intensities = [Intensities(np.dtype(dtype), seen) for _ in channels]
     for box in boxes:

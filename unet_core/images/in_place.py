@@ -77,13 +77,14 @@ def _view(reference: dict[str, Any]) -> CZYX:
     """The opened file; each thread has its own, since not all libraries share them between threads."""
     files: OrderedDict[str, tuple[ExitStack, CZYX]] = _opened.__dict__.setdefault("files", OrderedDict())
     key = repr(reference)
+    # A file that is open is looked at for each block, its companions and a folder when it is opened.
+    looks = reference.get("seen", ())
+    looks = [one for one in looks[:1] if isinstance(one[2], list)] if key in files else looks
+    if looks and path_of(reference["file"]).exists() and (others := changed(looks)):  # of one that is gone, see below
+        raise UserError(f"{others[0]} changed since the step groundtruth looked at it; run snakemake again")
     if key not in files:
         while len(files) >= MAX_OPEN_FILES:
             files.popitem(last=False)[1][0].close()
-        # Of a file that is not there the opening tells.
-        looks = reference.get("seen", ())
-        if looks and path_of(reference["file"]).exists() and (others := changed(looks)):
-            raise UserError(f"{others[0]} changed since the step groundtruth looked at it; run snakemake again")
         with ExitStack() as stack:
             array = stack.enter_context(open_image(path_of(reference["file"]), reference["internal"]))
             files[key] = (stack.pop_all(), to_czyx(array, reference["axes"], reference["page"]))
