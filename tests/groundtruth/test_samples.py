@@ -199,8 +199,8 @@ def test_links_to_missing_files_are_told(three: Path) -> None:
         (place / "b.tif").unlink()
         (place / "b.tif").symlink_to("objects/b.tif")
         assert problems(cfg)[0] == (
-            f"{where}: {place}/b.tif: no such file, but a link to one; get what is missing, as by datalad get, or "
-            "remove the link"
+            f"{where}: {place}/b.tif: no such file, but a link to one; get what is missing, as by datalad get or "
+            "git annex get, or remove the link"
         )
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_file_with_time_is_an_error_that_names_it(tmp_path: Path) -> N
 
 
 def test_paths_inside_a_file_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "a.h5").touch()
+    (tmp_path / "a.h5").write_bytes(b"x")
     samples, _ = find_samples(dataset(f"{tmp_path}/*.h5:volumes/raw"))
     assert [(sample.name, sample.internal) for sample in samples] == [("a", "volumes/raw")]
 

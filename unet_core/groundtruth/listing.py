@@ -12,6 +12,7 @@ from pathlib import Path
 from unet_core.annotations.classes import merged
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Dataset
+from unet_core.groundtruth.absent import missing
 from unet_core.images.headers import header_of
 from unet_core.images.readers import (
     SUFFIXES,
@@ -115,14 +116,6 @@ def unset_variable(path: str) -> str:
     """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
     unset = re.search(r"\$\w+|\$\{\w+\}", path)
     return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
-
-
-def missing(paths: Iterable[Path]) -> str:
-    """What is wrong with links to files that are not there; empty if there are none."""
-    lost = [str(path) for path in dict.fromkeys(paths) if not is_url(path) and not path.exists()]
-    if not lost:
-        return ""
-    return f"{some(lost)}: no such file, but a link to one; get what is missing, as by datalad get, or remove the link"
 
 
 def some(names: list[str]) -> str:

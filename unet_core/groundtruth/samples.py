@@ -21,9 +21,10 @@ from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
-from unet_core.groundtruth.listing import Placed, expand, list_images, missing, some, unset_variable
+from unet_core.groundtruth.absent import missing
+from unet_core.groundtruth.listing import Placed, expand, list_images, some, unset_variable
 from unet_core.images.readers import companions_of, is_url, split_internal
-from unet_core.patterns import fits, names_first, nfc, on_disk
+from unet_core.patterns import fits, matching, names_first, nfc, on_disk
 
 __all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
 
@@ -333,18 +334,18 @@ def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
         Why the source cannot be used.
     """
     source = cfg.annotations[number]
-    place = expand(source.path)
-    if unset := unset_variable(place):
+    if unset := unset_variable(place := expand(source.path)):
         return None, [], unset
     place = place if is_url(place) else on_disk(place)
     try:
+        if lost := missing([split_internal(place)[0]]):
+            return None, [], lost
         found, strangers = FORMATS[source.format].find(place, [image.as_annotated for image in images])
-        if source.samples != ["*"]:
-            found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
+        found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
         if lost := missing(split_internal(str(file))[0] for files in found.values() for file in files):
             return None, [], lost
     except (ValueError, OSError) as error:
-        return None, [], str(error)
+        return None, [], missing(match.path for match in matching(str(split_internal(place)[0]))) or str(error)
     return found, strangers, None
 
 

@@ -19,6 +19,7 @@ from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.digest import FileHashes, digest
 from unet_core.engine import Engine
+from unet_core.groundtruth.absent import missing
 from unet_core.groundtruth.check.lint import Finding, findings_of, statistics_of
 from unet_core.groundtruth.check.page import Checked, write_check
 from unet_core.groundtruth.check.tally import Tally
@@ -141,9 +142,9 @@ def _hashed(sample: Sample, hashes: FileHashes) -> Item | Outcome:
     except OSError as error:
         if not error.filename:
             raise
-        return _failed(
-            Outcome({}, {}, []), ValueError(f"{error.filename}: {error.strerror}; mend this, and run again"), []
-        )
+        file = Path(error.filename)
+        text = missing([file]) or f"{file}: {error.strerror}; mend this and run snakemake again"
+        return _failed(Outcome({}, {}, []), ValueError(text), [])
     assert item is not None  # only what is not to be read may be unknown
     return item
 
