@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
 import threading
 import time
@@ -92,8 +93,8 @@ class FileHashes:
     def of(self, path: Path, part: Part | None = None, limit: int | None = None) -> str:
         """Hash of a file, of all files below a folder, or of a part of one.
 
-        Behind a URL the name counts, and where the content would be read also the metadata of the image: its pixels are
-        not fetched for this.
+        Behind a URL the name counts, with its variables as they are written, and where the content would be read also
+        the metadata of the image: its pixels are not fetched for this.
 
         Parameters
         ----------
@@ -105,7 +106,10 @@ class FileHashes:
             Files (and folders) of more bytes are not read: size and time stand for their content.
         """
         if "://" in str(path):
-            return digest(str(path), [] if limit is not None else _metadata(path))
+            content = digest(str(path), [] if limit is not None else _metadata(path))
+            if limit is None and self._entry(str(path)) != ["", None, content]:
+                self._note(str(path), ["", None, content])
+            return content
         if part is not None and limit is None:
             return self.known(path, part) or self._learn_parts(path, [part])[0]
         return self._whole(path, limit)
@@ -239,9 +243,12 @@ class FileHashes:
         return found
 
     def known(self, path: Path, part: Part | None = None) -> str | None:
-        """Hash of a file or folder, or of a part, as far as it is remembered; None where it would have to be read."""
+        """Hash of a file or folder, or of a part, as far as it is remembered; None where it would have to be read.
+
+        What is behind a URL is not asked for.
+        """
         if "://" in str(path):
-            return self.of(path)
+            return (self._entry(str(path)) or [None])[-1]
         try:
             if part is not None:
                 return self._known_part(path, part)
@@ -357,7 +364,7 @@ def _done(one: tuple[int, Callable[[], Any]]) -> int:
 
 def _metadata(image: Path) -> list[str]:
     """Texts that describe an OME-Zarr image and its finest level, as far as there are any."""
-    texts = []
+    texts, image = [], type(image)(os.path.expandvars(str(image)))  # which may be secret, and thus are filled in late
     for name in ("zarr.json", ".zattrs", ".zarray", "0/zarr.json", "0/.zarray"):
         with contextlib.suppress(FileNotFoundError):
             texts.append((image / name).read_text(encoding="utf-8"))

@@ -22,8 +22,9 @@ from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config
 from unet_core.digest import FileHashes, digest
 from unet_core.groundtruth.absent import missing
-from unet_core.groundtruth.listing import Placed, expand, list_images, some, unset_variable
+from unet_core.groundtruth.listing import Placed, expand, list_images, some
 from unet_core.images.readers import companions_of, is_url, split_internal
+from unet_core.images.urls import unset_variable, written_secret
 from unet_core.patterns import fits, matching, names_first, nfc, on_disk
 
 __all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
@@ -334,8 +335,8 @@ def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
         Why the source cannot be used.
     """
     source = cfg.annotations[number]
-    if unset := unset_variable(place := expand(source.path)):
-        return None, [], unset
+    if wrong := unset_variable(place := expand(source.path)) or written_secret(place):
+        return None, [], wrong
     place = place if is_url(place) else on_disk(place)
     try:
         if lost := missing([split_internal(place)[0]]):
@@ -378,10 +379,8 @@ def _unannotated(
         wanted = [i for i, image in enumerate(images) if fits(image.name, source.samples)]
         without = [images[i].path.name for i in wanted if i not in found]
         if without:
-            place = expand(source.path)
-            yield (
-                f"annotations.{number}: no annotation for {some(without)} in {place}; add it, or set unmatched: allow"
-            )
+            place = f"{some(without)} in {expand(source.path)}"
+            yield f"annotations.{number}: no annotation for {place}; add it, or set unmatched: allow"
 
 
 def _counting(cfg: Dataset, files: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:

@@ -27,7 +27,8 @@ from unet_core.groundtruth.contents import Item, Looks, files_with_parts, looks_
 from unet_core.groundtruth.images import check_unchanged, convert_image, refresh_reference
 from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.readers import companions_of, split_internal
+from unet_core.images.readers import companions_of, is_url, split_internal
+from unet_core.images.urls import masked
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
@@ -139,11 +140,14 @@ def _hashed(sample: Sample, hashes: FileHashes) -> Item | Outcome:
     """A sample with the hashes of its files, or what is wrong with one of them."""
     try:
         item = with_contents(sample, hashes.of)
-    except OSError as error:
-        if not error.filename:
+    except Exception as error:  # of many kinds, where what is behind a URL cannot be reached
+        if is_url(sample.image):
+            text = f"{sample.image}: {masked(str(error) or type(error).__name__, sample.image)}"
+        elif isinstance(error, OSError) and error.filename:
+            file = Path(error.filename)
+            text = missing([file]) or f"{file}: {error.strerror}; mend this and run snakemake again"
+        else:
             raise
-        file = Path(error.filename)
-        text = missing([file]) or f"{file}: {error.strerror}; mend this and run snakemake again"
         return _failed(Outcome({}, {}, []), ValueError(text), [])
     assert item is not None  # only what is not to be read may be unknown
     return item

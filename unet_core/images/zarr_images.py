@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from unet_core.images.hdf5 import which_array
 from unet_core.images.source import RefusedError, Source, of_array, reading
+from unet_core.images.urls import filled
 
 # Groups of a folder that are looked through for images.
 MAX_GROUPS, MAX_DEPTH = 1000, 5
@@ -82,8 +83,9 @@ def open_zarr(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     with reading(path, "Zarr"):
         if not stored and 0 not in found.shape and "://" not in str(path) and not any(True for _ in _chunks(found)):
             raise RefusedError(f"{path}: the array {_inside(path, found)} has none of its chunks; was it copied whole?")
-        options = getattr(found.folder, "storage_options", None)
-        array = zarr.open_array(str(found.folder), mode="r", storage_options=options)
+        folder = filled(found.folder)
+        options = getattr(folder, "storage_options", None)
+        array = zarr.open_array(str(folder), mode="r", storage_options=options)
         source = of_array(array, found.axes, array.chunks)
     yield source
 
@@ -339,6 +341,6 @@ def _inside(path: Path, found: ZarrArray) -> str:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(filled(file).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
