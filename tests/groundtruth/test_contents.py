@@ -22,6 +22,7 @@ from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth.contents import with_contents
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.images.contents import ZarrPart
 from unet_core.images.readers import companions_of
 from unet_core.runtime import UserError
 from unet_core.store.store import open_image_of, read_attributes
@@ -197,6 +198,41 @@ def test_of_an_ome_zarr_counts_what_is_read_of_it(tmp_path: Path, run: Run, kind
     assert run(**options) == "1 samples, 0 images and 0 annotations converted"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "3", '{"shape": 3}', '{"shape": [20], "chunks": [0]}', '{"shape": [4], "chunk_grid": {"name": "odd"}}'],
+)
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray"])
+def test_damaged_descriptions_of_a_folder_are_no_errors_of_its_hash(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / "a.zarr").mkdir()
+    file = tmp_path / "a.zarr" / name
+    file.write_text(text)
+    hashes, part = FileHashes(tmp_path / "cache.json"), ZarrPart("")
+    assert hashes.known(tmp_path / "a.zarr", part) is None
+    before = hashes.of(tmp_path / "a.zarr", part)
+    hashes.save()
+    assert FileHashes(tmp_path / "cache.json").known(tmp_path / "a.zarr", part) == before
+    array = zarr.create_array(tmp_path / "a.zarr", data=MASKS[0], overwrite=True)
+    assert array.ndim == 2 and FileHashes(tmp_path / "cache.json").of(tmp_path / "a.zarr", part) != before
+
+
+def test_a_file_of_a_set_of_ome_tiff_that_is_added_leaves_the_frames_of_the_others(tmp_path: Path, run: Run) -> None:
+    for count, expected in ((2, "2 images"), (3, "1 images")):
+        told = "".join(
+            f'<TiffData FirstT="{t}" IFD="0" PlaneCount="1"><UUID FileName="f{t}.ome.tif">u{t}</UUID></TiffData>'
+            for t in range(count)
+        )
+        xml = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+            f'DimensionOrder="XYZCT" Type="uint16" SizeX="24" SizeY="20" SizeZ="1" SizeC="1" SizeT="{count}">{told}'
+            "</Pixels></Image></OME>"
+        )
+        for t in range(count):
+            path = tmp_path / f"f{t}.ome.tif"
+            tifffile.imwrite(path, FRAMES[t], photometric="minisblack", description=xml, metadata=None)
+        assert expected in run(images="f*.ome.tif", axes="tyx", in_place="always")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_chunk_of_an_image_that_is_gone_or_written_over_is_noticed(tmp_path: Path, run: Run, kind: str) -> None:
     write_zarr(tmp_path / "a.zarr", kind)
@@ -237,7 +273,6 @@ def test_hashes_of_chunks_that_a_killed_run_read_are_not_read_again(
 ) -> None:
     zarr.create_array(tmp_path / "a.zarr", data=np.arange(1, 201, dtype=np.uint8), chunks=(1,))
     from unet_core import digest
-    from unet_core.images.contents import ZarrPart
 
     read, real = list[Path](), digest._hash_of
 

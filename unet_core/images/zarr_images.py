@@ -212,7 +212,7 @@ def looks_of(path: Path, internal: str) -> list[Any]:
         for node in (*reversed(found.folder.relative_to(path).parents), found.folder.relative_to(path)):
             files += [path / node / name for name in _DESCRIPTIONS]
         chunks = chosen_chunks(found, MAX_LOOKS)
-    except (ValueError, OSError, LookupError, TypeError):  # told when it is read
+    except Exception:  # of many kinds, where its description is damaged; reading its pixels tells that
         return ["damaged", *(_look(path / name) for name in ("", *_DESCRIPTIONS))]
     folders = {found.folder: None} | {folder: None for file in chunks for folder in _folders(file, found.folder)}
     looked = [_look(file) for file in (*dict.fromkeys(files), *chunks)]
