@@ -251,21 +251,30 @@ def test_a_chunk_of_an_image_that_is_gone_or_written_over_is_noticed(tmp_path: P
 
 
 def test_a_folder_of_many_chunks_is_not_walked_to_tell_that_it_is_known(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zarr.create_array(tmp_path / "a.zarr", data=np.ones((1, 60, 60), np.uint8), chunks=(1, 1, 1))
-    run(images="a.zarr", axes="zyx")
-    (sample,), _ = find_samples(Dataset(images="a.zarr", axes="zyx"))
+    path, part = tmp_path / "a.zarr", ZarrPart("")
+    zarr.create_array(path, shape=(1, 60, 60), dtype=np.uint8, chunks=(1, 1, 1))
+    for y in range(60):
+        (path / f"c/0/{y}").mkdir(parents=True)
+        for x in range(60):
+            (path / f"c/0/{y}/{x}").write_bytes(b"x")
+    hashes = FileHashes(tmp_path / "cache.json")
+    before = hashes.of(path, part)
+    hashes.save()
     looked, real = list[Path](), Path.stat
 
     def watched(self: Path, **options: bool) -> os.stat_result:
-        looked.append(self)
+        if self.is_relative_to(path):
+            looked.append(self)
         return real(self, **options)
 
     monkeypatch.setattr(Path, "stat", watched)
-    monkeypatch.setattr(os, "walk", None)
-    assert with_contents(sample, FileHashes(Path("d.files.json")).known) is not None
+    monkeypatch.setattr("unet_core.images.zarr_images._chunks", None)
+    assert FileHashes(tmp_path / "cache.json").known(path, part) == before
     assert len(looked) < 1000
+    (path / "c/0/33/new").write_bytes(b"x")  # a file that appears changes the time of its folder
+    assert FileHashes(tmp_path / "cache.json").known(path, part) is None
 
 
 def test_hashes_of_chunks_that_a_killed_run_read_are_not_read_again(
