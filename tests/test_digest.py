@@ -128,7 +128,7 @@ def test_many_files_are_hashed_as_each_of_them_is(tmp_path: Path) -> None:
         file.write_bytes(bytes([number]) * (1000 * number + 1))
     paths = [*files, folder, tmp_path / "missing"]
     hashes = FileHashes(cache)
-    hashes.learn(paths)
+    hashes.learn((path, None) for path in paths)
     plain = FileHashes(tmp_path / "other.json")
     assert [FileHashes(cache).known(path) for path in paths[:-1]] == [plain.of(path) for path in paths[:-1]]
     with pytest.raises(FileNotFoundError):
@@ -149,7 +149,7 @@ def test_what_was_hashed_before_a_kill_is_not_read_again(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(FileHashes, "_content", dies)
     with pytest.raises(KeyboardInterrupt):
-        FileHashes(tmp_path / "cache.json").learn(files, threads=1, save_every=0)
+        FileHashes(tmp_path / "cache.json").learn([(file, None) for file in files], threads=1, save_every=0)
     assert read[:6] == files[:6]
     monkeypatch.setattr(FileHashes, "_content", real)
     kept = FileHashes(tmp_path / "cache.json")

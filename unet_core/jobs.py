@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from unet_core.config.datasets import Dataset
 from unet_core.config.folds import DIVIDED_SPLITS
 from unet_core.config.options import Config, Groundtruth
-from unet_core.digest import FileHashes, digest
+from unet_core.digest import FileHashes, Part, digest
+from unet_core.groundtruth.contents import files_with_parts
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.images.readers import companions_of, split_internal
 from unet_core.method import method
@@ -358,7 +359,7 @@ def _set_time(path: Path, seconds: float) -> None:
 
 
 def wanted_of_files(
-    cfg: Dataset, policy: Groundtruth, samples: list[Sample], hash_of: Callable[[Path], str]
+    cfg: Dataset, policy: Groundtruth, samples: list[Sample], hash_of: Callable[[Path, Part | None], str]
 ) -> dict[str, str]:
     """Digest of all that each part of a converted data set depends on: options, and files of its samples.
 
@@ -371,17 +372,16 @@ def wanted_of_files(
     samples : list of Sample
         Its samples.
     hash_of : callable
-        Hash of a file or folder.
+        `FileHashes.seen`.
     """
-    code, hash_of = method("groundtruth"), functools.cache(hash_of)
+    code = method("groundtruth")
     images, annotated = [], []
     for sample in samples:
-        content = hash_of(Path(split_internal(str(sample.image))[0]))
+        content, *marks = [hash_of(path, part) for path, part in files_with_parts(sample)]
         images.append([sample.name, sample.internal, sample.time, sample.axes, sample.split, content])
         if sample.split != "unannotated":
-            files = [[split_internal(str(file)) for file in part] for part in sample.annotations]
-            read = [[[hash_of(Path(file)), internal] for file, internal in part] for part in files]
-            annotated.append([*images[-1], sample.group, read])
+            arrays = [[split_internal(str(file))[1] for file in files] for files in sample.annotations]
+            annotated.append([*images[-1], sample.group, arrays, marks])
     shown = {key: value for key, value in plain(cfg).items() if key in ("channels", "pixel_size", "in_place")}
     rest = {key: value for key, value in plain(cfg).items() if key not in NOT_READ}
     learnt = [one for one in annotated if one[4] in DIVIDED_SPLITS]

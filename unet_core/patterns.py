@@ -18,6 +18,8 @@ from typing import NamedTuple
 STEM = "{stem}"
 # What stands before the ending of OME-TIFF and OME-Zarr, and is part of a name for some tools and not for others.
 OME = ".ome"
+# An environment variable in a path.
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 # An ending of two parts.
 NIFTI_GZ = ".nii.gz"
 
@@ -226,7 +228,10 @@ def _folders_below(folder: Path) -> Iterator[Path]:
         waiting += sorted((path for path in with_folders if path.is_dir()), reverse=True)
 
 
-def unset_variable(path: str) -> str:
-    """What is wrong with an expanded path in which an environment variable is left; empty if there is none."""
-    unset = re.search(r"\$\w+|\$\{\w+\}", path)
-    return f"the environment variable {unset.group()} in {path!r} is not set" if unset else ""
+def unset_variable(path: str, shown: str = "") -> str:
+    """What is wrong with a path in which an environment variable is left that has no value; empty if there is none.
+
+    `shown` is what of the path may be told.
+    """
+    unset = next((found[0] for found in VARIABLE.finditer(path) if (found[1] or found[2]) not in os.environ), "")
+    return f"the environment variable {unset} in {shown or path!r} is not set" if unset else ""

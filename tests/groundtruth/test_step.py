@@ -505,7 +505,7 @@ def test_samples_that_are_done_cost_no_task(
     run = Engine.run
 
     def watched(self: Engine, function: Any, items: Any, total: int, what: str) -> Any:
-        given.extend(sample.name for sample, *_ in items)
+        given.extend(sample.name for (sample, *_), _ in items)
         return run(self, function, items, total, what)
 
     monkeypatch.setattr(Engine, "run", watched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,7 +147,9 @@ def test_a_file_that_is_gone_or_holds_nan_is_named_when_it_is_read(tmp_path: Pat
     np.save(tmp_path / "a.npy", array)
     store = convert(tmp_path, images=str(tmp_path / "a.npy"), in_place="always")
     array[3, 4] = np.nan
+    before = (tmp_path / "a.npy").stat().st_mtime_ns
     np.save(tmp_path / "a.npy", array)
+    os.utime(tmp_path / "a.npy", ns=(before, before))
     with pytest.raises(UserError, match=r"a\.npy: not all pixels .* are finite"):
         open_image_of(store, "a").read(Box((0, 0, 0), (1, 8, 8)))
     (tmp_path / "b").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -211,16 +211,21 @@ def opened_view(path: Path, image: Image, shape: ZYX, stored: bool = True) -> It
     """
     file, internal = split_internal(str(path))
     with open_image(file, internal, stored) as opened:
-        # Checked before pixels are read: what a header claims may not fit into memory.
-        axes = _axes(opened.shape, opened.axes, image, shape)
-        if axes is None:
-            raise ValueError(f"{path}: {_misfit(opened.shape, image, shape)}")
-        size = dict(zip(axes, opened.shape, strict=True))
-        if image.time is not None and image.time >= size["t"]:
-            raise ValueError(
-                f"{path}: annotation has {size['t']} pages, but its image has more (page {image.time} is missing)"
-            )
-        yield CZYX(opened, axes, image.time or 0)
+        yield view_of(opened, path, image, shape)
+
+
+def view_of(opened: Any, path: Path, image: Image, shape: ZYX) -> CZYX:
+    """View of an annotation image that is open, for one of the images that it annotates; see `opened_view`."""
+    # Checked before pixels are read: what a header claims may not fit into memory.
+    axes = _axes(opened.shape, opened.axes, image, shape)
+    if axes is None:
+        raise ValueError(f"{path}: {_misfit(opened.shape, image, shape)}")
+    size = dict(zip(axes, opened.shape, strict=True))
+    if image.time is not None and image.time >= size["t"]:
+        raise ValueError(
+            f"{path}: annotation has {size['t']} pages, but its image has more (page {image.time} is missing)"
+        )
+    return CZYX(opened, axes, image.time or 0)
 
 
 def _axes(found: tuple[int, ...], told: str, image: Image, shape: ZYX) -> str | None:

@@ -21,9 +21,10 @@ from unet_core.config.folds import DIVIDED_SPLITS, folds_of_samples, may_predict
 from unet_core.config.options import Config, Network, Train
 from unet_core.digest import FileHashes
 from unet_core.estimate.stand_in import Sized
+from unet_core.groundtruth.contents import image_content, with_contents
 from unet_core.groundtruth.images import size_of
 from unet_core.groundtruth.samples import Sample, expand
-from unet_core.groundtruth.step import entry_if_done, image_digest_of, with_contents
+from unet_core.groundtruth.step import entry_if_done, image_digest_of
 from unet_core.images.readers import companions_of, image_shape
 from unet_core.instances.step import objects_digest, objects_if_done
 from unet_core.jobs import Jobs
@@ -297,13 +298,13 @@ class Workload:
             self.images[name] = {sample: entry["image"] for sample, entry in entries.items()}
             self.labels[name] = {sample: entry["labels"] for sample, entry in entries.items()}
             return []
-        cfg, known = (
-            self.cfg.datasets[name],
-            functools.cache(FileHashes(stamp.with_suffix(".files.json"), companions_of).known),
-        )
+        cfg = self.cfg.datasets[name]
+        known = FileHashes(stamp.with_suffix(".files.json"), companions_of).known
         samples = [item.sample for item in self.sized[name]]
         self.images[name] = {
-            sample.name: image_digest_of(sample, content, cfg) for sample in samples if (content := known(sample.image))
+            sample.name: image_digest_of(sample, content, cfg)
+            for sample in samples
+            if (content := image_content(sample, known))
         }
         self.labels[name] = {
             sample.name: entry["labels"]

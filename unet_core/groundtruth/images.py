@@ -18,7 +18,8 @@ from unet_core.groundtruth.samples import Sample
 from unet_core.images.headers import Header, header_of, voxel_size
 from unet_core.images.in_place import InPlace, pieces
 from unet_core.images.readers import CZYX, missing_chunks, open_image, to_czyx
-from unet_core.store.store import Spec, begin, finish, write_reference
+from unet_core.images.signatures import changed
+from unet_core.store.store import Spec, begin, finish, read_attributes, write_reference
 
 # Bytes above which an image stays where it lies, where the configuration leaves it open.
 MAX_COPIED_BYTES = 2**30
@@ -26,7 +27,9 @@ MAX_COPIED_BYTES = 2**30
 STATISTICS_VOXELS = 2**27
 
 
-def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -> dict[str, Any]:
+def convert_image(
+    sample: Sample, cfg: Dataset, path: Path, image_digest: str, looks: list[list[Any]]
+) -> dict[str, Any]:
     """Bring the image of one sample into the store.
 
     Parameters
@@ -39,6 +42,8 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
         Folder of the sample in the store.
     image_digest : str
         Hash of all that determines the image.
+    looks : list
+        How its files looked when they were hashed; see `check_unchanged`.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
             raise ValueError(f"{sample.image} has no pixels (shape {shape})")
         dtype = _stored_type(source.dtype, sample)
         if _stays(source, cfg, sample):
-            return _refer(source, channels, dtype, sample, header, cfg, path, image_digest, absent)
+            return _refer(source, channels, dtype, sample, header, cfg, path, image_digest, absent, looks)
         spec = Spec(shape, dtype, "image", len(channels), voxel_size(cfg.pixel_size, header, sample.axes))
         intensities = [Intensities(np.dtype(dtype), math.prod(shape)) for _ in channels]
         _check_range(source, spec.grid, channels, sample)
@@ -86,6 +91,7 @@ def convert_image(sample: Sample, cfg: Dataset, path: Path, image_digest: str) -
     names = _chosen(header.channels, source, channels)
     details = _details(shape, intensities, header, names, spec.pixel_size) | {"dtype": source.dtype.name} | absent
     shown = [_displayed(name, one, np.dtype(dtype)) for name, one in zip(names, details["intensities"], strict=False)]
+    check_unchanged(looks)
     finish(path, image_digest, details, shown)
     return details
 
@@ -134,11 +140,13 @@ def _refer(
     path: Path,
     image_digest: str,
     absent: dict[str, list[int]],
+    looks: list[list[Any]],
 ) -> dict[str, Any]:
     """Note where the image lies; its statistics come from all of it, or from regularly chosen parts of a large one."""
     shape, size = source.shape[1:], voxel_size(cfg.pixel_size, header, sample.axes)
     reference = {
-        "file": str(sample.image) if "://" in str(sample.image) else str(sample.image.absolute()),
+        "file": str(sample.image),
+        "seen": looks,
         "internal": sample.internal,
         "axes": sample.axes,
         "page": sample.time,
@@ -148,7 +156,8 @@ def _refer(
         "pixel_size": list(size),
         "chunk": list(source.chunk or (1, 1, 1)),
     }
-    image, boxes = InPlace(reference), pieces(shape, source.chunk, STATISTICS_VOXELS)
+    # What changes meanwhile is told at the end.
+    image, boxes = InPlace(reference | {"seen": []}), pieces(shape, source.chunk, STATISTICS_VOXELS)
     seen = sum(math.prod(box.shape) for box in boxes)
     intensities = [Intensities(np.dtype(dtype), seen) for _ in channels]
     for box in boxes:
@@ -159,6 +168,7 @@ def _refer(
         "voxels_looked_at": seen,
         **absent,
     }
+    check_unchanged(looks)
     write_reference(path, image_digest, reference, details, _provenance(sample, cfg))
     return details
 
@@ -166,6 +176,25 @@ def _refer(
 def _chosen(names: tuple[str, ...], source: CZYX, channels: list[int]) -> list[str]:
     """Names of the channels that are used, where the header names as many as there are."""
     return [names[channel] for channel in channels] if len(names) == source.shape[0] else []
+
+
+def refresh_reference(sample: Sample, cfg: Dataset, path: Path, looks: list[list[Any]]) -> None:
+    """Note anew where an image in place lies, and how it looks, where its content is the one that was looked at.
+
+    So that a project that was moved or copied reads its own images.
+    """
+    attributes = read_attributes(path)
+    reference = attributes.get("reference")
+    place = {"file": str(sample.image), "seen": looks}
+    if reference and reference | place != reference:
+        provenance = _provenance(sample, cfg)
+        write_reference(path, attributes["digest"], reference | place, attributes["details"], provenance)
+
+
+def check_unchanged(looks: list[list[Any]]) -> None:
+    """Raise ValueError if a file is not what it was when it was hashed: then what was read is not what it is called."""
+    if others := changed(looks):
+        raise ValueError(f"{others[0]}: changed while it was read; run snakemake again when it is complete")
 
 
 def _displayed(name: str, intensities: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from unet_core.annotations.classes import merged
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Dataset
+from unet_core.groundtruth.absent import missing
 from unet_core.images.headers import header_of
 from unet_core.images.readers import (
     SUFFIXES,
@@ -22,7 +23,8 @@ from unet_core.images.readers import (
     split_internal,
     times_of_set,
 )
-from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc, unset_variable
+from unet_core.images.urls import VARIABLE, masked, unset_variable, written_secret
+from unet_core.patterns import OME, ending_of, fits, has_wildcards, matching, name_without_ending, nfc
 
 # File systems take names of 255 bytes. The longest that follow from the name of a sample are those of files that are
 # not in their place yet, as `.NAME.parquet.` with 32 digits and `.partial`.
@@ -116,17 +118,14 @@ def list_images(cfg: Dataset) -> tuple[list[Placed], list[str]]:
 
 
 def expand(path: str) -> str:
-    """Fill in ``~`` and environment variables of a path; a URL stays one."""
+    """Fill in ``~`` and environment variables of a path; those of a URL, which may be secret, stay as they are."""
+    if is_url(path):
+        return path
     filled = os.path.expandvars(os.path.expanduser(path))
-    return filled if is_url(filled) else Path(filled).as_posix()
-
-
-def missing(paths: Iterable[Path]) -> str:
-    """What is wrong with links to files that are not there; empty if there are none."""
-    lost = [str(path) for path in dict.fromkeys(paths) if not is_url(path) and not path.exists()]
-    if not lost:
-        return ""
-    return f"{some(lost)}: no such file, but a link to one; get what is missing, as by datalad get, or remove the link"
+    if not is_url(filled):
+        return Path(filled).as_posix()
+    # The kind of URL has to be known, and no more of it.
+    return VARIABLE.sub(lambda found: os.path.expandvars(found[0]), path, count=1)
 
 
 def some(names: list[str]) -> str:
@@ -143,9 +142,9 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
         problems.append("images: the list is empty; name files, as in images/*.tif")
     for pattern in patterns:
         path, internal = split_internal(expand(pattern))
-        unset = unset_variable(str(path))
-        if unset and (is_url(path) or not path.exists()):
-            problems.append(f"images: {unset}")
+        wrong = unset_variable(str(path)) or written_secret(str(path))
+        if wrong and (is_url(path) or not path.exists()):
+            problems.append(f"images: {wrong}")
             continue
         # What is behind a URL is not asked for here: that may take long, and every job of a cluster would do it.
         files = (
@@ -162,9 +161,11 @@ def _arrays(cfg: Dataset) -> tuple[list[Placed], list[str]]:
             if ending_of(file).lower() not in SUFFIXES and not is_url(file) and file.is_dir():
                 problems.append(f"images: {file} is a folder; name the files in it, as in {file / '*.tif'}")
             elif ending_of(file).lower() not in SUFFIXES:
-                unknown.append(str(file))
+                unknown.append(masked(str(file)))
             elif is_url(file) and file.suffix.lower() != ".zarr":
-                problems.append(f"images: {file}: behind a URL only OME-Zarr can be read; copy the file here first")
+                problems.append(
+                    f"images: {masked(str(file))}: behind a URL only OME-Zarr can be read; copy the file here first"
+                )
             elif has_wildcards(internal) and not is_url(file):
                 present = arrays_in(file)
                 # All images of a file that has one are that one.

@@ -5,7 +5,6 @@ Nothing here reads pixels, so that mistakes are found when the workflow is parse
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -21,12 +20,13 @@ from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.models import check_models
 from unet_core.config.options import Config
-from unet_core.digest import FileHashes, digest
-from unet_core.groundtruth.listing import Placed, expand, list_images, missing, some
-from unet_core.images.readers import companions_of, is_url, split_internal
-from unet_core.patterns import fits, names_first, nfc, on_disk, unset_variable
+from unet_core.groundtruth.absent import missing
+from unet_core.groundtruth.listing import Placed, expand, list_images, some
+from unet_core.images.readers import is_url, split_internal
+from unet_core.images.urls import unset_variable, written_secret
+from unet_core.patterns import fits, matching, names_first, nfc, on_disk
 
-__all__ = ["Sample", "check_data", "content_of", "expand", "find_samples", "split_of"]
+__all__ = ["Sample", "check_data", "expand", "find_samples", "split_of"]
 
 # Files of a source for each image by its position, annotations of no image, and why the source cannot be used.
 Matched = tuple[dict[int, tuple[Path, ...]] | None, list[str], str | None]
@@ -220,28 +220,6 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
     return found
 
 
-def content_of(samples: list[Sample], cache: Path) -> str:
-    """Digest of the names and files of a data set: unchanged when files are only touched.
-
-    Parameters
-    ----------
-    samples : list of Sample
-        Of one data set.
-    cache : Path
-        Where the hashes of files are remembered. New files of more than 64 MiB count by size and time: they are read in
-        the step groundtruth, and not while the workflow is parsed.
-    """
-    hashes = FileHashes(cache, companions_of)
-    files = {sample.image for sample in samples} | {file for s in samples for part in s.annotations for file in part}
-    paths = sorted({split_internal(str(file))[0] for file in files})
-    content = digest(
-        [[s.name, s.time, s.split] for s in samples], [[str(path), hashes.of(path, limit=2**26)] for path in paths]
-    )
-    with contextlib.suppress(OSError):  # a folder that cannot be written costs only time
-        hashes.save()
-    return content
-
-
 def split_of(name: str, split: Split, group: str | None = None) -> str:
     """Split of an annotated sample: by pattern, else by the hash of its group.
 
@@ -330,18 +308,18 @@ def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
         Why the source cannot be used.
     """
     source = cfg.annotations[number]
-    place = expand(source.path)
-    if unset := unset_variable(place):
-        return None, [], unset
+    if wrong := unset_variable(place := expand(source.path)) or written_secret(place):
+        return None, [], wrong
     place = place if is_url(place) else on_disk(place)
     try:
+        if lost := missing([split_internal(place)[0]]):
+            return None, [], lost
         found, strangers = FORMATS[source.format].find(place, [image.as_annotated for image in images])
-        if source.samples != ["*"]:
-            found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
+        found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
         if lost := missing(split_internal(str(file))[0] for files in found.values() for file in files):
             return None, [], lost
     except (ValueError, OSError) as error:
-        return None, [], str(error)
+        return None, [], missing(match.path for match in matching(str(split_internal(place)[0]))) or str(error)
     return found, strangers, None
 
 
@@ -374,10 +352,8 @@ def _unannotated(
         wanted = [i for i, image in enumerate(images) if fits(image.name, source.samples)]
         without = [images[i].path.name for i in wanted if i not in found]
         if without:
-            place = expand(source.path)
-            yield (
-                f"annotations.{number}: no annotation for {some(without)} in {place}; add it, or set unmatched: allow"
-            )
+            place = f"{some(without)} in {expand(source.path)}"
+            yield f"annotations.{number}: no annotation for {place}; add it, or set unmatched: allow"
 
 
 def _counting(cfg: Dataset, files: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:

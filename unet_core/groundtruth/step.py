@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +19,16 @@ from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.digest import FileHashes, digest
 from unet_core.engine import Engine
+from unet_core.groundtruth.absent import missing
 from unet_core.groundtruth.check.lint import Finding, findings_of, statistics_of
 from unet_core.groundtruth.check.page import Checked, write_check
 from unet_core.groundtruth.check.tally import Tally
-from unet_core.groundtruth.images import convert_image
+from unet_core.groundtruth.contents import Item, Looks, files_with_parts, looks_of, with_contents
+from unet_core.groundtruth.images import check_unchanged, convert_image, refresh_reference
 from unet_core.groundtruth.label_volumes import open_annotations
 from unet_core.groundtruth.samples import Sample
-from unet_core.images.readers import companions_of, split_internal
+from unet_core.images.readers import companions_of, is_url, split_internal
+from unet_core.images.urls import masked
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
@@ -35,9 +37,6 @@ from unet_core.store.store import LABELS, Result, Spec, begin, details_if_done, 
 logger = logging.getLogger(__name__)
 
 TYPES = {"instances": "uint32", "classes": "uint8", "ignore": "uint8"}
-
-# A sample with the hashes of its image and of the annotation files of each source.
-Item = tuple[Sample, str, tuple[str, ...]]
 
 
 class Outcome(NamedTuple):
@@ -79,14 +78,22 @@ def convert_groundtruth(
     """
     redone = remove_others(store, {sample.name for sample in samples})
     hashes = hashes_of(stamp)
-    files = {one.image for one in samples} | {file for one in samples for part in one.annotations for file in part}
-    hashes.learn(sorted({split_internal(str(file))[0] for file in files}))
-    items = [item for sample in samples if (item := with_contents(sample, hashes.of))]
-    hashes.save()
-    outcomes = {item[0].name: done for item in items if (done := _outcome_if_done(item, cfg, policy, store))}
-    waiting = [item for item in items if item[0].name not in outcomes]
+    hashes.learn(one for sample in samples for one in files_with_parts(sample))
+    items, outcomes = list[Item](), dict[str, Outcome]()
+    for sample in samples:
+        hashed = _hashed(sample, hashes)
+        if isinstance(hashed, Outcome):
+            outcomes[sample.name] = hashed
+        else:
+            items.append(hashed)
+    hashes.save(forget=True)
+    for item in items:
+        if done := _outcome_if_done(item, cfg, policy, store):
+            refresh_reference(item[0], cfg, store / item[0].name, looks_of(item[0], hashes).image)
+            outcomes[item[0].name] = done
+    waiting = [(item, looks_of(item[0], hashes)) for item in items if item[0].name not in outcomes]
     convert = functools.partial(_convert, cfg=cfg, policy=policy, store=store)
-    for item, outcome in engine.run(convert, waiting, len(waiting), "groundtruth"):
+    for (item, _), outcome in engine.run(convert, waiting, len(waiting), "groundtruth"):
         outcomes[item[0].name] = outcome
     problems = {name: outcome.problem for name, outcome in outcomes.items() if outcome.problem is not None}
     checked = [
@@ -134,13 +141,21 @@ def _tell_overlaps(outcomes: dict[str, Outcome], policy: Groundtruth) -> None:
         )
 
 
-def with_contents(sample: Sample, hash_of: Callable[[Path], str | None]) -> Item | None:
-    """A sample with the hashes of its files; None where the hash of one is None, not known."""
-    image = hash_of(sample.image)
-    sources = [[hash_of(split_internal(str(file))[0]) for file in files] for files in sample.annotations]
-    if image is None or any(None in contents for contents in sources):
-        return None
-    return sample, image, tuple(map(digest, sources))
+def _hashed(sample: Sample, hashes: FileHashes) -> Item | Outcome:
+    """A sample with the hashes of its files, or what is wrong with one of them."""
+    try:
+        item = with_contents(sample, hashes.of)
+    except Exception as error:  # of many kinds, where what is behind a URL cannot be reached
+        if is_url(sample.image):
+            text = f"{sample.image}: {masked(str(error) or type(error).__name__, sample.image)}"
+        elif isinstance(error, OSError) and error.filename:
+            file = Path(error.filename)
+            text = missing([file]) or f"{file}: {error.strerror}; mend this and run snakemake again"
+        else:
+            raise
+        return _failed(Outcome({}, {}, []), ValueError(text), [])
+    assert item is not None  # only what is not to be read may be unknown
+    return item
 
 
 def entry_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> dict[str, Any] | None:
@@ -176,16 +191,18 @@ def _outcome_if_done(item: Item, cfg: Dataset, policy: Groundtruth, store: Path)
     )
 
 
-def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
+def _convert(hashed: tuple[Item, Looks], cfg: Dataset, policy: Groundtruth, store: Path) -> Outcome:
     """What became of a sample, or the problem with it."""
-    sample, image_content, annotation_content = item
+    (sample, image_content, annotation_content), looks = hashed
     path, image_digest = store / sample.name, image_digest_of(sample, image_content, cfg)
     done = Outcome({}, {}, [])
     try:
         image = details_if_done(path, image_digest)
         if image is None:
-            image = convert_image(sample, cfg, path, image_digest)
+            image = convert_image(sample, cfg, path, image_digest, looks.image)
             done = done._replace(converted=["image"])
+        else:
+            refresh_reference(sample, cfg, path, looks.image)
         done = done._replace(details={"image": _compared_details(image)})
         if sample.split == "unannotated":
             # The annotation of this sample was taken away.
@@ -195,7 +212,7 @@ def _convert(item: Item, cfg: Dataset, policy: Groundtruth, store: Path) -> Outc
         labels_digest = _labels_digest(sample, parts, cfg, policy, image)
         counts = _labels_if_done(path, labels_digest)
         if counts is None:
-            counts = _convert_labels(sample, cfg, policy, store, labels_digest, image)
+            counts = _convert_labels(sample, cfg, policy, store, labels_digest, image, looks)
             if "conflict" in counts:
                 return _failed(done, ValueError(counts["conflict"]), counts["findings"])
             done = done._replace(converted=[*done.converted, "labels"])
@@ -285,7 +302,13 @@ def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], conten
 
 
 def _convert_labels(
-    sample: Sample, cfg: Dataset, policy: Groundtruth, store: Path, labels_digest: str, image: dict[str, Any]
+    sample: Sample,
+    cfg: Dataset,
+    policy: Groundtruth,
+    store: Path,
+    labels_digest: str,
+    image: dict[str, Any],
+    looks: Looks,
 ) -> dict[str, Any]:
     """Paint, check and store the labels of a sample.
 
@@ -315,6 +338,7 @@ def _convert_labels(
         gray = open_image_of(store, sample.name).read(annotations.window)[0, 0]
         seen, counted = annotations.paint(annotations.window), tally.counts()
     labels, ignore = seen.instances[0], seen.ignore[0]
+    check_unchanged(looks.annotations)
     findings = findings_of(counted, (z, y, x), labels, gray, canvas, tally.background)
     if conflict is not None:
         return {"findings": findings, "conflict": conflict}

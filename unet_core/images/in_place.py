@@ -12,6 +12,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.images.readers import CZYX, open_image, path_of, to_czyx
+from unet_core.images.signatures import changed
 from unet_core.runtime import UserError
 
 # Files that a thread keeps open: the next block is mostly of the same one.
@@ -30,8 +31,9 @@ class InPlace:
     Parameters
     ----------
     reference : dict
-        file, internal, axes, page, channels, dtype (of the voxels that are handed out), shape (z, y, x), and pixel_size
-        (micrometres along z, y, x).
+        file (a path as the configuration has it: a relative one begins in the working directory), internal, axes, page,
+        channels, dtype (of the voxels that are handed out), shape (z, y, x), pixel_size (micrometres along z, y, x),
+        and seen: how its files looked when the step groundtruth read them (`FileHashes.looks`).
     """
 
     def __init__(self, reference: dict[str, Any]) -> None:
@@ -48,7 +50,8 @@ class InPlace:
         Raises
         ------
         UserError
-            If the file is missing, damaged, or holds a number that is not finite.
+            If the file is missing, damaged, not what the step groundtruth looked at, or holds a number that is not
+            finite.
         """
         return self._part(box.slices)
 
@@ -61,6 +64,8 @@ class InPlace:
         file = self._reference["file"]
         try:
             part = _view(self._reference)[zyx][self._reference["channels"]]
+        except UserError:
+            raise
         except (ValueError, OSError) as error:
             raise UserError(f"{error}; the image is used where it lies: put {file} back as it was") from None
         if part.dtype.kind == "f" and not np.isfinite(part).all():
@@ -72,6 +77,11 @@ def _view(reference: dict[str, Any]) -> CZYX:
     """The opened file; each thread has its own, since not all libraries share them between threads."""
     files: OrderedDict[str, tuple[ExitStack, CZYX]] = _opened.__dict__.setdefault("files", OrderedDict())
     key = repr(reference)
+    # A file that is open is looked at for each block, its companions and a folder when it is opened.
+    looks = reference.get("seen", ())
+    looks = [one for one in looks[:1] if isinstance(one[2], list)] if key in files else looks
+    if looks and path_of(reference["file"]).exists() and (others := changed(looks)):  # of one that is gone, see below
+        raise UserError(f"{others[0]} changed since the step groundtruth looked at it; run snakemake again")
     if key not in files:
         while len(files) >= MAX_OPEN_FILES:
             files.popitem(last=False)[1][0].close()

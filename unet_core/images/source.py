@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unet_core.images.urls import masked
+
 Box = tuple[slice, ...]
 
 
@@ -51,7 +53,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except RefusedError:
         raise
     except Exception as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = masked((str(error).strip() or type(error).__name__).splitlines()[0], path)
         raise ValueError(f"{path}: cannot be read as {kind} ({text}); is it complete?") from None
 
 

@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 
 from unet_core.images.hdf5 import which_array
 from unet_core.images.source import RefusedError, Source, of_array, reading
+from unet_core.images.urls import filled
 
 # Groups of a folder that are looked through for images.
 MAX_GROUPS, MAX_DEPTH = 1000, 5
+# Chunks, and folders of them, that are looked at to tell whether an array changed.
+MAX_LOOKS = 400
+_DESCRIPTIONS = ("zarr.json", ".zattrs", ".zarray")
 
 
 class ZarrArray(NamedTuple):
@@ -79,8 +83,9 @@ def open_zarr(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     with reading(path, "Zarr"):
         if not stored and 0 not in found.shape and "://" not in str(path) and not any(True for _ in _chunks(found)):
             raise RefusedError(f"{path}: the array {_inside(path, found)} has none of its chunks; was it copied whole?")
-        options = getattr(found.folder, "storage_options", None)
-        array = zarr.open_array(str(found.folder), mode="r", storage_options=options)
+        folder = filled(found.folder)
+        options = getattr(folder, "storage_options", None)
+        array = zarr.open_array(str(folder), mode="r", storage_options=options)
         source = of_array(array, found.axes, array.chunks)
     yield source
 
@@ -175,10 +180,77 @@ def missing_chunks(path: Path, internal: str = "") -> tuple[int, int]:
         If there is no such array.
     """
     found = located(path, internal)
-    total = math.prod(-(-length // part) for length, part in zip(found.shape, _grid(found.header), strict=True))
+    total = math.prod(_counts(found))
     if "://" in str(path):
         return 0, total
     return total - sum(1 for _ in _chunks(found)), total
+
+
+def content_of(path: Path, internal: str) -> tuple[dict[str, Any], list[Path]]:
+    """What describes the pixels of an array, and the files of its chunks in a fixed order.
+
+    Files of other arrays beside it, of viewers and of the system are none of it.
+    """
+    found = located(path, internal)
+    described = {
+        key: value for key, value in found.header.items() if key not in ("attributes", "consolidated_metadata")
+    }
+    return described, [found.folder / key for key in sorted(_chunks(found))]
+
+
+def looks_of(path: Path, internal: str) -> list[Any]:
+    """What tells, mostly, whether an array changed, without looking at each of its files.
+
+    These are size and time of the files that describe it, of up to `MAX_LOOKS` of its chunks, regularly chosen, and the
+    times of the folders that they lie in: these change with each file that appears, goes, or is renamed into its place,
+    as Zarr's libraries write. Not noticed is a chunk of a larger array, or one in a folder that none of the chosen
+    chunks lies in, that is written over in its place.
+    """
+    try:
+        found = located(path, internal)
+        files = [path / name for name in _DESCRIPTIONS]
+        for node in (*reversed(found.folder.relative_to(path).parents), found.folder.relative_to(path)):
+            files += [path / node / name for name in _DESCRIPTIONS]
+        chunks = chosen_chunks(found, MAX_LOOKS)
+    except Exception:  # of many kinds, where its description is damaged; reading its pixels tells that
+        return ["damaged", *(_look(path / name) for name in ("", *_DESCRIPTIONS))]
+    folders = {found.folder: None} | {folder: None for file in chunks for folder in _folders(file, found.folder)}
+    looked = [_look(file) for file in (*dict.fromkeys(files), *chunks)]
+    return [*looked, *(_look(folder)[1:] for folder in [*folders][:MAX_LOOKS])]
+
+
+def chosen_chunks(found: ZarrArray, most: int) -> list[Path]:
+    """Where regularly chosen chunks of an array lie, whether they are there or not."""
+    prefix, separator = _keys(found.header)
+    counts = _counts(found)
+    total = math.prod(counts)
+    chosen = range(total) if total <= most else [number * total // most for number in range(most)]
+    return [found.folder / (prefix + separator.join(map(str, _position(number, counts)))) for number in chosen]
+
+
+def _position(number: int, counts: list[int]) -> list[int]:
+    position = []
+    for count in reversed(counts):
+        number, rest = divmod(number, count)
+        position.append(rest)
+    return position[::-1]
+
+
+def _folders(file: Path, top: Path) -> Iterator[Path]:
+    """Folders that a chunk lies in, up to that of its array."""
+    for folder in file.parents:
+        if folder == top:
+            return
+        yield folder
+
+
+def _look(file: Path) -> list[int]:
+    """Size and time; of a file that is not there, none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def attributes(node: Path) -> dict[str, Any]:
@@ -192,17 +264,25 @@ def _grid(header: dict[str, Any]) -> tuple[int, ...]:
     return tuple(header["chunks"] if "chunks" in header else header["chunk_grid"]["configuration"]["chunk_shape"])
 
 
+def _counts(found: ZarrArray) -> list[int]:
+    """Files of chunks along each axis."""
+    return [-(-length // part) for length, part in zip(found.shape, _grid(found.header), strict=True)]
+
+
+def _keys(header: dict[str, Any]) -> tuple[str, str]:
+    """How names of chunks begin, and what is between their numbers."""
+    if "chunks" in header:
+        return "", header.get("dimension_separator", ".")
+    encoding = header.get("chunk_key_encoding", {"name": "default"})
+    is_default = encoding.get("name", "default") == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if is_default else ".")
+    return f"c{separator}" if is_default else "", separator
+
+
 def _chunks(found: ZarrArray) -> Iterator[str]:
     """Files of chunks that are there and in the array."""
-    header = found.header
-    if "chunks" in header:
-        before, separator = "", header.get("dimension_separator", ".")
-    else:
-        encoding = header.get("chunk_key_encoding", {"name": "default"})
-        is_default = encoding.get("name", "default") == "default"
-        separator = encoding.get("configuration", {}).get("separator", "/" if is_default else ".")
-        before = f"c{separator}" if is_default else ""
-    counts = [-(-length // part) for length, part in zip(found.shape, _grid(header), strict=True)]
+    before, separator = _keys(found.header)
+    counts = _counts(found)
     pattern = re.compile(re.escape(before) + re.escape(separator).join(["([0-9]+)"] * len(counts)))
     for folder, _, names in os.walk(found.folder):
         inside = os.path.relpath(folder, found.folder).replace(os.sep, "/")
@@ -261,6 +341,6 @@ def _inside(path: Path, found: ZarrArray) -> str:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(filled(file).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
