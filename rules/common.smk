@@ -115,6 +115,11 @@ def network_before(wildcards):
     return [f"<results>/train/{before}.json"] if before else []
 
 
+def network_taken(wildcards):
+    """The same where the model is that network itself, whose description its plan follows."""
+    return network_before(wildcards) if cfg.model_of(wildcards.model).path else []
+
+
 def plans_of_model(wildcards):
     """Plans of these networks, in the same order."""
     return [f"<results>/plan/{name}.json" for name in cfg.networks_of(wildcards.model)]

@@ -6,6 +6,7 @@ rule plan:
         asked=asked("plan"),
         groundtruth=after("plan", truths_of_model),
         weights=after("plan", weights_of_model),
+        start=after("plan", network_taken),
     output:
         stamp="<results>/plan/{model}.json",
     log:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from unet_core.config.datasets import Dataset
 from unet_core.config.folds import DIVIDED_SPLITS
+from unet_core.config.models import NO_FOLDER, networks_started_from
 from unet_core.config.options import Config, Groundtruth
 from unet_core.digest import FileHashes, Part, digest
 from unet_core.groundtruth.contents import files_with_parts
@@ -156,6 +157,8 @@ class Jobs:
         options |= {"bought": self.bought(name), "fold": self.cfg.fold_of(name), "code": method("plan")}
         learnt = [Source(f"weights/{dataset}", "training") for dataset in self.cfg.model_of(name).train_on]
         images = {dataset: Source(f"groundtruth/{dataset}", "images") for dataset in self.cfg.datasets_of(name)}
+        if self.cfg.model_of(name).path and (before := self.started_from(name)):
+            learnt.append(Source(f"train/{before}", "all"))
         parts = {"all": [*learnt, *images.values()], "training": learnt}
         parts |= {f"images of {dataset}": [*learnt, source] for dataset, source in images.items()}
         return Job((f"plan/{name}.json",), options, parts)
@@ -235,24 +238,20 @@ class Jobs:
         path = self.cfg.model_of(network).path
         if path is None:
             return None
-        return {"path": expand(path), "content": self._content(f"train/{network}.files.json", Path(expand(path)))}
+        files = [] if self.started_from(network) else self._content(f"train/{network}.files.json", Path(expand(path)))
+        return {"path": expand(path), "content": files}
 
     @functools.cache  # noqa: B019
     def start(self, network: str) -> list[str] | None:
         """Content of the model that training starts from, if `train.start` names one of elsewhere."""
         path = self.cfg.train_of(network).start
-        if path in ("previous", "new") or self.started_from(network):
+        if path in NO_FOLDER or self.started_from(network):
             return None
         return self._content(f"train/{network}.start.json", Path(expand(path)))
 
     def started_from(self, network: str) -> str | None:
-        """Network of this configuration whose training is to end before that of another one starts from it."""
-        start = self.cfg.train_of(network).start
-        if start in ("previous", "new"):
-            return None
-        folder, trained = Path(expand(start)).resolve(), (self.results / "train").resolve()
-        name = folder.name if folder.parent == trained else ""
-        return name if name in self.cfg.networks and name != network else None
+        """Network of this configuration whose training is to end before another one starts from it, or is it."""
+        return networks_started_from(self.cfg, network)
 
     def _hashes_of(self, cache: Path) -> FileHashes:
         return self._hashes.setdefault(cache, FileHashes(self.results / cache, companions_of))
