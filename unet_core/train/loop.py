@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def train_network(
     wanted: str,
     start: Mapping[str, torch.Tensor] | None = None,
     processes: Processes = SINGLE_PROCESS,
+    check: Callable[[], None] = lambda: None,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
 
@@ -76,6 +77,9 @@ def train_network(
         Weights to start from, by their names in the network; what is not among them starts anew.
     processes : Processes
         This process among those that train together.
+    check : callable
+        Raises where what the training reads is no longer what it was; asked before each checkpoint, so that none holds
+        what came of other data.
 
     Returns
     -------
@@ -120,9 +124,10 @@ def train_network(
                     show(curves, state.history[-1])
                     done = progress.format_dict
                     log_entry(state.history[-1], steps, (done["n"] - done["initial"]) / max(done["elapsed"], 1e-9))
+                    check()
                     state.save_validated(folder, wanted)
             if state.step < steps:
-                _stop_if_warned(warned, state, folder, wanted, steps, processes)
+                _stop_if_warned(warned, state, folder, wanted, steps, processes, check)
         batches.close()
     return state.history
 
@@ -272,7 +277,13 @@ def _not_finite(what: str, step: int, folder: Path) -> UserError:
 
 
 def _stop_if_warned(
-    warned: StopRequest, state: State, folder: Path, wanted: str, steps: int, processes: Processes
+    warned: StopRequest,
+    state: State,
+    folder: Path,
+    wanted: str,
+    steps: int,
+    processes: Processes,
+    check: Callable[[], None],
 ) -> None:
     """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
     # Several processes must stop at the same step.
@@ -282,6 +293,7 @@ def _stop_if_warned(
     if state.losses:
         state.losses = list(processes.sum(torch.stack(state.losses)))
     if processes.rank == 0:
+        check()
         state.save(folder, wanted)
     by = warned.by.name if warned.by else "a signal to another process"
     raise UserError(

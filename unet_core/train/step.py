@@ -25,7 +25,7 @@ from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import load_checkpoint, weights_digest
 from unet_core.runtime import UserError, job_log, read_json, versions, write_stamp
-from unet_core.store.store import open_image_of, open_labels, open_weights
+from unet_core.store.pins import Pin, pin, pin_labels, pin_weights
 from unet_core.train.checkpoint import best_step, is_of
 from unet_core.train.loop import train_network
 from unet_core.train.processes import SINGLE_PROCESS, Processes, join_processes
@@ -69,7 +69,7 @@ def train_model(
     decided = read_json(plan)
     used: dict[str, str] = {}
     splits: dict[str, list[TrainingSample]] = {"train": [], "validation": []}
-    cache = Cache()
+    cache, read = Cache(), list[Pin]()
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
@@ -77,14 +77,16 @@ def train_model(
             if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)
-                splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
+                pins = _pins(results, dataset, name, truths[name], entry, groundtruth[dataset], weights[dataset])
+                read += pins
+                splits[split].append(_open_sample(pins, dataset, norm, entry | {"split": split}, cache))
     wanted = training_digest(cfg, decided, used)
     if is_trained(folder, wanted):
         logger.info("train: nothing has changed")
     else:
         settings = _settings(decided)
         start = choose_start(cfg, folder, wanted, used, settings)
-        _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
+        _train(cfg, decided, settings, used, splits, read, start, folder, wanted, processes)
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
 
@@ -129,6 +131,7 @@ def _train(
     settings: dict[str, Any],
     used: dict[str, str],
     splits: dict[str, list[TrainingSample]],
+    read: list[Pin],
     start: Start,
     folder: Path,
     wanted: str,
@@ -159,9 +162,14 @@ def _train(
     )
     if processes.rank == 0:
         write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
-    validation = splits["validation"]
+
+    def check() -> None:
+        for part in read:
+            part.check()
+
+    validation, given = splits["validation"], start.tensors
     history = train_network(
-        cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=start.tensors, processes=processes
+        cfg, decided, sampler, validation, folder=folder, wanted=wanted, start=given, processes=processes, check=check
     )
     description = settings | {
         "digest": wanted,
@@ -193,15 +201,33 @@ def adopt_model(path: Path, stamp: Path) -> None:
     write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": weights_digest(path)})
 
 
-def _open_sample(
-    results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
-) -> TrainingSample:
+def _pins(
+    results: Path,
+    dataset: str,
+    name: str,
+    truth: dict[str, Any],
+    entry: dict[str, Any],
+    groundtruth: Path,
+    weights: Path,
+) -> list[Pin]:
+    """What a training reads of a sample: image, target, border term, and objects, of those that the stamps name."""
     store = results / "groundtruth" / f"{dataset}.zarr"
-    targets = open_weights(results / "weights" / f"{dataset}.zarr", name)
+    image, objects = (
+        pin(store / name, truth["image"], groundtruth),
+        pin_labels(store, name, truth["labels"], groundtruth),
+    )
+    targets = pin_weights(results / "weights" / f"{dataset}.zarr", name, entry["digest"], weights)
+    return [image, *targets, objects[0]]
+
+
+def _open_sample(
+    pins: list[Pin], dataset: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
+) -> TrainingSample:
     offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
-    instances = open_labels(store, name)[0] if entry["split"] == "validation" else None
+    instances = pins[3].open() if entry["split"] == "validation" else None
     annotated = sum(entry["class_pixels"])
-    image, target, border = (Cached(source, cache) for source in (open_image_of(store, name), *targets))
+    sources = pins[0].open_image(), pins[1].open(), pins[2].open()
+    image, target, border = (Cached(source, cache) for source in sources)
     return TrainingSample(image, target, border, offset, scale, annotated, dataset, instances)
 
 
