@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -415,19 +416,22 @@ def test_a_run_that_begins_keeps_what_another_has_just_begun(
     """The other begins between two steps of this one: after it has looked what there is, and before it removes."""
     store_probabilities(tmp_path, smooth_probabilities((1, 40, 40), 6, 0), (1, 256, 256))
     parts = f".s 1.{objects_digest('p', CUT, ['cell', 'debris'])}.1x256x256.parts"
-    other, old = (tmp_path / "instances.zarr" / name / "run.other" for name in (parts, ".s 1.older.1x256x256.parts"))
+    names = parts, ".s 1.older.1x256x256.parts", ".s 1.at-work.1x256x256.parts"
+    other, old, at_work = (tmp_path / "instances.zarr" / name / "run.other" for name in names)
     seen = []
 
     def begun_meanwhile(*arguments: Any) -> list[str]:
-        other.mkdir(parents=True)
-        old.mkdir(parents=True)
+        for folder in (other, old, at_work):
+            folder.mkdir(parents=True)
+        for folder in (other, other.parent, old, old.parent, at_work.parent):
+            os.utime(folder, (0, 0))
         gone = remove_others(*arguments)
-        seen.append((other.is_dir(), old.is_dir()))
+        seen.append((other.is_dir(), old.is_dir(), at_work.is_dir()))
         return gone
 
     monkeypatch.setattr("unet_core.instances.step.remove_others", begun_meanwhile)
     make(tmp_path, CUT, engine)
-    assert seen == [(True, False)]
+    assert seen == [(True, False, True)]
 
 
 def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:

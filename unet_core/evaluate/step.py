@@ -37,7 +37,7 @@ from unet_core.metrics.thinning import MAX_STEPS, thin_borders
 from unet_core.metrics.voi import variation_of_information
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.pins import Pin, pin, pin_labels
-from unet_core.store.removal import remove_other_files
+from unet_core.store.removal import also_removed, remove_other_files
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ def evaluate_samples(
     made = digest(weights, entries)
     if scored:
         keep_evaluation(history, sums.drop(columns="digest"), scores, weights, made)
-    logger.info("evaluate: %d samples, %d scored, %d removed", len(entries), redone, removed)
+    logger.info("evaluate: %d samples, %d scored%s", len(entries), redone, also_removed(removed))
     write_stamp(
         stamp,
         {

@@ -33,7 +33,7 @@ from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, num
 from unet_core.method import method
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.pins import Pin, pin
-from unet_core.store.removal import changed_lately, remove, remove_other_files, remove_others
+from unet_core.store.removal import also_removed, changed_lately, remove, remove_other_files, remove_others
 from unet_core.store.result import made_anew
 from unet_core.store.store import Result, Spec, begin, details_if_done, finish, read_attributes
 
@@ -93,7 +93,7 @@ def make_instances(
                     ) from None
             made += 1
         entries[name] = {"split": entry["split"], "digest": wanted[name], "objects": details["objects"]}
-    logger.info("instances: %d samples, %d made, %d removed", len(samples), made, removed)
+    logger.info("instances: %d samples, %d made%s", len(samples), made, also_removed(removed))
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
 
 

@@ -42,7 +42,7 @@ from unet_core.predict.probabilities import distance_from_mask, from_stored, to_
 from unet_core.predict.seams import Audit, audit_window, windows
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.pins import Pin, pin
-from unet_core.store.removal import remove_others
+from unet_core.store.removal import also_removed, remove_others
 from unet_core.store.store import CHUNK, Result, Spec, begin, details_if_done, finish, read_attributes
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def predict_samples(
     for name, entry in entries.items():
         if audit := read_attributes(store / name)["details"].get("audit"):
             entry["audit"] = audit
-    logger.info("predict: %d samples, %d segmented, %d removed", len(samples), len(todo), removed)
+    logger.info("predict: %d samples, %d segmented%s", len(samples), len(todo), also_removed(removed))
     write_stamp(
         stamp,
         {

@@ -78,3 +78,8 @@ def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> int:
     for path in others:
         path.unlink(missing_ok=True)
     return len(others)
+
+
+def also_removed(count: int) -> str:
+    """How a step ends its line about what it did."""
+    return f", {count} removed" if count else ""

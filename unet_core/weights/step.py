@@ -20,7 +20,7 @@ from unet_core.files import open_atomic
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store.pins import Pin, pin_labels
-from unet_core.store.removal import remove_other_files, remove_others
+from unet_core.store.removal import also_removed, remove_other_files, remove_others
 from unet_core.store.store import BLOCK, Spec, begin, details_if_done, finish, open_weights
 from unet_core.weights.distance import Spacing, outermost_voxels, separate, two_nearest
 
@@ -197,7 +197,7 @@ def make_weights(
             counts = _make_sample(name, wanted, cfg, dataset, truth, store, engine)
             made += 1
         entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
-    logger.info("weights: %d samples, %d made, %d removed", len(samples), made, removed)
+    logger.info("weights: %d samples, %d made%s", len(samples), made, also_removed(removed))
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
