@@ -52,7 +52,10 @@ class Actor:
     """A thread that goes on for one operation on files at a time."""
 
     def __init__(self, work: Callable[[], object]) -> None:
-        self._work, self._go, self._stopped = work, threading.Semaphore(0), threading.Semaphore(0)
+        # Each is taken by one thread and released by the other.
+        self._work, self._go, self._stopped = work, threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._stopped.acquire()
         self.over, self.killed, self.value, self.error = False, False, None, None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
