@@ -269,6 +269,7 @@ def test_a_run_that_another_one_overtakes_anywhere_never_gets_into_its_result(
 TURN = st.builds(Turn, st.integers(0, 2), st.integers(1, 40), st.integers(0, 9).map(lambda number: number == 0))
 
 
+@pytest.mark.slow
 @settings(max_examples=INTERLEAVINGS, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([None, "9", "1"]),
