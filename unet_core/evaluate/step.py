@@ -235,9 +235,9 @@ def evaluate_samples(
     engine : Engine
         Where blocks are worked on.
     """
-    truths, names = read_json(groundtruth)["samples"], read_json(groundtruth)["classes"]
+    truths, names = (read_json(groundtruth)[key] for key in ("samples", "classes"))
     removed = remove_other_files(folder / "samples", ".json", set(truths))
-    scored, entries, redone = {}, {}, 0
+    scored, entries, redone, scores, by_size = {}, {}, 0, {}, {}
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
         # By whom it was predicted, not what it is for, says whether it was held out.
@@ -251,8 +251,6 @@ def evaluate_samples(
             of_truth = pin_labels(truth_store, name, truth["labels"], groundtruth)
             found = pin(instance_store / name, entry["digest"], instances)
             counts = _score_sample(cfg, names, of_truth, found, tables, engine)
-            for part in (*of_truth, found):
-                part.check()
             write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
             redone += 1
         # Counted anew each time, so that a sample that changes its split needs no new scores.
@@ -266,7 +264,6 @@ def evaluate_samples(
         ]
     )
     splits = {split: [name for name, entry in entries.items() if entry["split"] == split] for split in cfg.splits}
-    scores, by_size = {}, {}
     for split, members in splits.items():
         if members:
             images = [scored[name] for name in members]
@@ -375,9 +372,12 @@ def _score_sample(
     of_found = pd.read_csv(table, usecols=["label", "class"], dtype={"class": str}, keep_default_na=False)
     classes = Classes(names, of_truth, dict(zip(of_found["label"].tolist(), of_found["class"].tolist(), strict=True)))
     thin = add(block.thin for block in blocks)
+    space = score_space(truth, found, cfg.boundary_tolerance, engine)
+    for part in (*truth, found):
+        part.check()
     return score_image(add(block.table for block in blocks), cfg.thresholds, classes) | {
         "thin": {"v_rand": v_rand(thin), "v_info": v_info(thin)},
-        "space": score_space(truth, found, cfg.boundary_tolerance, engine),
+        "space": space,
     }
 
 
