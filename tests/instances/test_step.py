@@ -175,6 +175,7 @@ def test_objects_are_those_of_one_piece_for_any_options_blocks_and_order(
     shape: tuple, block: tuple, cfg: Instances, background: float, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("unet_core.store.result.CHUNK", 8)
         patch.setattr("unet_core.store.store.CHUNK", 8)  # so that small images have many blocks
         probability = store_probabilities(Path(folder), smooth_probabilities(shape, 0.7, seed, background), block)
         labels, table = make(Path(folder), cfg, Shuffled(seed))
@@ -218,6 +219,7 @@ def test_half_precision_counts_as_what_it_says(tmp_path: Path, engine: Engine) -
 def test_holes_are_filled_wherever_they_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple, fill: str
 ) -> None:
+    monkeypatch.setattr("unet_core.store.result.CHUNK", 8)
     monkeypatch.setattr("unet_core.store.store.CHUNK", 8)
     foreground = np.ones(shape, bool)
     for x in range(1, 34):  # also across the borders of blocks, which are at 8, 16, 24 and 32
