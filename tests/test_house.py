@@ -39,7 +39,7 @@ OWNERS = {
     "torch": {"network", "train"},
     "dask": {"engine", "workers"},
     "distributed": {"engine", "workers"},
-    "zarr": {"store/store", "images/zarr_images"},
+    "zarr": {"store/result", "images/zarr_images"},
     "PIL": {"images/pictures"},
     **dict.fromkeys(("mrcfile", "nibabel", "nrrd"), {"images/volume_headers"}),
     "dask_jobqueue": {"workers"},

@@ -39,7 +39,7 @@ def test_results_are_those_that_are_recorded_for_the_version(step: str, tmp_path
 @pytest.mark.parametrize(
     ("step", "target", "change"),
     [
-        ("weights", "unet_core.store.store.halve_labels", lambda array: array[:, ::2, ::2]),
+        ("weights", "unet_core.store.result.halve_labels", lambda array: array[:, ::2, ::2]),
         ("plan", "unet_core.plan.step.PASSES_PER_PIXEL", 201),
         ("instances", "unet_core.instances.step.VALUE_OF_ONE", {"uint8": 254.0}),
         ("ensemble", "unet_core.network.ensemble.digest", lambda *values: digest(*values, 1)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import uuid
 from collections.abc import Iterator
@@ -20,12 +21,32 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def open_folder(path: Path) -> Iterator[int]:
+    """Descriptor of a folder, for `dir_fd`: what is done through it is done to this folder, whatever its name becomes.
+
+    So a folder that another process renames, and replaces by a new one, gets all of it, and the new one nothing.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def open_below(path: Path | str, folder: int | None = None, mode: str = "rb") -> BinaryIO:
+    """Open a file; where a descriptor of a folder is given, the path is one below it."""
+    opener = None if folder is None else functools.partial(os.open, mode=0o666, dir_fd=folder)
+    return open(path, mode, opener=opener)  # type: ignore[return-value]  # noqa: PTH123, SIM115
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path, durable: bool = True, folder: int | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name when all of it is there; folders above it are made.
 
     Whatever ends the process, SIGKILL included, `path` is what it was before or all of the new file. On an error, as of
     a full disk, it is what it was, and nothing else stays behind. A killed process may leave a
-    file named by `temporary_path`.
+    file named by `temporary_path`. A file is never changed where it stands, so that it may have other names (hard
+    links), which keep what it was.
 
     Parameters
     ----------
@@ -36,32 +57,55 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         name. (Which of the two files is there is open, since the folder is not waited for.) It costs 2 to 6 ms on a
         local disk, ten times the rest. Without it such a failure may leave a file that is empty or full of zeros, which
         is only for readers that find that out and can have the file made again.
+    folder : int, optional
+        Descriptor from `open_folder`: the path is one below this folder.
 
     Yields
     ------
     BinaryIO
-        The open file.
+        The open file, for reading what was written too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        with temporary.open("xb") as file:
+        with _new_file(temporary, folder) as file:
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path, src_dir_fd=folder, dst_dir_fd=folder)  # noqa: PTH105
     except BaseException as error:
         with contextlib.suppress(OSError):  # the error is what is to be told
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary, dir_fd=folder)  # noqa: PTH108
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             name_file(error, path)  # errors of writing tell no name, and that of the temporary file says nothing
         raise
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+def _new_file(path: Path, folder: int | None) -> BinaryIO:
+    """A new file; the folders above it are made where they are missing, which they mostly are not."""
+    try:
+        return open_below(path, folder, "x+b")
+    except FileNotFoundError:
+        make_folders(path.parent, folder)
+        return open_below(path, folder, "x+b")
+
+
+def make_folders(path: Path, folder: int | None = None) -> None:
+    """Make a folder and those above it; where a descriptor is given, the path is one below that folder."""
+    try:
+        os.mkdir(path, dir_fd=folder)  # noqa: PTH102
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if path.parent == path or (folder is not None and path.parent == Path()):
+            raise
+        make_folders(path.parent, folder)
+        make_folders(path, folder)
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = True, folder: int | None = None) -> None:
     """Write a file whole or not at all, whatever ends the process; see `open_atomic`."""
-    with open_atomic(path, durable) as file:
+    with open_atomic(path, durable, folder) as file:
         file.write(content)
 
 

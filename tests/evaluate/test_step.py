@@ -17,7 +17,7 @@ import pytest
 from unet_core.blocks import ZYX
 from unet_core.config.options import Evaluate
 from unet_core.engine import Engine
-from unet_core.evaluate import spatial
+from unet_core.evaluate import spatial, step
 from unet_core.evaluate.bootstrap import score
 from unet_core.evaluate.history import MEASURES, read_history, read_images, sums_of
 from unet_core.evaluate.step import Classes, evaluate_samples, score_image, summarise
@@ -27,7 +27,9 @@ from unet_core.metrics.surface import boundary, compare_boundaries, count_near, 
 from unet_core.metrics.thinning import thin_borders
 from unet_core.metrics.warping import Warping, warp
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store.store import Result, Spec, begin, finish
+from unet_core.store.pins import pin, pin_labels
+from unet_core.store.removal import remove
+from unet_core.store.store import Result, Spec, begin, finish, read_attributes
 
 CFG = Evaluate(thresholds=[0.5, 0.75])
 
@@ -358,7 +360,9 @@ def test_boundaries_of_a_volume_are_the_same_for_any_pieces(
         put(project.truth_store / "v" / "labels" / name, np.asarray(array), "1", size)
     put(project.instance_store / "v", found, "1", size)
     monkeypatch.setattr(spatial, "PIECE_SHAPE", piece)
-    scores = spatial.score_space(project.truth_store, project.instance_store / "v", "v", None, project.engine)
+    objects = pin(project.instance_store / "v", "1", Path("stamp.json"))
+    pins = pin_labels(project.truth_store, "v", "1", Path("stamp.json"))
+    scores = spatial.score_space(pins, objects, None, project.engine)
     ignore = Result(project.truth_store / "v" / "labels" / "ignore").read_all()
     edges = [boundary(labels, ignore) for labels in (truth, found)]
     surface = compare_boundaries(edges[0], edges[1], (slice(None),) * 3, size, 1000)
@@ -451,12 +455,45 @@ def test_scores_of_one_image_are_summarised_like_those_of_many() -> None:
 
 def test_a_result_of_another_shape_says_where_and_what_to_do(project: Project) -> None:
     project.add("a", TRUTH_A, FOUND_A)
-    put(project.instance_store / "a", np.zeros((1, 4, 7)), "other")
+    digest = read_attributes(project.instance_store / "a")["digest"]
+    remove(project.instance_store / "a")
+    put(project.instance_store / "a", np.zeros((1, 4, 7)), digest)
     with pytest.raises(
         UserError,
         match=r"instances/unet/cells.zarr/a has shape \(1, 4, 7\), but its truth \(1, 4, 6\); "
         r"'snakemake --forcerun predict'",
     ):
+        project.evaluate()
+
+
+@pytest.mark.parametrize("what", ["instances", "classes", "ignore", "objects"])
+@pytest.mark.parametrize("before", [True, False])
+def test_scores_of_what_was_made_anew_are_not_kept(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str, before: bool
+) -> None:
+    """Before the sample is scored, or while it is."""
+    project.add("a", TRUTH_A, FOUND_A)
+    path = project.instance_store / "a" if what == "objects" else project.truth_store / "a" / "labels" / what
+    real = step.score_space
+
+    def replaced(*arguments: Any) -> dict[str, Any]:
+        found = real(*arguments)
+        put(path, np.zeros((1, 4, 6)), "other")
+        return found
+
+    if before:
+        put(path, np.zeros((1, 4, 6)), "other")
+    else:
+        monkeypatch.setattr(step, "score_space", replaced)
+    with pytest.raises(UserError, match=f"{path.name} is not what .*json says: another run .*; run snakemake again"):
+        project.evaluate()
+    assert not (project.folder / "samples" / "a.json").exists()
+
+
+def test_a_missing_table_says_what_makes_it(project: Project) -> None:
+    project.add("a", TRUTH_A, FOUND_A)
+    (project.instance_store.with_suffix("") / "a.csv").unlink()
+    with pytest.raises(UserError, match="a.csv is missing; 'snakemake --forcerun instances' makes it again"):
         project.evaluate()
 
 

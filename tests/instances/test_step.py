@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def test_objects_are_those_of_one_piece_for_any_options_blocks_and_order(
     shape: tuple, block: tuple, cfg: Instances, background: float, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("unet_core.store.result.CHUNK", 8)
         patch.setattr("unet_core.store.store.CHUNK", 8)  # so that small images have many blocks
         probability = store_probabilities(Path(folder), smooth_probabilities(shape, 0.7, seed, background), block)
         labels, table = make(Path(folder), cfg, Shuffled(seed))
@@ -217,6 +219,7 @@ def test_half_precision_counts_as_what_it_says(tmp_path: Path, engine: Engine) -
 def test_holes_are_filled_wherever_they_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple, fill: str
 ) -> None:
+    monkeypatch.setattr("unet_core.store.result.CHUNK", 8)
     monkeypatch.setattr("unet_core.store.store.CHUNK", 8)
     foreground = np.ones(shape, bool)
     for x in range(1, 34):  # also across the borders of blocks, which are at 8, 16, 24 and 32
@@ -415,19 +418,22 @@ def test_a_run_that_begins_keeps_what_another_has_just_begun(
     """The other begins between two steps of this one: after it has looked what there is, and before it removes."""
     store_probabilities(tmp_path, smooth_probabilities((1, 40, 40), 6, 0), (1, 256, 256))
     parts = f".s 1.{objects_digest('p', CUT, ['cell', 'debris'])}.1x256x256.parts"
-    other, old = (tmp_path / "instances.zarr" / name / "run.other" for name in (parts, ".s 1.older.1x256x256.parts"))
+    names = parts, ".s 1.older.1x256x256.parts", ".s 1.at-work.1x256x256.parts"
+    other, old, at_work = (tmp_path / "instances.zarr" / name / "run.other" for name in names)
     seen = []
 
     def begun_meanwhile(*arguments: Any) -> list[str]:
-        other.mkdir(parents=True)
-        old.mkdir(parents=True)
+        for folder in (other, old, at_work):
+            folder.mkdir(parents=True)
+        for folder in (other, other.parent, old, old.parent, at_work.parent):
+            os.utime(folder, (0, 0))
         gone = remove_others(*arguments)
-        seen.append((other.is_dir(), old.is_dir()))
+        seen.append((other.is_dir(), old.is_dir(), at_work.is_dir()))
         return gone
 
     monkeypatch.setattr("unet_core.instances.step.remove_others", begun_meanwhile)
     make(tmp_path, CUT, engine)
-    assert seen == [(True, False)]
+    assert seen == [(True, False, True)]
 
 
 def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from unet_core.network.model import (
 )
 from unet_core.network.tiles import LANES, TileFunction, predict_box
 from unet_core.network.unet import input_size
+from unet_core.predict import step
 from unet_core.predict.probabilities import distance_from_mask, from_stored, is_foreground, to_stored
 from unet_core.predict.step import block_of, predict_samples
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -163,6 +165,45 @@ def test_another_model_in_the_folder_is_not_taken_for_the_one_that_was_adopted(t
     with pytest.raises(UserError, match=told):
         predict(tmp_path, engine)
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "audit"])
+def test_what_was_predicted_of_another_image_than_the_stamp_says_is_not_done(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The image is made anew before its first block is read, after that, or after the last one was."""
+    prepare(tmp_path)
+    stamp = (tmp_path / "data.json").read_bytes()
+
+    def another(*arguments: Any) -> Any:
+        prepare(tmp_path, seed=1)
+        (tmp_path / "data.json").write_bytes(stamp)
+        return real(*arguments) if arguments else None
+
+    real: Any = None
+    if when == "before":
+        another()
+    else:
+        name = "_predict_all" if when == "meanwhile" else "_audit_all"
+        real = getattr(step, name)
+        monkeypatch.setattr(step, name, another)
+    with pytest.raises(UserError, match="a b is not what .*data.json says: another run makes it anew"):
+        predict(tmp_path, engine)
+    assert not read_attributes(tmp_path / "out" / "data.zarr" / "a b").get("done")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_samples_that_are_gone_are_told_apart_from_those_that_are_segmented(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(tmp_path)
+    for name in ("gone", "gone too"):
+        (tmp_path / "out" / "data.zarr" / name).mkdir(parents=True)
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path, engine)
+        predict(tmp_path, engine)
+    told = [record.getMessage() for record in caplog.records if "samples" in record.getMessage()]
+    assert told == ["predict: 1 samples, 1 segmented, 2 removed", "predict: 1 samples, 0 segmented"]
 
 
 def test_missing_weights_are_named(tmp_path: Path, engine: Engine) -> None:

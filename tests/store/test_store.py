@@ -90,7 +90,7 @@ def test_a_lost_shard_is_noticed_when_read_and_when_asked(tmp_path: Path) -> Non
 def test_a_look_at_a_finished_result_opens_no_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.zarr" / "s"
     filled(path, IMAGE)
-    monkeypatch.setattr("unet_core.store.store.zarr.open_array", None)
+    monkeypatch.setattr("unet_core.store.result.zarr.open_array", None)
     assert details_if_done(path, "d") == {"count": 1}
 
 

@@ -127,6 +127,28 @@ def test_a_second_interruption_does_not_disturb_the_saving(tmp_path: Path, monke
     assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 3
 
 
+@pytest.mark.parametrize("warned", [False, True])
+def test_no_checkpoint_holds_what_came_of_data_that_was_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: bool
+) -> None:
+    """Before a validation, or before a signal ends the training."""
+    sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=2, seed=0, augment=CFG.augment)
+    step, given = training._step, {"folder": tmp_path, "wanted": "d"}
+
+    def check() -> None:
+        raise UserError("made anew")
+
+    def stepped(cfg: Train, state: State, *arguments: Any) -> None:
+        step(cfg, state, *arguments)
+        if warned:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(training, "_step", stepped)
+    with pytest.raises(UserError, match="^made anew$"):
+        train_network(CFG, plan(CFG.validate_every), sampler, [sample(seed=1)], **given, check=check)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_warning_in_the_last_step_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = training._step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from tests.weights.test_distance import SPACINGS, distances_one_by_one, random_l
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config.datasets import IGNORE, Dataset, Weights
 from unet_core.engine import Engine
-from unet_core.runtime import read_json, write_stamp
-from unet_core.store.store import Spec, begin, finish, open_weights
+from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.store.store import Result, Spec, begin, finish, open_weights, read_attributes
 from unet_core.weights import step as weights
 from unet_core.weights.step import border_term, cutoff, halo, make_weights, near_cutoff, target_and_border
 
@@ -194,6 +194,15 @@ class Project:
         return {str(path): path.stat().st_mtime_ns for path in self.store.glob("s/**/c/*/*/*")}
 
 
+class InOrder:
+    """An engine that works on one item after the other, in the thread that asks."""
+
+    def run(
+        self, function: Callable[[Any], Any], items: Iterable[Any], total: int, what: str
+    ) -> Iterator[tuple[Any, Any]]:
+        return ((item, function(item)) for item in items)
+
+
 def shards_of(project: Project, *positions: str) -> set[str]:
     """Shards of blocks, at both resolutions."""
     folders = [project.store / "s", project.store / "s" / "labels" / "target"]
@@ -322,6 +331,63 @@ def test_an_interrupted_run_goes_on_and_leaves_nothing_of_other_labels(
     if back:
         project.write(labels, "one")
     for stored, expected in zip(project.make(), whole(labels if back else changed, CFG), strict=True):
+        np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_weights_of_other_labels_than_the_stamp_says_are_not_done(
+    project: Project, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    labels = labels_of_16_blocks()
+    project.write(labels, "one")
+    project.engine = InOrder()  # type: ignore[assignment]
+    stamp, real = project.truth.with_suffix(".json").read_bytes(), weights._make_block
+
+    def another() -> None:
+        project.write(np.roll(labels, 40, axis=1), "two")
+        project.truth.with_suffix(".json").write_bytes(stamp)
+
+    @functools.wraps(real)
+    def replaced(item: Any, **options: Any) -> Any:
+        made = real(item, **options)
+        if item[0] == 15:
+            another()
+        return made
+
+    if when == "before":
+        another()
+    else:
+        monkeypatch.setattr(weights, "_make_block", replaced)
+    with pytest.raises(UserError, match="instances is not what .* says: another run makes it anew, or has; run snake"):
+        project.make()
+    assert not read_attributes(project.store / "s").get("done")
+
+
+def test_a_record_says_what_a_run_wrote_and_nothing_of_what_another_one_put_there(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer run replaces the shards between the last write of an older one and the note about it."""
+    labels, changed = labels_of_16_blocks(), np.roll(labels_of_16_blocks(), 40, axis=1)
+    project.engine = InOrder()  # type: ignore[assignment]
+    project.write(labels, "one")
+    write, other = Result.write, []
+
+    def overtaken(self: Result, index: int, data: np.ndarray, digest: str) -> int:
+        done = write(self, index, data, digest)
+        if index == 15 and self.path.name == "target" and not other:
+            other.append(self)
+            project.write(changed, "two")
+            project.make()
+        return done
+
+    monkeypatch.setattr(Result, "write", overtaken)
+    with pytest.raises(UserError):
+        project.make()
+    for stored, expected in zip(project.make(), whole(changed, CFG), strict=True):
+        np.testing.assert_array_equal(stored, expected)
+    # Back to what the older run knew.
+    project.write(labels, "one")
+    for stored, expected in zip(project.make(), whole(labels, CFG), strict=True):
         np.testing.assert_array_equal(stored, expected)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from unet_core.metrics.surface import (
     hausdorff_distance,
 )
 from unet_core.metrics.warping import Warping, warp, warping_error
-from unet_core.store.store import Result, open_labels
+from unet_core.store.pins import Pin
 
 # Larger planes are warped in squares of this size: no part of a program's memory, but of the definition of the score.
 PLANE_SHAPE: ZYX = (1, 4096, 4096)
@@ -35,18 +34,19 @@ MAX_DISTANCES_3D = (16, 64)
 # Pixels along x within which boundaries agree, where the user does not say.
 DEFAULT_TOLERANCE = 2
 
+# Instances, classes and ignore mask of a sample.
+Truth = tuple[Pin, Pin, Pin]
 
-def score_space(truth_store: Path, found: Path, sample: str, tolerance: float | None, engine: Engine) -> dict[str, Any]:
+
+def score_space(truth: Truth, found: Pin, tolerance: float | None, engine: Engine) -> dict[str, Any]:
     """Counts of one image.
 
     Parameters
     ----------
-    truth_store : Path
-        Store of the step groundtruth.
-    found : Path
-        Result of the step instances.
-    sample : str
-        Name of the sample.
+    truth : tuple of Pin
+        Instances, classes and ignore mask of the sample.
+    found : Pin
+        What the step instances found in it.
     tolerance : float, optional
         Micrometres within which boundaries agree; default: two pixels along x.
     engine : Engine
@@ -57,15 +57,18 @@ def score_space(truth_store: Path, found: Path, sample: str, tolerance: float | 
     dict
         `warping`, `boundary` (counts) and `hausdorff` (micrometres, or None).
     """
-    shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
+    shape, spacing = found.open().shape, truth[0].open().pixel_size
     within = DEFAULT_TOLERANCE * spacing[2] if tolerance is None else tolerance
     planes = Grid(shape, PLANE_SHAPE)
-    warped = functools.partial(_warp_piece, truth_store=truth_store, found=found, sample=sample)
+    warped = functools.partial(_warp_piece, truth=truth, found=found)
     warping = functools.reduce(
         Warping.__add__,
-        (counts for _, counts in engine.run(warped, range(len(planes)), len(planes), f"evaluate {sample}, warping")),
+        (
+            counts
+            for _, counts in engine.run(warped, range(len(planes)), len(planes), f"evaluate {found.path.name}, warping")
+        ),
     )
-    surface, reach = _measure_boundaries(truth_store, found, sample, within, engine)
+    surface, reach = _measure_boundaries(truth, found, within, engine)
     distance = hausdorff_distance(surface)
     return {
         "warping": list(warping),
@@ -98,41 +101,35 @@ def summarise_space(images: Sequence[dict[str, Any]]) -> dict[str, float | None]
     }
 
 
-def _warp_piece(index: int, truth_store: Path, found: Path, sample: str) -> Warping:
-    result = Result(found)
-    truth, _, ignore = open_labels(truth_store, sample)
+def _warp_piece(index: int, truth: Truth, found: Pin) -> Warping:
+    result = found.open()
+    objects, ignore = truth[0].open(), truth[2].open()
     box = Grid(result.shape, PLANE_SHAPE).box(index)
-    return warp(truth.read(box)[0], result.read(box)[0], ignore.read(box)[0])
+    return warp(objects.read(box)[0], result.read(box)[0], ignore.read(box)[0])
 
 
-def _measure_boundaries(
-    truth_store: Path, found: Path, sample: str, tolerance: float, engine: Engine
-) -> tuple[Surface, float]:
+def _measure_boundaries(truth: Truth, found: Pin, tolerance: float, engine: Engine) -> tuple[Surface, float]:
     """Distances of boundaries, and the micrometres up to which they were measured."""
-    shape, spacing = Result(found).shape, open_labels(truth_store, sample)[0].pixel_size
+    shape, spacing = found.open().shape, truth[0].open().pixel_size
     pieces, surface, reach = Grid(shape, PIECE_SHAPE), Surface({}, {}), 0.0
     for pixels in MAX_DISTANCES if shape[0] == 1 else MAX_DISTANCES_3D:
         reach = max(pixels * spacing[2], tolerance)
-        measure = functools.partial(
-            _compare_piece, truth_store=truth_store, found=found, sample=sample, spacing=spacing, reach=reach
-        )
-        parts = engine.run(measure, range(len(pieces)), len(pieces), f"evaluate {sample}, boundaries")
+        measure = functools.partial(_compare_piece, truth=truth, found=found, spacing=spacing, reach=reach)
+        parts = engine.run(measure, range(len(pieces)), len(pieces), f"evaluate {found.path.name}, boundaries")
         surface = functools.reduce(Surface.__add__, (part for _, part in parts))
         if hausdorff_distance(surface) != np.inf:
             break
     return surface, reach
 
 
-def _compare_piece(
-    index: int, truth_store: Path, found: Path, sample: str, spacing: tuple[float, float, float], reach: float
-) -> Surface:
-    result = Result(found)
-    truth, _, ignore = open_labels(truth_store, sample)
+def _compare_piece(index: int, truth: Truth, found: Pin, spacing: tuple[float, float, float], reach: float) -> Surface:
+    result = found.open()
+    objects, ignore = truth[0].open(), truth[2].open()
     write = Grid(result.shape, PIECE_SHAPE).box(index)
     z, y, x = (int(reach / size * (1 + 1e-9)) for size in spacing)
     seen = write.grow((z, y, x)).clip(result.shape)
     # One more voxel, which says whether the last one is a boundary.
     read = seen.grow((1, 1, 1)).clip(result.shape)
     unknown, part = ignore.read(read), seen.within(read).slices
-    edges = [boundary(labels.read(read), unknown)[part] for labels in (truth, result)]
+    edges = [boundary(labels.read(read), unknown)[part] for labels in (objects, result)]
     return compare_boundaries(edges[0], edges[1], write.within(seen).slices, spacing, reach)

@@ -19,7 +19,7 @@ from unet_core.digest import digest
 from unet_core.engine import Engine
 from unet_core.evaluate.bootstrap import intervals
 from unet_core.evaluate.history import MEASURES, keep_evaluation, sums_of
-from unet_core.evaluate.spatial import score_space, summarise_space
+from unet_core.evaluate.spatial import Truth, score_space, summarise_space
 from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.metrics import matching as m
@@ -36,8 +36,8 @@ from unet_core.metrics.strata import size_strata
 from unet_core.metrics.thinning import MAX_STEPS, thin_borders
 from unet_core.metrics.voi import variation_of_information
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store.removal import remove_other_files
-from unet_core.store.store import Result, open_labels
+from unet_core.store.pins import Pin, pin, pin_labels
+from unet_core.store.removal import also_removed, remove_other_files
 
 logger = logging.getLogger(__name__)
 
@@ -235,9 +235,9 @@ def evaluate_samples(
     engine : Engine
         Where blocks are worked on.
     """
-    truths, names = read_json(groundtruth)["samples"], read_json(groundtruth)["classes"]
-    remove_other_files(folder / "samples", ".json", set(truths))
-    scored, entries, redone = {}, {}, 0
+    truths, names = (read_json(groundtruth)[key] for key in ("samples", "classes"))
+    removed = remove_other_files(folder / "samples", ".json", set(truths))
+    scored, entries, redone, scores, by_size = {}, {}, 0, {}, {}
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
         # By whom it was predicted, not what it is for, says whether it was held out.
@@ -248,7 +248,9 @@ def evaluate_samples(
         wanted = digest(truth["labels"], entry["digest"], options, method("evaluate"))
         counts = _kept(folder / "samples" / f"{name}.json", wanted)
         if counts is None:
-            counts = _score_sample(name, cfg, names, truth_store, instance_store, tables, engine)
+            of_truth = pin_labels(truth_store, name, truth["labels"], groundtruth)
+            found = pin(instance_store / name, entry["digest"], instances)
+            counts = _score_sample(cfg, names, of_truth, found, tables, engine)
             write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
             redone += 1
         # Counted anew each time, so that a sample that changes its split needs no new scores.
@@ -262,7 +264,6 @@ def evaluate_samples(
         ]
     )
     splits = {split: [name for name, entry in entries.items() if entry["split"] == split] for split in cfg.splits}
-    scores, by_size = {}, {}
     for split, members in splits.items():
         if members:
             images = [scored[name] for name in members]
@@ -272,7 +273,7 @@ def evaluate_samples(
     made = digest(weights, entries)
     if scored:
         keep_evaluation(history, sums.drop(columns="digest"), scores, weights, made)
-    logger.info("evaluate: %d samples, %d scored", len(entries), redone)
+    logger.info("evaluate: %d samples, %d scored%s", len(entries), redone, also_removed(removed))
     write_stamp(
         stamp,
         {
@@ -355,24 +356,28 @@ def _kept(path: Path, wanted: str) -> dict[str, Any] | None:
 
 
 def _score_sample(
-    name: str, cfg: Evaluate, names: list[str], truth_store: Path, instance_store: Path, tables: Path, engine: Engine
+    cfg: Evaluate, names: list[str], truth: Truth, found: Pin, tables: Path, engine: Engine
 ) -> dict[str, Any]:
-    found = Result(instance_store / name)
-    truth = open_labels(truth_store, name)[0]
-    if truth.shape != found.shape:
-        mend = "'snakemake --forcerun predict' mends it"
-        raise UserError(f"{instance_store / name} has shape {found.shape}, but its truth {truth.shape}; {mend}")
-    block = functools.partial(_count_block, name=name, truth_store=truth_store, instance_store=instance_store)
-    blocks = [counted for _, counted in engine.run(block, range(len(found.grid)), len(found.grid), f"evaluate {name}")]
+    name, result, shape = found.path.name, found.open(), truth[0].open().shape
+    if shape != result.shape:
+        raise UserError(
+            f"{found.path} has shape {result.shape}, but its truth {shape}; 'snakemake --forcerun predict' mends it"
+        )
+    table, count = tables / f"{name}.csv", len(result.grid)
+    if not table.is_file():
+        raise UserError(f"{table} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
+    block = functools.partial(_count_block, truth=truth, found=found)
+    blocks = [counted for _, counted in engine.run(block, range(count), count, f"evaluate {name}")]
     of_truth = {label: names[number - 1] for block in blocks for label, number in block.classes.items()}
-    of_found = pd.read_csv(
-        tables / f"{name}.csv", usecols=["label", "class"], dtype={"class": str}, keep_default_na=False
-    )
+    of_found = pd.read_csv(table, usecols=["label", "class"], dtype={"class": str}, keep_default_na=False)
     classes = Classes(names, of_truth, dict(zip(of_found["label"].tolist(), of_found["class"].tolist(), strict=True)))
     thin = add(block.thin for block in blocks)
+    space = score_space(truth, found, cfg.boundary_tolerance, engine)
+    for part in (*truth, found):
+        part.check()
     return score_image(add(block.table for block in blocks), cfg.thresholds, classes) | {
         "thin": {"v_rand": v_rand(thin), "v_info": v_info(thin)},
-        "space": score_space(truth_store, instance_store / name, name, cfg.boundary_tolerance, engine),
+        "space": space,
     }
 
 
@@ -387,15 +392,15 @@ class Counted(NamedTuple):
     classes: dict[int, int]
 
 
-def _count_block(index: int, name: str, truth_store: Path, instance_store: Path) -> Counted:
-    result = Result(instance_store / name)
-    instances, classes, ignore = open_labels(truth_store, name)
+def _count_block(index: int, truth: Truth, found: Pin) -> Counted:
+    result = found.open()
+    instances, classes, ignore = (part.open() for part in truth)
     box = result.grid.box(index)
     read = box.grow((0, MAX_STEPS, MAX_STEPS)).clip(result.shape)
-    inner, found, unknown = box.within(read).slices, result.read(read), ignore.read(read)
-    thin = thin_borders(found, unknown)[inner]
-    truth, found, unknown = instances.read(box), found[inner], unknown[inner]
-    numbers = contingency(truth, classes.read(box))
+    inner, labels, unknown = box.within(read).slices, result.read(read), ignore.read(read)
+    thin = thin_borders(labels, unknown)[inner]
+    true, labels, unknown = instances.read(box), labels[inner], unknown[inner]
+    numbers = contingency(true, classes.read(box))
     known = (numbers.truth > 0) & (numbers.found > 0)
     of_class = dict(zip(numbers.truth[known].tolist(), numbers.found[known].tolist(), strict=True))
-    return Counted(contingency(truth, found, unknown), contingency(truth, thin, unknown), of_class)
+    return Counted(contingency(true, labels, unknown), contingency(true, thin, unknown), of_class)

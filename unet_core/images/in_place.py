@@ -43,6 +43,8 @@ class InPlace:
         self.channels = len(reference["channels"])
         self.pixel_size: tuple[float, float, float] = tuple(reference["pixel_size"])
         self.dtype = np.dtype(reference["dtype"])
+        a, b, c = reference["chunk"]
+        self.chunk: ZYX = (a, b, c)
 
     def read(self, box: Box) -> np.ndarray:
         """Voxels of a box inside the image, shape (c, z, y, x).

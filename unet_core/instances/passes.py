@@ -42,7 +42,8 @@ from unet_core.instances.run_lengths import (
 )
 from unet_core.predict.probabilities import foreground, is_foreground
 from unet_core.runtime import return_freed_memory
-from unet_core.store.store import Result
+from unet_core.store.pins import Pin
+from unet_core.store.result import Result, made_anew
 from unet_core.weights.distance import Spacing
 
 # Objects whose bounding box has more voxels are left whole: it is held in memory when an object is split.
@@ -55,8 +56,10 @@ class Work(NamedTuple):
 
     Attributes
     ----------
-    source, target : Path
-        Probabilities and labels.
+    source : Pin
+        Probabilities.
+    target : Path
+        Labels.
     cfg : Instances
         Options.
     wanted : str
@@ -69,7 +72,7 @@ class Work(NamedTuple):
         Folder of this run.
     """
 
-    source: Path
+    source: Pin
     target: Path
     cfg: Instances
     wanted: str
@@ -85,7 +88,7 @@ class Work(NamedTuple):
 
 def describe(index: int, work: Work, kind: str) -> np.ndarray:
     """Components of a block as rows of COMPONENT, of the foreground ("objects") or of what is around it ("holes")."""
-    grid = Result(work.source).grid
+    grid = work.source.open().grid
     names = [*Measures._fields, *(["owner"] if kind == "holes" else [])]
     arrays = _load(index, work, kind, *names)
     rows = component_rows(Measures(*(arrays[name] for name in Measures._fields)), grid.box(index).start, grid.shape)
@@ -96,7 +99,7 @@ def describe(index: int, work: Work, kind: str) -> np.ndarray:
 
 def join(index: int, work: Work, kind: str) -> list[tuple[int, np.ndarray]]:
     """Components of a block that are one with components of the blocks after it; see `contacts`."""
-    grid = Result(work.source).grid
+    grid = work.source.open().grid
     if kind == "objects":
         return contacts(index, grid, lambda n: _faces(n, work, kind), work.cfg.connectivity)
     return contacts(
@@ -125,7 +128,7 @@ def _faces(index: int, work: Work, kind: str) -> Faces:
 
 def _find_objects(index: int, work: Work, path: Path) -> None:
     """Components of the foreground of a block, with the probabilities of all classes in them."""
-    source = Result(work.source)
+    source = work.source.open()
     box = source.grid.box(index)
     stored = source.read(box)
     run_lengths, count = label_mask(is_foreground(stored, work.cfg.threshold), work.cfg.connectivity)
@@ -139,7 +142,7 @@ def _find_holes(index: int, work: Work, path: Path) -> None:
     that is around the hole. The neighbours of a voxel are the other kind than for objects, so that a hole is closed by
     one object.
     """
-    grid = Result(work.source).grid
+    grid = work.source.open().grid
     box = grid.box(index)
     forest = open_forest(work.run / "objects")
     numbers = _kept_objects(forest, index, work)
@@ -205,7 +208,7 @@ def split_objects(item: tuple[int, np.ndarray], work: Work) -> Pieces:
     arrays = load_arrays(path, *Pieces._fields)
     if arrays is not None:
         return Pieces(**arrays)
-    source = Result(work.source)
+    source = work.source.open()
     rows = open_forest(work.run / "objects").components[numbers]
     split, pieces, placed, blocks = [], [np.empty((0, 2), np.int64)], [], [np.empty(0, np.int64)]
     for k, (box, mask, probability) in enumerate(_masks(numbers, rows, source, work)):
@@ -285,7 +288,9 @@ def number_block(item: tuple[int, list[tuple[int, np.ndarray]]], work: Work) -> 
     """
     return_freed_memory()  # of the block before: pieces of it would add up
     index, split = item
-    source, target = Result(work.source), Result(work.target)
+    source, target = work.source.open(), Result(work.target)
+    if target.grid != source.grid:
+        raise made_anew(work.target)
     box, missing = source.grid.box(index), not target.has_block(index)
     as_found = work.cfg.fill == "none" and not split
     if missing or not as_found:
@@ -309,7 +314,7 @@ def _labels_of_block(index: int, work: Work, kind: str) -> np.ndarray:
     labels = mapped(work.run / "objects" / "labels", np.dtype("<i8"))
     if kind == "objects":
         return np.concatenate([[0], labels[forest.of_block(index)]])
-    owners = _owners(open_forest(work.run / "holes"), index, work, Result(work.source).grid)
+    owners = _owners(open_forest(work.run / "holes"), index, work, work.source.open().grid)
     closed = owners >= 0
     found = np.zeros(len(owners), np.int64)
     found[closed] = labels[owners[closed]]

@@ -31,9 +31,11 @@ from unet_core.instances.components import (
 from unet_core.instances.objects import SUFFIXES, Measured
 from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
 from unet_core.method import method
-from unet_core.runtime import read_json, write_stamp
-from unet_core.store.removal import remove, remove_other_files, remove_others
-from unet_core.store.store import Result, Spec, begin, details_if_done, finish
+from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.store.pins import Pin, pin
+from unet_core.store.removal import also_removed, changed_lately, remove, remove_other_files, remove_others
+from unet_core.store.result import made_anew
+from unet_core.store.store import Result, Spec, begin, details_if_done, finish, read_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +70,30 @@ def make_instances(
     done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
     # What an unfinished run has found out is of use as long as it is about the same objects.
     useful = {(name, wanted[name]) for name, details in done.items() if details is None}
-    redone = len(remove_others(store, set(samples), lambda name: _parts_of(name) in useful))
+
+    def of_use(folder: str) -> bool:
+        parts = _parts_of(folder)
+        return parts is not None and (parts in useful or changed_lately(store / folder))
+
+    removed, made = len(remove_others(store, set(samples), of_use)), 0
     for suffix in SUFFIXES:
         remove_other_files(tables, suffix, set(samples))
     entries = {}
     for name, entry in samples.items():
         details = done[name]
         if details is None:
+            source = pin(probabilities / name, entry["digest"], predict)
             try:
-                details = _make_sample(name, wanted[name], cfg, classes, unit, probabilities, store, tables, engine)
-            except FileNotFoundError:  # another run was faster, and has removed what both had found out
+                details = _make_sample(name, wanted[name], cfg, classes, unit, source, store, tables, engine)
+            except FileNotFoundError as error:  # another run has removed what both had found out
                 details = objects_if_done(name, wanted[name], store, tables)
                 if details is None:
-                    raise
-            redone += 1
+                    raise UserError(
+                        f"{store / name}: another run removed what this one had found ({error}); run snakemake again"
+                    ) from None
+            made += 1
         entries[name] = {"split": entry["split"], "digest": wanted[name], "objects": details["objects"]}
-    logger.info("instances: %d samples, %d made", len(samples), redone)
+    logger.info("instances: %d samples, %d made%s", len(samples), made, also_removed(removed))
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
 
 
@@ -110,18 +120,18 @@ def _make_sample(
     cfg: Instances,
     classes: list[str],
     unit: float | None,
-    probabilities: Path,
+    probabilities: Pin,
     store: Path,
     tables: Path,
     engine: Engine,
 ) -> dict[str, Any]:
-    source = Result(probabilities / name)
+    source = probabilities.open()
     block = "x".join(map(str, source.grid.block))
     kept = store / f".{name}.{wanted}.{block}.parts"
     kept.mkdir(parents=True, exist_ok=True)
     run = Path(tempfile.mkdtemp(prefix="run.", dir=kept))
     z, y, x = source.pixel_size
-    work = Work(source.path, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
+    work = Work(probabilities, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
     objects = _components("objects", work, source, engine)
     if cfg.fill != "none":
         _components("holes", work, source, engine)
@@ -141,8 +151,16 @@ def _make_sample(
         functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"
     ):
         measured.add(rows)
+    probabilities.check()
+    if read_attributes(work.target).get("digest") != wanted:  # the tables are those of another run now
+        raise made_anew(work.target)
     measured.write(tables / name, count, source.shape, (z, y, x), unit)
-    finish(store / name, wanted, {"objects": count})
+    try:
+        finish(store / name, wanted, {"objects": count})
+    except UserError:
+        for suffix in SUFFIXES:  # whose objects they describe is open
+            (tables / f"{name}{suffix}").unlink(missing_ok=True)
+        raise
     remove(kept)
     return {"objects": count}
 

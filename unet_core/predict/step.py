@@ -19,6 +19,7 @@ from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
 from unet_core.files import write_atomic
+from unet_core.images.in_place import InPlace
 from unet_core.method import method
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
@@ -40,8 +41,9 @@ from unet_core.predict.members import (
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
 from unet_core.runtime import UserError, read_json, write_stamp
-from unet_core.store.removal import remove_others
-from unet_core.store.store import CHUNK, Result, Spec, begin, details_if_done, finish, open_image_of, read_attributes
+from unet_core.store.pins import Pin, pin
+from unet_core.store.removal import also_removed, remove_others
+from unet_core.store.store import CHUNK, Result, Spec, begin, details_if_done, finish, read_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,6 @@ class PredictionJob(NamedTuple):
 
     cfg: Predict
     mask_threshold: float | None
-    images: Path
     store: Path
     groups: tuple[Group, ...]
 
@@ -71,10 +72,11 @@ class PredictionJob(NamedTuple):
 
 
 class PendingSample(NamedTuple):
-    """A sample that is not done, and the networks whose mean it gets."""
+    """A sample that is not done, its image, and the networks whose mean it gets."""
 
     name: str
     wanted: str
+    image: Pin
     parts: tuple[Part, ...]
 
 
@@ -128,8 +130,9 @@ def predict_samples(
             "digest": wanted,
         }
         if details_if_done(store / name, wanted) is None:
-            todo.append(PendingSample(name, wanted, parts_of(used, list(groups), key)))
-    job = PredictionJob(cfg, mask_threshold, images, store, tuple(groups.values()))
+            image = pin(images / name, entry["image"], groundtruth)
+            todo.append(PendingSample(name, wanted, image, parts_of(used, list(groups), key)))
+    job = PredictionJob(cfg, mask_threshold, store, tuple(groups.values()))
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
@@ -138,7 +141,7 @@ def predict_samples(
     for name, entry in entries.items():
         if audit := read_attributes(store / name)["details"].get("audit"):
             entry["audit"] = audit
-    logger.info("predict: %d samples, %d segmented", len(samples), removed + len(todo))
+    logger.info("predict: %d samples, %d segmented%s", len(samples), len(todo), also_removed(removed))
     write_stamp(
         stamp,
         {
@@ -195,8 +198,8 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
 
 
 def _spec(sample: PendingSample, job: PredictionJob, members: Sequence[Member]) -> Spec:
-    reference = read_attributes(job.images / sample.name).get("reference")
-    image, planes = open_image_of(job.images, sample.name), reference["chunk"][0] if reference else 1
+    image = sample.image.open_image()
+    planes = image.chunk[0] if isinstance(image, InPlace) else 1
     # The block that suits the network that pools the most planes suits the others.
     most = max(members, key=planes_together)
     block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
@@ -236,7 +239,7 @@ def _predict_block(item: tuple[PendingSample, int], job: PredictionJob) -> None:
 
 def _computed(sample: PendingSample, box: Box, job: PredictionJob) -> np.ndarray:
     """Probabilities of a box as they are stored, if they are."""
-    image = open_image_of(job.images, sample.name)
+    image = sample.image.open_image()
     if len(sample.parts) == 1:
         return _of_part(image, sample.parts[0], box, job, job.dtype)
     # What one kind of network has read is there for the next.
@@ -370,6 +373,7 @@ def _audit_all(todo: list[PendingSample], job: PredictionJob, engine: Engine) ->
                 "across": max(a.across for a in audits),
                 "inside": max(a.inside for a in audits),
             }
+        sample.image.check()
         finish(job.store / sample.name, sample.wanted, details)
 
 

@@ -2,7 +2,7 @@
 
 They are written here and not by zarr-python, which takes several milliseconds for each array and each change of
 attributes: data sets have thousands of small samples with four results each. Tests compare both. A file appears whole
-or not at all.
+or not at all. Where a descriptor of a folder is given (`within`, from `files.open_folder`), paths are below it.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unet_core.files import write_atomic
+from unet_core.files import open_below, write_atomic
 from unet_core.store.shards import COMPRESSION_LEVEL
 
 METADATA_FILE = "zarr.json"
 
 
-def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+def write_group(folder: Path, attributes: dict[str, Any], within: int | None = None) -> None:
     """Make a folder a Zarr group with these attributes, or replace those of a group."""
-    _put(folder / METADATA_FILE, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
+    _put(folder / METADATA_FILE, {"attributes": attributes, "zarr_format": 3, "node_type": "group"}, within)
 
 
-def read_group(folder: Path) -> dict[str, Any]:
+def read_group(folder: Path, within: int | None = None) -> dict[str, Any]:
     """Attributes of a group.
 
     Raises
@@ -35,14 +36,20 @@ def read_group(folder: Path) -> dict[str, Any]:
     OSError, ValueError, LookupError
         If it is missing or damaged.
     """
-    attributes = _get(folder)["attributes"]
+    attributes = _get(f"{folder}/{METADATA_FILE}", within)["attributes"]
     if not isinstance(attributes, dict):
         raise ValueError("its attributes are damaged")
     return attributes
 
 
 def write_array(
-    folder: Path, shape: Sequence[int], shards: Sequence[int], chunks: Sequence[int], dtype: str, names: Sequence[str]
+    folder: Path,
+    shape: Sequence[int],
+    shards: Sequence[int],
+    chunks: Sequence[int],
+    dtype: str,
+    names: Sequence[str],
+    within: int | None = None,
 ) -> None:
     """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard."""
     wide = np.dtype(dtype).itemsize > 1
@@ -68,22 +75,35 @@ def write_array(
         "node_type": "array",
         "storage_transformers": [],
     }
-    _put(folder / METADATA_FILE, description)
+    _put(folder / METADATA_FILE, description, within)
 
 
-def read_array(folder: Path) -> dict[str, Any]:
-    """Description of an array, not to be changed; see `read_group` for errors."""
-    status = os.stat(f"{folder}/{METADATA_FILE}")  # noqa: PTH116
-    return _array(str(folder), status.st_ino, status.st_mtime_ns, status.st_size)
+def read_array(folder: Path | str, within: int | None = None, result: Path = Path()) -> dict[str, Any]:
+    """Description of an array, not to be changed; see `read_group` for errors.
+
+    With a descriptor, `result` is the path of its folder: what was read there stays in memory.
+    """
+    file = f"{folder}/{METADATA_FILE}"
+    status = os.stat(file, dir_fd=within)  # noqa: PTH116
+    return _array(_File((str(result), status.st_ino, status.st_mtime_ns, status.st_size), file, within))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as it is now; the descriptor by which it is opened says nothing about it."""
+
+    state: tuple[str, int, int, int]
+    name: str
+    within: int | None = field(compare=False)
 
 
 @functools.lru_cache(maxsize=1024)
-def _array(folder: str, *_: int) -> dict[str, Any]:
+def _array(file: _File) -> dict[str, Any]:
     """Description of an array, kept in memory as long as its file stays the same.
 
     Each block needs it, and opening takes long on network file systems.
     """
-    return _get(folder)
+    return _get(file.name, file.within)
 
 
 def chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
@@ -127,13 +147,13 @@ def multiscale(
     return ome | ({"image-label": {"version": "0.5"}} if labels else {})
 
 
-def _get(folder: Path | str) -> Any:
+def _get(file: str, within: int | None) -> Any:
     # Of a step that has nothing to do, this is most of the work; paths of pathlib would double it, and files of text
     # are slower.
-    with open(f"{folder}/{METADATA_FILE}", "rb") as file:  # noqa: PTH123
-        return json.loads(file.read().decode())
+    with open_below(file, within) as opened:
+        return json.loads(opened.read().decode())
 
 
-def _put(path: Path, content: dict[str, Any]) -> None:
+def _put(path: Path, content: dict[str, Any], within: int | None) -> None:
     # Not durable: a description that a power failure damages is no JSON, and its result is made again.
-    write_atomic(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), durable=False)
+    write_atomic(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), durable=False, folder=within)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from unet_core.files import PARTIAL
 
+# Seconds after which what looks as if it was in the making is a leftover of a killed run.
+LATELY = 3600
+
 
 def remove(path: Path) -> None:
     """Delete a result; it vanishes at once, even where deleting its files takes long."""
@@ -49,22 +52,34 @@ def remove_others(store: Path, keep: set[str], of_use: Callable[[str], bool] = l
     gone = [path for path in found if not _in_the_making(path)]
     for path in gone:
         remove(path)
-    for leftover in store.glob("*/labels/.*"):
-        if not _in_the_making(leftover):
+    for leftover in (path for pattern in ("*/.*", "*/labels/.*") for path in store.glob(pattern)):
+        if leftover.is_dir() and not _in_the_making(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
     return [path.name for path in gone]
 
 
 def _in_the_making(path: Path) -> bool:
     """Whether another run may just be beginning this result; an old one is a leftover of a killed run."""
+    return path.suffix == PARTIAL and changed_lately(path)
+
+
+def changed_lately(path: Path) -> bool:
+    """Whether a folder, or one in it, got or lost files within the last hour: another run may be at work there."""
     try:
-        return path.suffix == PARTIAL and path.stat().st_mtime > time.time() - 3600
+        folders = [path, *(inner for inner in path.iterdir() if inner.is_dir())] if path.is_dir() else [path]
+        return max(folder.stat().st_mtime for folder in folders) > time.time() - LATELY
     except FileNotFoundError:  # renamed meanwhile
         return True
 
 
-def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> None:
-    """Delete the files of samples that are no longer in the data set."""
-    for path in folder.glob(f"*{suffix}"):
-        if path.name.removesuffix(suffix) not in keep:
-            path.unlink(missing_ok=True)
+def remove_other_files(folder: Path, suffix: str, keep: set[str]) -> int:
+    """Delete the files of samples that are no longer in the data set, and say how many there were."""
+    others = [path for path in folder.glob(f"*{suffix}") if path.name.removesuffix(suffix) not in keep]
+    for path in others:
+        path.unlink(missing_ok=True)
+    return len(others)
+
+
+def also_removed(count: int) -> str:
+    """How a step ends its line about what it did."""
+    return f", {count} removed" if count else ""

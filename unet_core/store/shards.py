@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 import zstandard
 
-from unet_core.files import open_atomic
+from unet_core.files import open_atomic, open_below
 
 COMPRESSION_LEVEL = 3
 # Offset and length of a chunk that is not there.
@@ -50,7 +50,9 @@ def _decompress(data: bytes, size: int) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int]) -> None:
+def write_shard(
+    path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int], folder: int | None = None
+) -> list[bytes]:
     """Write a shard whole or not at all, whatever ends the process.
 
     Parameters
@@ -63,6 +65,13 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
         Shape of a chunk.
     counts : sequence of int
         Chunks in the shard along each axis.
+    folder : int, optional
+        Descriptor of a folder, as of `files.open_folder`: the path is one below it.
+
+    Returns
+    -------
+    list of bytes
+        What the file holds, part by part.
     """
     compress, parts, index, offset = _compressor().compress, [], [], 0
     missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
@@ -76,19 +85,24 @@ def write_shard(path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequ
         index.append((offset, len(parts[-1])))
         offset += len(parts[-1])
     footer = np.array(index, "<u8").tobytes()
+    parts += [footer, google_crc32c.value(footer).to_bytes(4, "little")]
     # Not durable: there are many small shards, and checksums tell which of them a power failure damages.
-    with open_atomic(path, durable=False) as file:
-        file.writelines([*parts, footer, google_crc32c.value(footer).to_bytes(4, "little")])
+    with open_atomic(path, durable=False, folder=folder) as file:
+        file.writelines(parts)
+    return parts
 
 
 class CutShort(ValueError):
     """A shard that does not end with its index."""
 
 
-def read_index(path: Path, chunks: int) -> np.ndarray | None:
-    """Offset and length of each chunk of a shard, shape (chunks, 2); None if the shard is missing or cut short."""
+def read_index(path: Path | str, chunks: int, folder: int | None = None) -> np.ndarray | None:
+    """Offset and length of each chunk of a shard, shape (chunks, 2); None if the shard is missing or cut short.
+
+    Where a descriptor of a folder is given, the path is one below it.
+    """
     try:
-        with path.open("rb") as file:
+        with open_below(path, folder) as file:
             return _index_of(file, chunks)
     except (FileNotFoundError, NotADirectoryError):
         return None

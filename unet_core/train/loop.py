@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def train_network(
     start: Mapping[str, torch.Tensor] | None = None,
     extends: str | None = None,
     processes: Processes = SINGLE_PROCESS,
+    check: Callable[[], None] = lambda: None,
 ) -> History:
     """Train to the end, from the last checkpoint if there is one of the same digest.
 
@@ -79,6 +80,9 @@ def train_network(
         Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
     processes : Processes
         This process among those that train together.
+    check : callable
+        Raises where what the training reads is no longer what it was; asked before each checkpoint, so that none holds
+        what came of other data.
 
     Returns
     -------
@@ -129,9 +133,10 @@ def train_network(
                     show(curves, state.history[-1], folder)
                     done = progress.format_dict
                     log_entry(state.history[-1], steps, (done["n"] - done["initial"]) / max(done["elapsed"], 1e-9))
+                    check()
                     state.save_validated(folder, wanted)
             if state.step < steps:
-                _stop_if_warned(warned, state, folder, wanted, steps, processes)
+                _stop_if_warned(warned, state, folder, wanted, steps, processes, check)
         batches.close()
     return state.history
 
@@ -281,7 +286,13 @@ def _not_finite(what: str, step: int, folder: Path) -> UserError:
 
 
 def _stop_if_warned(
-    warned: StopRequest, state: State, folder: Path, wanted: str, steps: int, processes: Processes
+    warned: StopRequest,
+    state: State,
+    folder: Path,
+    wanted: str,
+    steps: int,
+    processes: Processes,
+    check: Callable[[], None],
 ) -> None:
     """Save and stop where a signal announces the end of the job: the next attempt goes on from there."""
     # Several processes must stop at the same step.
@@ -291,6 +302,7 @@ def _stop_if_warned(
     if state.losses:
         state.losses = list(processes.sum(torch.stack(state.losses)))
     if processes.rank == 0:
+        check()
         state.save(folder, wanted)
     by = warned.by.name if warned.by else "a signal to another process"
     told = f"stopped by {by} after step {state.step} of {steps}, and saved; run again (or let it be retried) to go on"

@@ -25,7 +25,7 @@ from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import SavedModel, read_model, weights_digest
 from unet_core.runtime import job_log, read_json, versions, write_stamp
-from unet_core.store.store import open_image_of, open_labels, open_weights
+from unet_core.store.pins import Pin, pin, pin_labels, pin_weights
 from unet_core.train.checkpoint import best_step, is_of
 from unet_core.train.loop import train_network
 from unet_core.train.processes import SINGLE_PROCESS, Processes, join_processes
@@ -69,7 +69,7 @@ def train_model(
     decided = read_json(plan)
     used: dict[str, str] = {}
     splits: dict[str, list[TrainingSample]] = {"train": [], "validation": []}
-    cache = Cache()
+    cache, read = Cache(), list[Pin]()
     for dataset in weights:
         truths = read_json(groundtruth[dataset])["samples"]
         for name, entry in read_json(weights[dataset])["samples"].items():
@@ -77,7 +77,9 @@ def train_model(
             if split in splits:
                 norm = decided["samples"][f"{dataset}/{name}"]
                 used[f"{dataset}/{name}"] = sample_digest(split, truths[name]["image"], entry["digest"], norm)
-                splits[split].append(_open_sample(results, dataset, name, norm, entry | {"split": split}, cache))
+                pins = _pins(results, dataset, name, truths[name], entry, groundtruth[dataset], weights[dataset])
+                read += pins
+                splits[split].append(_open_sample(pins, dataset, norm, entry | {"split": split}, cache))
     given = given_model(cfg.start)
     wanted = training_digest(cfg, decided, used, given)
     if is_trained(folder, wanted):
@@ -86,7 +88,7 @@ def train_model(
         settings = _settings(decided)
         shorter = _same_but_shorter(cfg, decided, used, given, folder)
         start = choose_start(cfg, folder, wanted, used, settings, given, shorter)
-        _train(cfg, decided, settings, used, splits, start, folder, wanted, processes)
+        _train(cfg, decided, settings, used, splits, read, start, folder, wanted, processes)
     if processes.rank == 0:
         write_stamp(stamp, {"step": "train", "model": str(folder), "digest": wanted, "weights": weights_digest(folder)})
 
@@ -149,6 +151,7 @@ def _train(
     settings: dict[str, Any],
     used: dict[str, str],
     splits: dict[str, list[TrainingSample]],
+    read: list[Pin],
     start: Start,
     folder: Path,
     wanted: str,
@@ -166,30 +169,25 @@ def _train(
         "train: %d training and %d validation samples, %s", len(splits["train"]), len(splits["validation"]), here
     )
     logger.info("train: starts from %s: %s", start.source or "new weights", start.why)
-    sampler = Sampler(
-        splits["train"],
-        settings["train_tile"],
-        unet.shape_of(Network.model_validate(settings["network"])).halo,
-        cfg.batch * cfg.accumulate,
-        cfg.seed,
-        cfg.augment,
-        cfg.foreground,
-        cfg.sampling == "balanced",
-        processes.device,
-    )
+    sampler = _sampler(cfg, settings, splits["train"], processes)
     if processes.rank == 0:
         write_atomic(folder / "tiles.png", tile_picture(_first_tiles(sampler), settings["class_weights"]))
-    validation = splits["validation"]
+
+    def check() -> None:
+        for part in read:
+            part.check()
+
     history = train_network(
         cfg,
         decided,
         sampler,
-        validation,
+        splits["validation"],
         folder=folder,
         wanted=wanted,
         start=start.tensors,
         extends=start.extends,
         processes=processes,
+        check=check,
     )
     description = settings | {
         "digest": wanted,
@@ -204,6 +202,13 @@ def _train(
     }
     if processes.rank == 0:
         write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _sampler(cfg: Train, settings: dict[str, Any], samples: list[TrainingSample], processes: Processes) -> Sampler:
+    halo = unet.shape_of(Network.model_validate(settings["network"])).halo
+    tiles = (settings["train_tile"], halo, cfg.batch * cfg.accumulate, cfg.seed)
+    balanced = cfg.sampling == "balanced"
+    return Sampler(samples, *tiles, cfg.augment, cfg.foreground, balanced, processes.device)
 
 
 def _pixel_sizes(decided: dict[str, Any], used: dict[str, str]) -> dict[str, list[float]]:
@@ -226,15 +231,33 @@ def adopt_model(path: Path, stamp: Path) -> None:
     write_stamp(stamp, {"step": "train", "model": str(path), "digest": None, "weights": model.digest})
 
 
-def _open_sample(
-    results: Path, dataset: str, name: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
-) -> TrainingSample:
+def _pins(
+    results: Path,
+    dataset: str,
+    name: str,
+    truth: dict[str, Any],
+    entry: dict[str, Any],
+    groundtruth: Path,
+    weights: Path,
+) -> list[Pin]:
+    """What a training reads of a sample: image, target, border term, and objects, of those that the stamps name."""
     store = results / "groundtruth" / f"{dataset}.zarr"
-    targets = open_weights(results / "weights" / f"{dataset}.zarr", name)
+    image, objects = (
+        pin(store / name, truth["image"], groundtruth),
+        pin_labels(store, name, truth["labels"], groundtruth),
+    )
+    targets = pin_weights(results / "weights" / f"{dataset}.zarr", name, entry["digest"], weights)
+    return [image, *targets, objects[0]]
+
+
+def _open_sample(
+    pins: list[Pin], dataset: str, norm: dict[str, list[float]], entry: dict[str, Any], cache: Cache
+) -> TrainingSample:
     offset, scale = (np.array(norm[key], np.float32)[:, None, None] for key in ("offset", "scale"))
-    instances = open_labels(store, name)[0] if entry["split"] == "validation" else None
+    instances = pins[3].open() if entry["split"] == "validation" else None
     annotated = sum(entry["class_pixels"])
-    image, target, border = (Cached(source, cache) for source in (open_image_of(store, name), *targets))
+    sources = pins[0].open_image(), pins[1].open(), pins[2].open()
+    image, target, border = (Cached(source, cache) for source in sources)
     return TrainingSample(image, target, border, offset, scale, annotated, dataset, instances)
 
 

@@ -16,20 +16,12 @@ from unet_core.compiled import compiled
 from unet_core.config.datasets import IGNORE, Dataset, Weights
 from unet_core.digest import digest
 from unet_core.engine import Engine
-from unet_core.files import write_atomic
+from unet_core.files import open_atomic
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
-from unet_core.store.removal import remove_other_files, remove_others
-from unet_core.store.store import (
-    BLOCK,
-    Spec,
-    begin,
-    details_if_done,
-    finish,
-    open_labels,
-    open_weights,
-    read_attributes,
-)
+from unet_core.store.pins import Pin, pin_labels
+from unet_core.store.removal import also_removed, remove_other_files, remove_others
+from unet_core.store.store import BLOCK, Spec, begin, details_if_done, finish, open_weights
 from unet_core.weights.distance import Spacing, outermost_voxels, separate, two_nearest
 
 logger = logging.getLogger(__name__)
@@ -194,17 +186,18 @@ def make_weights(
         Where blocks are worked on.
     """
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["labels"]}
-    redone = len(remove_others(store, set(samples)))
+    removed, made = len(remove_others(store, set(samples))), 0
     remove_other_files(store.with_suffix(""), ".blocks", set(samples))
     entries = {}
     for name, entry in samples.items():
         wanted = weight_map_digest(entry["labels"], cfg)
         counts = class_pixels_if_done(store / name, wanted)
         if counts is None:
-            counts = _make_sample(name, wanted, cfg, dataset, truth_store, store, engine)
-            redone += 1
+            truth = pin_labels(truth_store, name, entry["labels"], groundtruth)
+            counts = _make_sample(name, wanted, cfg, dataset, truth, store, engine)
+            made += 1
         entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
-    logger.info("weights: %d samples, %d made", len(samples), redone)
+    logger.info("weights: %d samples, %d made%s", len(samples), made, also_removed(removed))
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
@@ -231,18 +224,22 @@ def class_pixels_if_done(path: Path, wanted: str) -> list[int] | None:
 
 
 def _make_sample(
-    name: str, wanted: str, cfg: Weights, dataset: Dataset, truth_store: Path, store: Path, engine: Engine
+    name: str,
+    wanted: str,
+    cfg: Weights,
+    dataset: Dataset,
+    truth: tuple[Pin, Pin, Pin],
+    store: Path,
+    engine: Engine,
 ) -> list[int]:
-    instances = open_labels(truth_store, name)[0]
+    instances = truth[0].open()
     shape, (z, y, x) = instances.shape, instances.pixel_size
-    labels = read_attributes(truth_store / name / "labels" / "instances").get("digest")
-    provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": labels}
+    provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": truth[0].digest}
     spec = Spec(shape, cfg.dtype, "image", pixel_size=(z, y, x), block=block_of(shape))
     # What other labels or options left behind stays until each block is compared with its record.
-    begin(store / name, wanted, spec, provenance, keep=True)
-    begin(
-        store / name / "labels" / "target", wanted, spec._replace(dtype="uint8", kind="labels"), provenance, keep=True
-    )
+    border = begin(store / name, wanted, spec, provenance, keep=True)
+    kind = spec._replace(dtype="uint8", kind="labels")
+    target = begin(store / name / "labels" / "target", wanted, kind, provenance, keep=True)
     make = functools.partial(
         _make_block,
         name=name,
@@ -250,7 +247,7 @@ def _make_sample(
         settings=digest(_settings(cfg), [z, y, x]),
         cfg=cfg,
         spacing=(z / x, y / x, 1.0),
-        truth_store=truth_store,
+        truth=truth,
         store=store,
     )
     blocks, counts, made = len(spec.grid), np.zeros(256, np.int64), 0
@@ -263,8 +260,10 @@ def _make_sample(
     if blocks > 1:
         logger.info("weights of %s: %d of %d blocks made", name, made, blocks)
     details: dict[str, Any] = {"class_pixels": counts[: len(dataset.classes) + 1].tolist()}
-    finish(store / name, wanted, details)
-    finish(store / name / "labels" / "target", wanted, details)
+    for part in truth:
+        part.check()
+    for result in (border, target):
+        finish(result.path, wanted, details, generation=result.generation)
     return details["class_pixels"]
 
 
@@ -275,14 +274,17 @@ def _records_of(store: Path, name: str) -> Path:
 def _records(path: Path, blocks: int) -> np.ndarray:
     """Records of the blocks of a sample, kept in a file.
 
-    A sample of one block needs none, since it is made as a whole.
+    A sample of one block needs none, since it is made as a whole. Each run has a file of its own, which begins as what
+    the last one knew and takes its place: two runs at once would write halves of one record.
     """
     if blocks == 1:
         return np.zeros(1, BLOCK_RECORD)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.stat().st_size != blocks * BLOCK_RECORD.itemsize:
-        write_atomic(path, bytes(blocks * BLOCK_RECORD.itemsize))
-    return np.memmap(path, BLOCK_RECORD, "r+", shape=(blocks,))
+    size = blocks * BLOCK_RECORD.itemsize
+    known = path.read_bytes() if path.is_file() else b""
+    with open_atomic(path, durable=False) as file:
+        file.write(known if len(known) == size else bytes(size))
+        file.flush()
+        return np.memmap(file, BLOCK_RECORD, "r+", shape=(blocks,))
 
 
 def _make_block(
@@ -292,7 +294,7 @@ def _make_block(
     settings: str,
     cfg: Weights,
     spacing: Spacing,
-    truth_store: Path,
+    truth: tuple[Pin, Pin, Pin],
     store: Path,
 ) -> tuple[Record, np.ndarray]:
     """Make a block unless its record says that it was made of what stands there now.
@@ -300,19 +302,17 @@ def _make_block(
     Returned are its record and its pixels per class.
     """
     index, before = item
-    instances, classes, ignore = open_labels(truth_store, name)
+    instances, classes, ignore = (part.open() for part in truth)
     target, border = open_weights(store, name)
     write = target.grid.box(index)
     read = write.grow(halo(cfg, spacing)).clip(target.shape)
     arrays = instances.read(read), classes.read(write), ignore.read(write)
     source = _source(settings, *arrays) if len(target.grid) > 1 else 0
     if source and before == (source, border.checksum(index), target.checksum(index)):
-        values = target.read(write)
-    else:
-        values, term = target_and_border(*arrays, write.within(read), spacing, cfg)
-        border.write(index, term, wanted)
-        target.write(index, values, wanted)
-    return (source, border.checksum(index), target.checksum(index)), _count(values)
+        return before, _count(target.read(write))
+    values, term = target_and_border(*arrays, write.within(read), spacing, cfg)
+    # Of what was written, not of what stands there, which another run may have put there since.
+    return (source, border.write(index, term, wanted), target.write(index, values, wanted)), _count(values)
 
 
 def _source(settings: str, *arrays: np.ndarray) -> int:

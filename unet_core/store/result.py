@@ -1,0 +1,263 @@
+"""One result as an array of voxels: read box by box, written block by block.
+
+Whatever is written goes through a descriptor of the result's folder under which its digest was just read: see
+"Crashes" in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import google_crc32c
+import numpy as np
+import zarr
+
+from unet_core.blocks import ZYX, Box, Grid
+from unet_core.files import open_folder
+from unet_core.runtime import UserError
+from unet_core.store.ngff import chunk_shape, read_array, read_group
+from unet_core.store.pyramid import halve_image, halve_labels
+from unet_core.store.shards import CutShort, read_index, read_part, write_shard
+
+CHUNK = 256
+BLOCK: ZYX = (8, 1024, 1024)
+LEVELS = 4
+STEPS = ("groundtruth", "weights", "predict", "instances")
+# What the system says of a folder that was deleted meanwhile, or moved with one above it.
+GONE = (errno.ENOENT, errno.ESTALE)
+
+Kind = Literal["image", "labels"]
+
+
+class Spec(NamedTuple):
+    """What a result is: everything that must be known to create its arrays."""
+
+    shape: ZYX
+    dtype: str
+    kind: Kind
+    channels: int | None = None
+    pixel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    block: ZYX = BLOCK
+
+    @property
+    def grid(self) -> Grid:
+        """Blocks of the finest level: each is one shard, and no larger than the array needs."""
+        z, y, x = (min(b, -(-n // c) * c) for b, n, c in zip(self.block, self.shape, (1, CHUNK, CHUNK), strict=True))
+        return Grid(self.shape, (z, y, x))
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions; each halves y and x until they fit one chunk."""
+        return 1 + sum(max(self.shape[1:]) > CHUNK * 2**level for level in range(LEVELS - 1))
+
+
+class Result:
+    """A result under construction or done, for reading and writing boxes of voxels (z, y, x).
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the result.
+    folder : int, optional
+        Descriptor of that folder, if it is open.
+
+    Attributes
+    ----------
+    digest, generation : str or None
+        Of the folder that was opened; see `store.begin`.
+    """
+
+    def __init__(self, path: Path, folder: int | None = None) -> None:
+        self.path = path
+        try:
+            # All descriptions are those of one folder, also where another run puts a new one in its place.
+            with open_folder(path) if folder is None else contextlib.nullcontext(folder) as here:
+                attributes = read_group(Path(), here)
+                levels = attributes["ome"]["multiscales"][0]["datasets"]
+                finest, *coarser = [read_array(str(level), here, path) for level in range(len(levels))]
+            self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
+            shards, chunks = chunk_shape(finest["chunk_grid"]), chunk_shape(finest["codecs"][0])
+        except (OSError, LookupError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
+        ours = attributes.get("unet", {})
+        self.kind, self.digest, self.generation = (ours.get(key) for key in ("kind", "digest", "generation"))
+        self.has_channels = len(finest["shape"]) == 4
+        self.grid = Grid(_last3(finest["shape"]), _last3(shards))
+        self.shape: ZYX = self.grid.shape
+        self._shards, self._chunks = shards, chunks
+        self._counts = tuple(n // c for n, c in zip(shards, chunks, strict=True))
+        self.chunks_per_shard = math.prod(self._counts)
+        self.dtype = np.dtype(finest["data_type"])
+        self.chunk_bytes = math.prod(chunks) * self.dtype.itemsize
+        self.levels = 1 + len(coarser)
+        self.channels: int | None = finest["shape"][0] if self.has_channels else None
+
+    def read(self, box: Box) -> np.ndarray:
+        """Voxels of a box inside the array, shape ([c,] z, y, x).
+
+        Raises
+        ------
+        UserError
+            If a shard is missing (Zarr alone would return zeros) or unreadable.
+        """
+        lead = self._shards[:-3]
+        out = np.empty((*lead, *box.shape), self.dtype)
+        for index, block in self.grid.boxes_in(box):
+            part, shard = block.overlap(box), self.path / self._shard(index)
+            wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
+            try:
+                read_part(
+                    self.path / self._shard(index),
+                    wanted,
+                    self._chunks,
+                    self._counts,
+                    out[(..., *part.within(box).slices)],
+                )
+            except (FileNotFoundError, NotADirectoryError, CutShort):
+                raise UserError(
+                    f"{self.path}: block {self.grid.position(index)} is missing or cut short; {repair(self.path)}"
+                ) from None
+            except (ValueError, OSError) as error:
+                raise UserError(
+                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {shard}, "
+                    f"then {repair(self.path)}"
+                ) from None
+        return out
+
+    def read_all(self) -> np.ndarray:
+        """All voxels."""
+        return self.read(Box((0, 0, 0), self.shape))
+
+    def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
+        """One z plane at the finest resolution whose sides are within `limit`.
+
+        Where no resolution is that small, every n-th pixel of the coarsest is taken.
+        """
+        levels = [zarr.open_array(self.path / str(level), mode="r") for level in range(self.levels)]
+        level = next((a for a in levels if max(a.shape[-2:]) <= limit), levels[-1])
+        step = -(-max(level.shape[-2:]) // limit)
+        return np.asarray(level[..., plane, ::step, ::step])
+
+    def has_block(self, index: int, folder: int | None = None) -> bool:
+        """Whether block number `index` was written, and its shard is not cut short.
+
+        Asked is the folder at the path of the result, or the one of a descriptor.
+        """
+        shard = self._shard(index)
+        return read_index(self.path / shard if folder is None else shard, self.chunks_per_shard, folder) is not None
+
+    def checksum(self, index: int) -> int:
+        """CRC-32C of the shards of block number `index`, at all resolutions; 0 if one is missing or cut short."""
+        if not self.has_block(index):
+            return 0
+        value = 0
+        for shard in self.shards_of(index):
+            try:
+                value = google_crc32c.extend(value, shard.read_bytes())
+            except FileNotFoundError:
+                return 0
+        return value
+
+    def shards_of(self, index: int) -> list[Path]:
+        """Files of block number `index`, the finest resolution first."""
+        return [self.path / self._shard(index, level) for level in range(self.levels)]
+
+    def missing_blocks(self, folder: int | None = None) -> Iterator[int]:
+        """Numbers of the blocks that were not written yet; see `has_block`."""
+        return (index for index in range(len(self.grid)) if not self.has_block(index, folder))
+
+    def write(self, index: int, data: np.ndarray, digest: str) -> int:
+        """Write a block, coarse levels first, so that the shard of the finest level says that all is there.
+
+        Parameters
+        ----------
+        index : int
+            Number of the block.
+        data : ndarray
+            Its voxels, shape ([c,] z, y, x).
+        digest : str
+            What the writer computes; refused if the result has been begun anew with another digest meanwhile.
+
+        Returns
+        -------
+        int
+            What `checksum` says of these shards, from what was written: the files may be those of another run by now.
+        """
+        with open_for_writing(self.path, digest) as (folder, _):
+            if Result(self.path, folder)._layout() != self._layout():
+                raise made_anew(self.path)
+            pyramid = [data.astype(self.dtype, copy=False)]
+            for _ in range(1, self.levels):
+                pyramid.append(halve_labels(pyramid[-1]) if self.kind == "labels" else halve_image(pyramid[-1]))
+            written: list[list[bytes]] = []
+            for level in reversed(range(self.levels)):
+                chunk, shard = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])], self._shard(index, level)
+                written.append(write_shard(Path(shard), pyramid[level], chunk, self._counts, folder))
+        return functools.reduce(google_crc32c.extend, (part for parts in reversed(written) for part in parts), 0)
+
+    def _layout(self) -> tuple[Any, ...]:
+        """What decides which voxels go into which shard."""
+        return self.grid, self.levels, self.dtype, self._shards, self._chunks
+
+    def _shard(self, index: int, level: int = 0) -> str:
+        """File of a block below the folder of the result."""
+        position = self.grid.position(index)
+        lead = "/0" if self.has_channels else ""
+        return f"{level}/c{lead}/{'/'.join(map(str, position))}"
+
+
+@contextlib.contextmanager
+def open_for_writing(path: Path, digest: str, generation: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Descriptor of a result's folder, and the attributes of its group, for one who computes that digest.
+
+    A folder has one digest and one generation for its whole life. So what is written through the descriptor never gets
+    into a result of another digest: that has another folder, and this one may lie in the trash by now. Where a
+    generation is given, it must be that one.
+
+    Raises
+    ------
+    UserError
+        If the result was begun anew, before or meanwhile, or is damaged.
+    """
+    try:
+        with open_folder(path) as folder:
+            try:
+                attributes = read_group(Path(), folder)
+                found = attributes["unet"]["digest"], attributes["unet"].get("generation")
+            except (LookupError, ValueError) as error:
+                raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
+            if found != (digest, generation or found[1]):
+                raise made_anew(path)
+            yield folder, attributes
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        raise made_anew(path) from None
+
+
+def made_anew(path: Path) -> UserError:
+    """What a run is told that is no longer the one that makes a result."""
+    return UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+
+
+def repair(path: Path) -> str:
+    """Which command makes a missing result again."""
+    above = [parent.name for parent in store_of(path).parents]
+    step = next((name for name in above if name in STEPS), "groundtruth")
+    return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
+
+
+def store_of(path: Path) -> Path:
+    """The store that a result belongs to."""
+    return next(parent for parent in (path, *path.parents) if parent.suffix == ".zarr")
+
+
+def _last3(values: Sequence[int]) -> ZYX:
+    z, y, x = values[-3:]
+    return (z, y, x)
