@@ -230,6 +230,7 @@ def plan(folder: Path, engine: Engine) -> dict[str, Any]:
             path = store / sample / "zarr.json"
             content = json.loads(path.read_text(encoding="utf-8"))
             content["attributes"]["unet"]["details"] = {"intensities": [intensities]}
+            del content["attributes"]["unet"]["checksum"]
             path.write_text(json.dumps(content), encoding="utf-8")
         counts = {"a": [70000, 9000], "b": [60000, 12000], "v": [50000, 8000]}
         splits = {"a": "train", "b": "train", "v": "validation"}

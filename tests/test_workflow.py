@@ -222,6 +222,9 @@ def test_results_that_were_moved_are_judged_as_before(project: Project) -> None:
     (project.folder / "results").rename(project.folder / "moved")
     project.configure(CONFIG | {"results": "moved"})
     assert "Nothing to be done" in project.run()
+    # The model that is applied is the one that was moved, not one that stands where it was before.
+    shutil.copytree(project.folder / "moved/train", project.folder / "results/train")
+    (project.folder / "results/train/cells/best.safetensors").write_bytes(b"")
     project.configure(CONFIG | {"results": "moved", "predict": {"dtype": "float16"}})
     assert project.jobs(project.run()) == {"predict", "instances", "evaluate", "report"}
 
@@ -268,13 +271,12 @@ def test_a_run_that_ends_before_the_report_leaves_it_stale(project: Project) -> 
 def test_a_network_that_starts_from_another_waits_for_it_and_follows_it(project: Project) -> None:
     tuned = {"train_on": ["cells"], "predict_on": ["cells"], "train": {"start": "results/train/cells", "steps": 4}}
     project.configure(CONFIG | {"models": {"tuned": tuned, "cells": {}}})
-    output = project.run("--until", "train")
-    assert "starts from results/train/cells" in output
-    assert "Nothing to be done" in project.run("--until", "train")
+    target = ("--", "results/train/tuned.json")
+    assert "starts from results/train/cells" in project.run(*target)
+    assert "Nothing to be done" in project.run(*target)
     project.configure(CONFIG | {"models": {"tuned": tuned, "cells": {"train": {"learning_rate": 0.02}}}})
-    output = project.run("--until", "train")
-    assert len(re.findall(r"train: starts from", output)) == 2
-    assert "Nothing to be done" in project.run("--until", "train")
+    assert len(re.findall(r"train: starts from", project.run(*target))) == 2
+    assert "Nothing to be done" in project.run(*target)
 
 
 def test_a_run_beside_another_one_in_the_same_results_is_refused(project: Project) -> None:
@@ -403,7 +405,7 @@ def test_a_store_that_was_removed_by_hand_is_noticed_and_made_again(project: Pro
     shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
     project.configure(CONFIG | {"instances": {"min_size": 40}})
     assert re.search(
-        r"predict/cells/cells.zarr/t001 is missing or damaged .*'snakemake --forcerun predict'", project.run(fails=True)
+        r"predict/cells/cells.zarr/t001 is missing or damaged; 'snakemake --forcerun predict'", project.run(fails=True)
     )
     assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
 
@@ -482,8 +484,12 @@ def test_the_estimate_counts_what_a_change_leaves_to_do(
     assert estimate.run(Path("config.yaml")) == [] and "nothing to be done" in capsys.readouterr().out
     edit_annotation(project, 1)
     rows = {row.step: row for row in estimate.run(Path("config.yaml"))}
-    samples = {step: rows[step].samples for step in ("groundtruth", "weights", "train", "predict", "instances")}
-    assert samples == {"groundtruth": 1, "weights": 1, "train": 0, "predict": 0, "instances": 0}
+    assert {step: row.samples for step, row in rows.items() if row.samples} == {
+        "groundtruth": 1,
+        "weights": 1,
+        "evaluate": 2,
+    }
+    assert set(rows) == {"groundtruth", "weights", "evaluate", "report"}
     edit_annotation(project, 0)
     cfg = parse_config(CONFIG)
     jobs = Workload(cfg, sizes(cfg, check_data(cfg)), pending(Path("config.yaml"))).jobs

@@ -45,8 +45,8 @@ def write_results(folder: Path, images: int, side: int, previews: int = 3) -> Pa
         _write_sample(results, name, side, annotated, rng)
         truth[name] = {
             "split": "test" if annotated else "unannotated",
-            "image": f"i{name}",
-            "labels": f"l{name}" if annotated else None,
+            "image": "d",
+            "labels": "d" if annotated else None,
         }
     _stamp(results / "groundtruth/cells.json", {"classes": ["cell"], "samples": truth})
     _stamp(

@@ -724,3 +724,14 @@ def test_all_images_of_tiff_files_are_samples(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "images/b.tif", plane)
     found, problems = find_samples(Dataset.model_validate({"images": f"{tmp_path}/images/*.tif:*"}))
     assert (problems, [sample.name for sample in found]) == ([], ["a_0", "a_1", "b"])
+
+
+def test_results_behind_a_url_are_refused_and_make_no_folder_of_that_name(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(three)
+    cells = {"images": "images/*.tif", "annotations": labels(Path("masks")), "split": {"test": 0}}
+    raw = {"results": "s3://bucket/results", "datasets": {"cells": cells}}
+    with pytest.raises(ConfigError, match="results: s3://bucket/results is a URL, but results must be in a folder"):
+        check_data(parse_config(raw))
+    assert not (three / "s3:").exists()

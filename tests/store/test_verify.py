@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from tests.predict.test_step import predict, prepare
 from unet_core.engine import Engine
 from unet_core.files import temporary_path
 from unet_core.runtime import UserError
 from unet_core.store.shards import check_shard, read_part, write_shard
-from unet_core.store.store import Spec, begin, read_attributes, write_reference
+from unet_core.store.store import Result, Spec, begin, finish, read_attributes, write_reference
 from unet_core.store.verify import mend, verify
 
 
@@ -26,7 +28,7 @@ def cut(path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 16
+    content[len(content) // 3] ^= 1  # not 16: Zstandard has a bit that means nothing
     path.write_bytes(content)
 
 
@@ -137,3 +139,54 @@ def test_the_command_tells_mends_and_ends_with_a_status(tmp_path: Path, engine: 
     assert young.exists() and not old.exists()
     shutil.rmtree(tmp_path / "out")
     assert "has no stores" in run(str(tmp_path / "out")).stderr
+
+
+def test_shards_that_were_swapped_are_found_and_not_read(tmp_path: Path) -> None:
+    """Each of them is whole, and so are all its checksums."""
+    spec = Spec((1, 600, 600), "uint8", "image", 1, block=(1, 256, 256))
+    for name in ("a", "b"):
+        result = begin(tmp_path / "s.zarr" / name, "d", spec, {})
+        for index in range(len(result.grid)):
+            result.write(index, np.full((1, *result.grid.box(index).shape), index + 1, np.uint8), "d")
+        finish(tmp_path / "s.zarr" / name, "d", {})
+    assert verify(tmp_path)[1] == []
+    (first, *_), (second, *_) = result.shards_of(0), result.shards_of(4)
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+    assert {(damage.block, damage.what) for damage in verify(tmp_path)[1]} == {
+        (0, "it is that of another block"),
+        (4, "it is that of another block"),
+    }
+    with pytest.raises(UserError, match="it is that of another block"):
+        result.read_all()
+    # Of another sample, at the same place.
+    first.write_bytes(Result(tmp_path / "s.zarr" / "a").shards_of(0)[0].read_bytes())
+    assert [damage.block for damage in verify(tmp_path)[1]] == [0, 4]
+
+
+def test_any_bit_of_our_attributes_and_of_the_descriptions_of_arrays_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr" / "a"
+    result = begin(path, "d", Spec((1, 20, 20), "uint8", "image", 1), {"step": "predict"})
+    result.write(0, np.ones((1, 1, 20, 20), np.uint8), "d")
+    finish(path, "d", {"count": 3, "mean": [0.5, 17.25]})
+    for file in (path / "zarr.json", path / "0" / "zarr.json"):
+        text = file.read_bytes()
+        begun = text.index(b'"unet"') if file.parent == path else 0
+        for place in range(begun, len(text)):
+            if b'"checksum": ' in text[place - 12 : place + 12]:  # without its name it is one of a former version
+                continue
+            file.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+            found = verify(tmp_path)[1]
+            assert found or json.loads(file.read_bytes()) == json.loads(text), text[place - 20 : place + 20]
+        file.write_bytes(text)
+    assert verify(tmp_path)[1] == []
+
+
+def test_what_viewers_add_to_attributes_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr" / "a"
+    begin(path, "d", Spec((1, 20, 20), "uint8", "image", 1), {}).write(0, np.ones((1, 1, 20, 20), np.uint8), "d")
+    finish(path, "d", {})
+    group = zarr.open_group(path, mode="r+")
+    group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": []}}  # type: ignore[dict-item]
+    assert verify(tmp_path)[1] == []

@@ -194,8 +194,8 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
     ConfigError
         One message for all that can be seen to be wrong without reading pixels.
     """
-    unset = unset_variable(expand(cfg.results))
-    found, problems = {}, [f"results: {unset}"] if unset else []
+    refused = _wrong_results(cfg.results)
+    found, problems = {}, [f"results: {refused}"] if refused else []
     for name, dataset in cfg.datasets.items():
         found[name], wrong = find_samples(dataset)
         problems += [f"datasets.{name}.{line}" for line in wrong]
@@ -218,6 +218,13 @@ def check_data(cfg: Config) -> dict[str, list[Sample]]:
             "the data is not as the configuration says:\n" + "\n".join(f"  - {line}" for line in problems)
         )
     return found
+
+
+def _wrong_results(results: str) -> str:
+    """What is wrong with the folder of results; empty if nothing is."""
+    if is_url(results):
+        return f"{results} is a URL, but results must be in a folder; store them there and copy them afterwards"
+    return unset_variable(expand(results))
 
 
 def split_of(name: str, split: Split, group: str | None = None) -> str:

@@ -22,7 +22,16 @@ def members_of(model: Path) -> dict[str, dict[str, str]]:
     A dict: name -> folder (`model`) and digest (`weights`).
     """
     stamp = read_json(model)
-    return dict(stamp["members"]) if "members" in stamp else {model.stem: stamp}
+    found = stamp.get("members", {model.stem: stamp})
+    return {
+        name: entry | {"model": str(_folder(model.with_name(f"{name}.json"), entry))} for name, entry in found.items()
+    }
+
+
+def _folder(stamp: Path, entry: dict[str, str]) -> Path:
+    """Folder of a network: if it was trained here, beside its stamp, wherever the results have been moved to."""
+    own = read_json(stamp) if stamp.is_file() else {}
+    return stamp.with_suffix("") if own.get("digest") else Path(entry["model"])
 
 
 def write_ensemble(members: Sequence[Path], stamp: Path) -> None:
@@ -41,7 +50,7 @@ def write_ensemble(members: Sequence[Path], stamp: Path) -> None:
         If they have different classes, or images of a different number of channels.
     """
     found = {path.stem: {key: read_json(path)[key] for key in ("model", "weights")} for path in members}
-    described = {name: read_json(Path(entry["model"]) / "model.json") for name, entry in found.items()}
+    described = {path.stem: read_json(_folder(path, found[path.stem]) / "model.json") for path in members}
     for key in ("classes", "channels"):
         if len({str(description[key]) for description in described.values()}) > 1:
             listed = "; ".join(f"{name} has {description[key]}" for name, description in described.items())

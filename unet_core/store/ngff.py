@@ -15,16 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from unet_core.files import open_below, write_atomic
 from unet_core.store.shards import COMPRESSION_LEVEL
 
 METADATA_FILE = "zarr.json"
+CHECKSUM = "checksum"
 
 
 def write_group(folder: Path, attributes: dict[str, Any], within: int | None = None) -> None:
-    """Make a folder a Zarr group with these attributes, or replace those of a group."""
+    """Make a folder a Zarr group with these attributes, or replace those of a group.
+
+    Ours (``unet``) get a checksum, of themselves and of the resolutions; what viewers add does not count.
+    """
+    if "unet" in attributes:
+        attributes = attributes | {"unet": attributes["unet"] | {CHECKSUM: _checksum(attributes)}}
     _put(folder / METADATA_FILE, {"attributes": attributes, "zarr_format": 3, "node_type": "group"}, within)
 
 
@@ -36,10 +43,21 @@ def read_group(folder: Path, within: int | None = None) -> dict[str, Any]:
     OSError, ValueError, LookupError
         If it is missing or damaged.
     """
-    attributes = _get(f"{folder}/{METADATA_FILE}", within)["attributes"]
-    if not isinstance(attributes, dict):
-        raise ValueError("its attributes are damaged")
+    content = _get(f"{folder}/{METADATA_FILE}", within)
+    attributes = content["attributes"]
+    if not isinstance(attributes, dict) or (content["zarr_format"], content["node_type"]) != (3, "group"):
+        raise ValueError("its description is damaged")
+    ours = attributes.get("unet", {})
+    # Those of former versions have none.
+    if CHECKSUM in ours and ours[CHECKSUM] != _checksum(attributes):
+        raise ValueError("its attributes are damaged: they are not those of their checksum")
     return attributes
+
+
+def _checksum(attributes: dict[str, Any]) -> int:
+    ours = {key: value for key, value in attributes["unet"].items() if key != CHECKSUM}
+    content = [ours, attributes.get("ome", {}).get("multiscales")]
+    return google_crc32c.value(json.dumps(content, sort_keys=True).encode())
 
 
 def write_array(
@@ -50,8 +68,11 @@ def write_array(
     dtype: str,
     names: Sequence[str],
     within: int | None = None,
-) -> None:
-    """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard."""
+) -> int:
+    """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard.
+
+    Returned is the CRC-32C of its description.
+    """
     wide = np.dtype(dtype).itemsize > 1
     of_bytes = {"name": "bytes"} | ({"configuration": {"endian": "little"}} if wide else {})
     chunk_codecs = [of_bytes, {"name": "zstd", "configuration": {"level": COMPRESSION_LEVEL, "checksum": True}}]
@@ -75,11 +96,11 @@ def write_array(
         "node_type": "array",
         "storage_transformers": [],
     }
-    _put(folder / METADATA_FILE, description, within)
+    return _put(folder / METADATA_FILE, description, within)
 
 
 def read_array(folder: Path | str, within: int | None = None, result: Path = Path()) -> dict[str, Any]:
-    """Description of an array, not to be changed; see `read_group` for errors.
+    """Description of an array, not to be changed, with the CRC-32C of its file as ``crc``; see `read_group` for errors.
 
     With a descriptor, `result` is the path of its folder: what was read there stays in memory.
     """
@@ -103,7 +124,9 @@ def _array(file: _File) -> dict[str, Any]:
 
     Each block needs it, and opening takes long on network file systems.
     """
-    return _get(file.name, file.within)
+    with open_below(file.name, file.within) as opened:
+        content = opened.read()
+    return json.loads(content.decode()) | {"crc": google_crc32c.value(content)}
 
 
 def chunk_shape(part: dict[str, Any]) -> tuple[int, ...]:
@@ -154,6 +177,8 @@ def _get(file: str, within: int | None) -> Any:
         return json.loads(opened.read().decode())
 
 
-def _put(path: Path, content: dict[str, Any], within: int | None) -> None:
+def _put(path: Path, content: dict[str, Any], within: int | None) -> int:
     # Not durable: a description that a power failure damages is no JSON, and its result is made again.
-    write_atomic(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), durable=False, folder=within)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    write_atomic(path, text, durable=False, folder=within)
+    return google_crc32c.value(text)

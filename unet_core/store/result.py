@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from unet_core.files import open_folder
 from unet_core.runtime import UserError
 from unet_core.store.ngff import chunk_shape, read_array, read_group
 from unet_core.store.pyramid import halve_image, halve_labels
-from unet_core.store.shards import CutShort, read_index, read_part, write_shard
+from unet_core.store.shards import PLACE_BYTES, CutShort, read_index, read_part, write_shard
 
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
@@ -83,9 +84,12 @@ class Result:
                 finest, *coarser = [read_array(str(level), here, path) for level in range(len(levels))]
             self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
             shards, chunks = chunk_shape(finest["chunk_grid"]), chunk_shape(finest["codecs"][0])
+            ours = attributes.get("unet", {})
+            crcs = [array["crc"] for array in (finest, *coarser)]
+            if ours.get("arrays", crcs) != crcs:
+                raise ValueError("the description of an array is damaged")
         except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
-        ours = attributes.get("unet", {})
         self.kind, self.digest, self.generation = (ours.get(key) for key in ("kind", "digest", "generation"))
         self.has_channels = len(finest["shape"]) == 4
         self.grid = Grid(_last3(finest["shape"]), _last3(shards))
@@ -118,6 +122,7 @@ class Result:
                     self._chunks,
                     self._counts,
                     out[(..., *part.within(box).slices)],
+                    self.place(index, 0),
                 )
             except (FileNotFoundError, NotADirectoryError, CutShort):
                 raise UserError(
@@ -198,12 +203,21 @@ class Result:
             written: list[list[bytes]] = []
             for level in reversed(range(self.levels)):
                 chunk, shard = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])], self._shard(index, level)
-                written.append(write_shard(Path(shard), pyramid[level], chunk, self._counts, folder))
+                place = self.place(index, level)
+                written.append(write_shard(Path(shard), pyramid[level], chunk, self._counts, folder, place))
         return functools.reduce(google_crc32c.extend, (part for parts in reversed(written) for part in parts), 0)
 
     def _layout(self) -> tuple[Any, ...]:
         """What decides which voxels go into which shard."""
         return self.grid, self.levels, self.dtype, self._shards, self._chunks
+
+    def place(self, index: int, level: int) -> bytes:
+        """What the shard of a block begins with, so that it is not taken for that of another one.
+
+        It depends on where the block lies in the store, and on the resolution.
+        """
+        within = self.path.relative_to(store_of(self.path)).as_posix()
+        return hashlib.blake2b(f"{within}/{self._shard(index, level)}".encode(), digest_size=PLACE_BYTES).digest()
 
     def _shard(self, index: int, level: int = 0) -> str:
         """File of a block below the folder of the result."""

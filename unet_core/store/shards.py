@@ -1,6 +1,7 @@
 """Shards of Zarr 3 with chunks compressed by Zstandard: written whole, read in part.
 
-A shard holds its chunks one behind the other and ends with an index: offset and length of each chunk, as little-endian
+A shard begins with eight bytes that say which block it is (readers of Zarr do not look at them), holds its chunks one
+behind the other and ends with an index: offset and length of each chunk, as little-endian
 64-bit numbers, and a CRC-32C of them. zarr-python, which makes the arrays and reads the same shards, takes about five
 times as long per chunk, most of it under Python's global lock: with label images and weight maps about as much as all
 other work on their voxels (``python -m benchmarks weights`` prints both).
@@ -25,6 +26,8 @@ from unet_core.files import open_atomic, open_below
 COMPRESSION_LEVEL = 3
 # Offset and length of a chunk that is not there.
 MISSING_CHUNK = 2**64 - 1
+# Bytes before the first chunk that say which block it is; shards of former versions have none.
+PLACE_BYTES = 8
 
 Slices = tuple[slice, ...]
 
@@ -51,7 +54,12 @@ def _decompress(data: bytes, size: int) -> bytes:
 
 
 def write_shard(
-    path: Path, data: np.ndarray, chunk: Sequence[int], counts: Sequence[int], folder: int | None = None
+    path: Path,
+    data: np.ndarray,
+    chunk: Sequence[int],
+    counts: Sequence[int],
+    folder: int | None = None,
+    place: bytes = b"",
 ) -> list[bytes]:
     """Write a shard whole or not at all, whatever ends the process.
 
@@ -67,13 +75,15 @@ def write_shard(
         Chunks in the shard along each axis.
     folder : int, optional
         Descriptor of a folder, as of `files.open_folder`: the path is one below it.
+    place : bytes
+        What the file begins with.
 
     Returns
     -------
     list of bytes
         What the file holds, part by part.
     """
-    compress, parts, index, offset = _compressor().compress, [], [], 0
+    compress, parts, index, offset = _compressor().compress, [place], [], len(place)
     missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
     whole = np.pad(data, missing) if any(more for _, more in missing) else data
     for position in np.ndindex(*counts):
@@ -120,7 +130,9 @@ def _index_of(file: BinaryIO, chunks: int) -> np.ndarray | None:
     return index if bool((used.sum(axis=1) <= size - length).all()) else None
 
 
-def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence[int], out: np.ndarray) -> None:
+def read_part(
+    path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence[int], out: np.ndarray, place: bytes = b""
+) -> None:
     """Read a part of a shard.
 
     Parameters
@@ -133,6 +145,8 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
         Shape of a chunk, and chunks in the shard along each axis.
     out : ndarray
         Where the voxels go; of the shape of `wanted`.
+    place : bytes
+        What it must begin with.
 
     Raises
     ------
@@ -146,6 +160,7 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
         index = _index_of(file, math.prod(counts))
         if index is None:
             raise CutShort(f"{path} is cut short")
+        _check_place(file, index, place)
         for position in itertools.product(
             *(range(s.start // c, -(-s.stop // c)) for s, c in zip(wanted, chunk, strict=True))
         ):
@@ -164,7 +179,17 @@ def read_part(path: Path, wanted: Slices, chunk: Sequence[int], counts: Sequence
             ]
 
 
-def check_shard(path: Path, chunks: int, size: int) -> None:
+def _check_place(file: BinaryIO, index: np.ndarray, place: bytes) -> None:
+    """Raise a `ValueError` where a shard is that of another block; one of former versions says nothing."""
+    used = index[index[:, 0] != MISSING_CHUNK]
+    if not place or not len(used) or used[:, 0].min() < PLACE_BYTES:
+        return
+    file.seek(0)
+    if file.read(PLACE_BYTES) != place:
+        raise ValueError("it is that of another block")
+
+
+def check_shard(path: Path, chunks: int, size: int, place: bytes = b"") -> None:
     """Read all of a shard; the checksums of its index and of each chunk find any bit that changed.
 
     Parameters
@@ -175,6 +200,8 @@ def check_shard(path: Path, chunks: int, size: int) -> None:
         Chunks in the shard.
     size : int
         Bytes of the voxels of a chunk.
+    place : bytes
+        What it must begin with.
 
     Raises
     ------
@@ -185,6 +212,7 @@ def check_shard(path: Path, chunks: int, size: int) -> None:
     if index is None:
         raise ValueError("cut short" if path.is_file() else "missing")
     with path.open("rb") as file:
+        _check_place(file, index, place)
         for offset, length in index[index[:, 0] != MISSING_CHUNK].tolist():
             file.seek(offset)
             try:

@@ -83,9 +83,8 @@ def _begin(path: Path, digest: str, spec: Spec, provenance: dict[str, Any], keep
         return result
 
     def fill(folder: int) -> None:
-        for level in range(spec.levels):
-            _create_level(folder, spec, level)
-        unet = _attributes(digest, spec.kind, provenance, done=False, details={})
+        arrays = [_create_level(folder, spec, level) for level in range(spec.levels)]
+        unet = _attributes(digest, spec.kind, provenance, done=False, details={}, arrays=arrays)
         write_group(Path(), {"ome": _ome(path, spec), "unet": unet}, folder)
         if keep:
             _take_over_blocks(path, folder, spec)
@@ -350,10 +349,10 @@ def _ome(path: Path, spec: Spec) -> dict[str, Any]:
     return multiscale(path.name, spec.levels, spec.pixel_size, spec.channels is not None, spec.kind == "labels")
 
 
-def _create_level(folder: int, spec: Spec, level: int) -> None:
+def _create_level(folder: int, spec: Spec, level: int) -> int:
     y, x = (-(-n // 2**level) for n in spec.shape[1:])
     z, by, bx = spec.grid.block
     lead, names = ((spec.channels,), ["c"]) if spec.channels is not None else ((), [])
     shards, chunks = (*lead, z, by >> level, bx >> level), (*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level)
     shape, axes = (*lead, spec.shape[0], y, x), [*names, "z", "y", "x"]
-    write_array(Path(str(level)), shape, shards, chunks, spec.dtype, axes, folder)
+    return write_array(Path(str(level)), shape, shards, chunks, spec.dtype, axes, folder)

@@ -115,7 +115,7 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
             return index, 0, []
         for level, shard in enumerate(shards):
             try:
-                check_shard(shard, result.chunks_per_shard, result.chunk_bytes >> 2 * level)
+                check_shard(shard, result.chunks_per_shard, result.chunk_bytes >> 2 * level, result.place(index, level))
             except (ValueError, OSError) as error:
                 found.append((shard, str(error)))
             size += shard.stat().st_size if shard.exists() else 0
