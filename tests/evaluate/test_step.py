@@ -553,4 +553,5 @@ def test_what_was_scored_before_an_error_in_another_sample_stays(
     assert kept >= 4  # no more than twice as many samples as workers were in flight
     table.write_bytes(content)
     project.evaluate()
-    assert scored(caplog) == f"evaluate: 9 samples, {9 - kept} scored"
+    # What was at work at the moment of the error may have been kept since.
+    assert scored(caplog) in {f"evaluate: 9 samples, {n + 1} scored" for n in range(9 - kept)}
