@@ -3,7 +3,7 @@
 200 images of 256 x 256 pixels with 30 touching cells each go through the three steps, with two workers. What is found
 is the truth, blurred; with holes to fill. Each step is measured by itself, once its code is compiled and in memory.
 
-Goals: 90 % of both cores, beside other work on the machine; at most 50 ms of CPU time per image in all three steps.
+Goals: 90 % of both cores, with nothing else to do; at most 50 ms of CPU time per image in all three steps.
 """
 
 from __future__ import annotations
