@@ -6,6 +6,7 @@ Three places: threads of this process, worker jobs in SLURM, or the workers of a
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
@@ -36,6 +37,25 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+
+class Runner(Protocol):
+    """What applies functions to items: an engine, or the worker in which one asks (`AtHand`)."""
+
+    def run(
+        self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str
+    ) -> Iterator[tuple[Item, Value]]:
+        """See `Engine.run`."""
+
+
+class AtHand:
+    """Works on one item after the other where it is asked to: in a worker that has a whole sample to do."""
+
+    def run(
+        self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str
+    ) -> Iterator[tuple[Item, Value]]:
+        """As `Engine.run`, without a progress line."""
+        return ((item, function(item)) for item in items)
 
 
 class Engine:
@@ -105,6 +125,50 @@ class Engine:
                 self._checked = time.monotonic()
             with contextlib.suppress(queue.Empty):
                 return done.get(timeout=POLL_SECONDS)
+
+
+def run_samples(
+    engine: Runner,
+    function: Callable[[Item, Runner], Value],
+    samples: Iterable[Item],
+    blocks: Callable[[Item], int],
+    total: int,
+    what: str,
+) -> Iterator[tuple[Item, Value]]:
+    """Apply a function to samples and yield (sample, value) as they are done, in any order.
+
+    A sample of one block is one item, so that many small ones keep all workers busy. Larger ones come after them,
+    one after the other, and it is their blocks that are worked on side by side.
+
+    Parameters
+    ----------
+    engine : Runner
+        The engine of the step.
+    function : callable
+        Called with a sample and what its blocks are to be run with.
+    samples : iterable
+        Taken from lazily.
+    blocks : callable
+        Number of blocks of a sample.
+    total, what : int, str
+        As in `Engine.run`.
+    """
+    large: list[Item] = []
+
+    def small() -> Iterator[Item]:
+        for sample in samples:
+            if blocks(sample) == 1:
+                yield sample
+            else:
+                large.append(sample)
+
+    yield from engine.run(functools.partial(_whole, function=function), small(), total, what)
+    for sample in large:
+        yield sample, function(sample, engine)
+
+
+def _whole(sample: Item, function: Callable[[Item, Runner], Value]) -> Value:
+    return function(sample, AtHand())
 
 
 def _value(future: Future) -> Any:

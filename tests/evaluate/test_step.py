@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import pytest
 
 from unet_core.blocks import ZYX
 from unet_core.config.options import Evaluate
-from unet_core.engine import Engine
-from unet_core.evaluate import spatial, step
+from unet_core.engine import AtHand, Engine
+from unet_core.evaluate import sample, spatial
 from unet_core.evaluate.bootstrap import score
 from unet_core.evaluate.history import MEASURES, read_history, read_images, sums_of
-from unet_core.evaluate.step import Classes, evaluate_samples, score_image, summarise
+from unet_core.evaluate.sample import Classes, score_image
+from unet_core.evaluate.step import evaluate_samples, summarise
 from unet_core.metrics.contingency import contingency
 from unet_core.metrics.isbi import v_info, v_rand
 from unet_core.metrics.surface import boundary, compare_boundaries, count_near, hausdorff_distance
@@ -474,7 +476,7 @@ def test_scores_of_what_was_made_anew_are_not_kept(
     """Before the sample is scored, or while it is."""
     project.add("a", TRUTH_A, FOUND_A)
     path = project.instance_store / "a" if what == "objects" else project.truth_store / "a" / "labels" / what
-    real = step.score_space
+    real = sample.score_space
 
     def replaced(*arguments: Any) -> dict[str, Any]:
         found = real(*arguments)
@@ -484,7 +486,7 @@ def test_scores_of_what_was_made_anew_are_not_kept(
     if before:
         put(path, np.zeros((1, 4, 6)), "other")
     else:
-        monkeypatch.setattr(step, "score_space", replaced)
+        monkeypatch.setattr(sample, "score_space", replaced)
     with pytest.raises(UserError, match=f"{path.name} is not what .*json says: another run .*; run snakemake again"):
         project.evaluate()
     assert not (project.folder / "samples" / "a.json").exists()
@@ -502,3 +504,54 @@ def test_a_missing_shard_is_an_error_and_not_background(project: Project) -> Non
     (project.truth_store / "a" / "labels" / "instances" / "0" / "c" / "0" / "0" / "0").unlink()
     with pytest.raises(UserError, match=r"groundtruth/cells.zarr/a/labels/instances: block \(0, 0, 0\) is missing"):
         project.evaluate()
+
+
+def written(project: Project) -> dict[str, bytes]:
+    """Stamp and tables, and what is kept of each sample."""
+    files = [project.folder.with_suffix(".json"), *project.folder.rglob("*.*")]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_small_samples_are_scored_side_by_side_and_written_in_their_order(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        project.add(name, TRUTH_A if name in "ac" else TRUTH_B, FOUND_A)
+    several, project.engine = project.engine, AtHand()  # type: ignore[assignment]
+    project.evaluate()
+    expected = written(project)
+    remove(project.folder)
+    project.engine, together, later = several, threading.Barrier(2, timeout=20), threading.Event()
+    real = sample.score_space
+
+    def meeting(truth: Any, found: Any, *others: Any) -> dict[str, Any]:
+        together.wait()
+        if found.path.name == "a":
+            assert later.wait(timeout=20)
+        space = real(truth, found, *others)
+        if found.path.name == "b":
+            later.set()
+        return space
+
+    monkeypatch.setattr(sample, "score_space", meeting)
+    assert list(project.evaluate()["samples"]) == names and written(project) == expected
+
+
+def test_what_was_scored_before_an_error_in_another_sample_stays(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "unet_core.evaluate.step")
+    for number in range(9):
+        project.add(f"s{number}", TRUTH_A, FOUND_A)
+    table = project.instance_store.with_suffix("") / "s8.csv"
+    content = table.read_bytes()
+    table.unlink()
+    with pytest.raises(UserError, match="^.*s8.csv is missing; 'snakemake --forcerun instances' makes it again"):
+        project.evaluate()
+    kept = len(list((project.folder / "samples").iterdir()))
+    assert kept >= 4  # no more than twice as many samples as workers were in flight
+    table.write_bytes(content)
+    project.evaluate()
+    # What was at work at the moment of the error may have been kept since.
+    assert scored(caplog) in {f"evaluate: 9 samples, {n + 1} scored" for n in range(9 - kept)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -23,13 +26,13 @@ from scipy import ndimage
 
 from unet_core.config.options import Instances
 from unet_core.engine import Engine
-from unet_core.instances import passes
+from unet_core.instances import passes, step
 from unet_core.instances.split import split_object
 from unet_core.instances.step import make_instances, objects_digest
 from unet_core.predict.probabilities import to_mask
-from unet_core.runtime import read_json, write_stamp
+from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.removal import remove_others
-from unet_core.store.store import Result, Spec, begin, finish
+from unet_core.store.store import Result, Spec, begin, finish, read_attributes
 
 
 def in_raster_order(labels: np.ndarray) -> np.ndarray:
@@ -448,3 +451,79 @@ def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
     make(tmp_path / "two", CUT, Shuffled(0))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two" / "instances.zarr").iterdir()) == ["s 1", "zarr.json"]
+
+
+def store_small(folder: Path, count: int) -> None:
+    """Samples of one block each."""
+    samples = {}
+    for number in range(count):
+        store_probabilities(folder, smooth_probabilities((1, 40, 40), 4, number), (1, 256, 256))
+        (folder / "predict.zarr" / "s 1").rename(folder / "predict.zarr" / f"small {number}")
+        samples[f"small {number}"] = {"split": "test", "digest": "p"}
+    write_stamp(
+        folder / "predict.json",
+        {"step": "predict", "classes": ["cell", "debris"], "dtype": "uint8", "samples": samples},
+    )
+
+
+def make_small(folder: Path, engine: Engine) -> dict[str, bytes]:
+    """Make their objects; gives the stamp, the tables and the labels."""
+    make_instances(
+        CUT, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
+        tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
+    )  # fmt: skip
+    shards = (folder / "instances.zarr").glob("*/0/c/**/0")
+    paths = [folder / "instances.json", *(folder / "tables").iterdir(), *filter(Path.is_file, shards)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_small_samples_are_made_side_by_side_and_give_the_same(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one by one", "together"):
+        store_small(tmp_path / name, 4)
+    expected = make_small(tmp_path / "one by one", Shuffled(0))  # type: ignore[arg-type]
+    assert len(expected) == 1 + 4 * 3
+    together, later, real = threading.Barrier(2, timeout=20), threading.Event(), step.number_block
+
+    @functools.wraps(real)
+    def meeting(item: Any, work: passes.Work) -> Any:
+        together.wait()
+        if work.target.name == "small 0":
+            assert later.wait(timeout=20)
+        rows = real(item, work)
+        if work.target.name == "small 1":
+            later.set()
+        return rows
+
+    monkeypatch.setattr(step, "number_block", meeting)
+    assert make_small(tmp_path / "together", engine) == expected
+    assert not list((tmp_path / "together" / "instances.zarr").glob(".*.parts"))
+
+
+@pytest.mark.parametrize("message", ["small 7: a fault of the disk", "killed"])
+def test_small_samples_that_were_made_before_an_error_stay_and_the_next_run_goes_on(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, message: str
+) -> None:
+    caplog.set_level(logging.INFO, "unet_core.instances.step")
+    for name in ("whole", "cut"):
+        store_small(tmp_path / name, 9)
+    expected, real = make_small(tmp_path / "whole", engine), step.number_block
+
+    @functools.wraps(real)
+    def ending(item: Any, work: passes.Work) -> Any:
+        rows = real(item, work)
+        if work.target.name == "small 7":
+            raise RuntimeError(message) if message == "killed" else UserError(message)
+        return rows
+
+    monkeypatch.setattr(step, "number_block", ending)
+    with pytest.raises((RuntimeError, UserError), match=f"^{message}$"):
+        make_small(tmp_path / "cut", engine)
+    store = tmp_path / "cut" / "instances.zarr"
+    done = [n for n in range(9) if read_attributes(store / f"small {n}").get("done")]
+    assert len(done) >= 4 and 7 not in done  # no more than twice as many samples as workers were in flight
+    monkeypatch.setattr(step, "number_block", real)
+    assert make_small(tmp_path / "cut", engine) == expected
+    # What was at work at the moment of the error may have been done since.
+    assert caplog.messages[-1].startswith(tuple(f"instances: 9 samples, {n + 1} made" for n in range(9 - len(done))))

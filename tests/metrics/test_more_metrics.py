@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from skimage.metrics import variation_of_information as skimage_voi
 
 from tests.metrics.test_matching import EMPTY, ONE, Pair, label_pairs
-from unet_core.evaluate.step import AT_THRESHOLDS, score_image, summarise
+from unet_core.evaluate.sample import score_image
+from unet_core.evaluate.step import AT_THRESHOLDS, summarise
 from unet_core.metrics import matching as m
 from unet_core.metrics.aji import aggregated_jaccard_index
 from unet_core.metrics.contingency import Contingency, add, contingency

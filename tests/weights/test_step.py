@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,28 +155,31 @@ def test_an_option_that_changes_nothing_leaves_the_digest_as_it_is() -> None:
 
 
 class Project:
-    """A data set of one sample in a temporary folder: its labels are written, and its weights made."""
+    """A data set, mostly of one sample, in a temporary folder: its labels are written, and its weights made."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder, self.engine = folder, engine
         self.truth, self.store = folder / "groundtruth" / "cells.zarr", folder / "weights" / "cells.zarr"
+        self.samples: dict[str, dict[str, Any]] = {}
 
-    def write(self, labels: np.ndarray, digest: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    def write(
+        self, labels: np.ndarray, digest: str, size: tuple[float, float, float] = (1.0, 1.0, 1.0), sample: str = "s"
+    ) -> None:
         arrays = {
             "instances": labels,
             "classes": (labels > 0).astype(np.uint8),
             "ignore": np.zeros(labels.shape, np.uint8),
         }
         for name, array in arrays.items():
-            path = self.truth / "s" / "labels" / name
+            path = self.truth / sample / "labels" / name
             result = begin(path, digest, Spec(labels.shape, array.dtype.name, "labels", pixel_size=size), {})
             for index, box in enumerate(result.grid):
                 result.write(index, array[box.slices], digest)
             finish(path, digest, {})
-        samples = {"s": {"split": "train", "labels": digest, "shape": list(labels.shape)}}
-        write_stamp(self.truth.with_suffix(".json"), {"step": "groundtruth", "samples": samples})
+        self.samples[sample] = {"split": "train", "labels": digest, "shape": list(labels.shape)}
+        write_stamp(self.truth.with_suffix(".json"), {"step": "groundtruth", "samples": self.samples})
 
-    def make(self, cfg: Weights = CFG) -> tuple[np.ndarray, np.ndarray]:
+    def make(self, cfg: Weights = CFG, sample: str = "s") -> tuple[np.ndarray, np.ndarray]:
         stamp = self.store.with_suffix(".json")
         arguments = {
             "groundtruth": self.truth.with_suffix(".json"),
@@ -184,8 +188,8 @@ class Project:
             "stamp": stamp,
         }
         make_weights(cfg, DATASET, **arguments, engine=self.engine)
-        target, border = (result.read_all() for result in open_weights(self.store, "s"))
-        counts = read_json(stamp)["samples"]["s"]["class_pixels"]
+        target, border = (result.read_all() for result in open_weights(self.store, sample))
+        counts = read_json(stamp)["samples"][sample]["class_pixels"]
         assert counts == np.bincount(target.ravel(), minlength=256)[:2].tolist()
         return target, border
 
@@ -448,3 +452,74 @@ def test_another_shape_replaces_the_map(project: Project) -> None:
         project.write(labels, str(shape))
         for stored, expected in zip(project.make(), whole(labels, CFG), strict=True):
             np.testing.assert_array_equal(stored, expected)
+
+
+def write_small(project: Project, count: int) -> dict[str, np.ndarray]:
+    """Samples of one block each."""
+    labels = {
+        f"s{number}": np.roll(labels_of_16_blocks()[:, :200, :150], 9 * number, axis=1) for number in range(count)
+    }
+    for name, array in labels.items():
+        project.write(array, f"labels {name}", sample=name)
+    return labels
+
+
+def assert_made(project: Project, labels: dict[str, np.ndarray]) -> None:
+    for name, array in labels.items():
+        for stored, expected in zip(project.make(sample=name), whole(array, CFG), strict=True):
+            np.testing.assert_array_equal(stored, expected)
+
+
+def test_small_samples_are_made_side_by_side_and_noted_in_their_order(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = write_small(project, 4)
+    together, later, real = threading.Barrier(2, timeout=20), threading.Event(), weights._make_block
+
+    @functools.wraps(real)
+    def meeting(item: Any, **options: Any) -> Any:
+        together.wait()
+        if options["name"] == "s0":
+            assert later.wait(timeout=20)
+        made = real(item, **options)
+        if options["name"] == "s1":
+            later.set()
+        return made
+
+    monkeypatch.setattr(weights, "_make_block", meeting)
+    project.make(sample="s0")
+    assert list(read_json(project.store.with_suffix(".json"))["samples"]) == list(labels)
+    monkeypatch.setattr(weights, "_make_block", real)
+    assert_made(project, labels)
+
+
+@pytest.mark.parametrize("how", ["other labels", "killed"])
+def test_samples_that_were_made_before_an_error_stay_and_the_next_run_goes_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.INFO, "unet_core.weights.step")
+    labels, real = write_small(project, 9), weights._make_block
+    stamp = project.truth.with_suffix(".json").read_bytes()
+    message = "instances is not what .* says: another run makes it anew, or has; run snakemake again"
+
+    @functools.wraps(real)
+    def ending(item: Any, **options: Any) -> Any:
+        made = real(item, **options)
+        if options["name"] == "s7":
+            if how == "killed":
+                raise RuntimeError("killed")
+            project.write(labels["s0"], "other", sample="s7")
+            project.truth.with_suffix(".json").write_bytes(stamp)
+        return made
+
+    monkeypatch.setattr(weights, "_make_block", ending)
+    with pytest.raises((RuntimeError, UserError), match="^killed$" if how == "killed" else message):
+        project.make(sample="s0")
+    done = [name for name in labels if read_attributes(project.store / name).get("done")]
+    assert len(done) >= 4 and "s7" not in done  # no more than twice as many samples as workers were in flight
+    monkeypatch.setattr(weights, "_make_block", real)
+    project.write(labels["s7"], "labels s7", sample="s7")
+    project.make(sample="s7")
+    # What was at work at the moment of the error may have been done since.
+    assert caplog.messages[-1] in {f"weights: 9 samples, {n + 1} made" for n in range(9 - len(done))}
+    assert_made(project, labels)

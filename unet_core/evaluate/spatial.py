@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX, Grid
-from unet_core.engine import Engine
+from unet_core.engine import Runner
 from unet_core.metrics.surface import (
     Near,
     Surface,
@@ -38,7 +38,7 @@ DEFAULT_TOLERANCE = 2
 Truth = tuple[Pin, Pin, Pin]
 
 
-def score_space(truth: Truth, found: Pin, tolerance: float | None, engine: Engine) -> dict[str, Any]:
+def score_space(truth: Truth, found: Pin, tolerance: float | None, runner: Runner) -> dict[str, Any]:
     """Counts of one image.
 
     Parameters
@@ -49,7 +49,7 @@ def score_space(truth: Truth, found: Pin, tolerance: float | None, engine: Engin
         What the step instances found in it.
     tolerance : float, optional
         Micrometres within which boundaries agree; default: two pixels along x.
-    engine : Engine
+    runner : Runner
         Where pieces are worked on.
 
     Returns
@@ -65,10 +65,10 @@ def score_space(truth: Truth, found: Pin, tolerance: float | None, engine: Engin
         Warping.__add__,
         (
             counts
-            for _, counts in engine.run(warped, range(len(planes)), len(planes), f"evaluate {found.path.name}, warping")
+            for _, counts in runner.run(warped, range(len(planes)), len(planes), f"evaluate {found.path.name}, warping")
         ),
     )
-    surface, reach = _measure_boundaries(truth, found, within, engine)
+    surface, reach = _measure_boundaries(truth, found, within, runner)
     distance = hausdorff_distance(surface)
     return {
         "warping": list(warping),
@@ -108,14 +108,14 @@ def _warp_piece(index: int, truth: Truth, found: Pin) -> Warping:
     return warp(objects.read(box)[0], result.read(box)[0], ignore.read(box)[0])
 
 
-def _measure_boundaries(truth: Truth, found: Pin, tolerance: float, engine: Engine) -> tuple[Surface, float]:
+def _measure_boundaries(truth: Truth, found: Pin, tolerance: float, runner: Runner) -> tuple[Surface, float]:
     """Distances of boundaries, and the micrometres up to which they were measured."""
     shape, spacing = found.open().shape, truth[0].open().pixel_size
     pieces, surface, reach = Grid(shape, PIECE_SHAPE), Surface({}, {}), 0.0
     for pixels in MAX_DISTANCES if shape[0] == 1 else MAX_DISTANCES_3D:
         reach = max(pixels * spacing[2], tolerance)
         measure = functools.partial(_compare_piece, truth=truth, found=found, spacing=spacing, reach=reach)
-        parts = engine.run(measure, range(len(pieces)), len(pieces), f"evaluate {found.path.name}, boundaries")
+        parts = runner.run(measure, range(len(pieces)), len(pieces), f"evaluate {found.path.name}, boundaries")
         surface = functools.reduce(Surface.__add__, (part for _, part in parts))
         if hausdorff_distance(surface) != np.inf:
             break

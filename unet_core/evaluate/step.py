@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,26 +15,19 @@ import pandas as pd
 from unet_core.config.folds import HELD_OUT_SPLIT
 from unet_core.config.options import Evaluate
 from unet_core.digest import digest
-from unet_core.engine import Engine
+from unet_core.engine import Engine, Runner, run_samples
 from unet_core.evaluate.bootstrap import intervals
 from unet_core.evaluate.history import MEASURES, keep_evaluation, sums_of
-from unet_core.evaluate.spatial import Truth, score_space, summarise_space
+from unet_core.evaluate.sample import score_sample
+from unet_core.evaluate.spatial import Truth, summarise_space
 from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.metrics import matching as m
-from unet_core.metrics.aji import aggregated_jaccard_index
-from unet_core.metrics.contingency import Contingency, add, contingency
-from unet_core.metrics.det import Detection, count_operations, detection_score
-from unet_core.metrics.errors import object_errors
-from unet_core.metrics.isbi import v_info, v_rand
+from unet_core.metrics.det import Detection, detection_score
 from unet_core.metrics.mean_ap import THRESHOLDS, mean_average_precision
-from unet_core.metrics.pixels import PixelCounts, count_class_pixels, count_pixels, dice, foreground_iou, pixel_error
-from unet_core.metrics.rand import adapted_rand_error
-from unet_core.metrics.seg import seg_scores
+from unet_core.metrics.pixels import PixelCounts, dice, foreground_iou, pixel_error
 from unet_core.metrics.strata import size_strata
-from unet_core.metrics.thinning import MAX_STEPS, thin_borders
-from unet_core.metrics.voi import variation_of_information
-from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.runtime import read_json, write_stamp
 from unet_core.store.pins import Pin, pin, pin_labels
 from unet_core.store.removal import also_removed, remove_other_files
 
@@ -51,87 +43,6 @@ AT_THRESHOLDS = {
     "sq": m.segmentation_quality,
     "rq": m.recognition_quality,
 }
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes of the objects of one image.
-
-    Attributes
-    ----------
-    names : list of str
-        All classes of the data set.
-    truth, found : dict
-        Label -> name of its class, of the true and of the found objects.
-    """
-
-    names: list[str] = field(default_factory=list)
-    truth: dict[int, str] = field(default_factory=dict)
-    found: dict[int, str] = field(default_factory=dict)
-
-
-def score_image(table: Contingency, thresholds: Sequence[float], classes: Classes | None = None) -> dict[str, Any]:
-    """All counts of one image that follow from its table, and from which scores of images and of data sets follow.
-
-    Parameters
-    ----------
-    table : Contingency
-        Of the image.
-    thresholds : sequence of float
-        IoU thresholds of the matching.
-    classes : Classes, optional
-        Of the objects.
-
-    Returns
-    -------
-    dict
-        `pixels`, `classes` (pixels of each class, if there are several), `matching` (by threshold), `detection`,
-        `means` (scores of which a data set has the mean), and `objects`: label, class, voxels, SEG score, best IoU,
-        match and kind of each true object and of the spurious ones.
-    """
-    wanted, voi, classes = sorted({*thresholds, *THRESHOLDS}), variation_of_information(table), classes or Classes()
-    return {
-        "pixels": list(count_pixels(table)),
-        "classes": _count_classes(table, classes) if len(classes.names) > 1 else {},
-        "matching": {str(t): list(counts) for t, counts in zip(wanted, m.matchings(table, wanted), strict=True)},
-        "detection": list(count_operations(table)),
-        "means": {
-            "rand_error": adapted_rand_error(table),
-            "voi_split": voi.split,
-            "voi_merge": voi.merge,
-            "aji": aggregated_jaccard_index(table),
-            "v_rand": v_rand(table),
-            "v_info": v_info(table),
-        },
-        "objects": _objects(table, classes),
-    }
-
-
-def _count_classes(table: Contingency, classes: Classes) -> dict[str, list[int]]:
-    of_class = {
-        name: [
-            np.array([label for label, own in side.items() if own == name], np.int64)
-            for side in (classes.truth, classes.found)
-        ]
-        for name in classes.names
-    }
-    return {name: list(count_class_pixels(table, truth, found)) for name, (truth, found) in of_class.items()}
-
-
-def _objects(table: Contingency, classes: Classes) -> dict[str, list[Any]]:
-    """Columns of the table of objects; None where a spurious object has no score."""
-    objects, seg = object_errors(table), seg_scores(table).tolist()
-    rows = zip(objects["label"].tolist(), objects["match"].tolist(), strict=True)
-    names = [classes.truth.get(label, "") if label else classes.found.get(match, "") for label, match in rows]
-    return {
-        "label": objects["label"].tolist(),
-        "class": names,
-        "voxels": objects["voxels"].tolist(),
-        "seg": seg + [None] * (len(objects) - len(seg)),
-        "best_iou": objects["best_iou"].tolist(),
-        "match": objects["match"].tolist(),
-        "kind": objects["kind"].tolist(),
-    }
 
 
 def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> dict[str, float | None]:
@@ -237,7 +148,7 @@ def evaluate_samples(
     """
     truths, names = (read_json(groundtruth)[key] for key in ("samples", "classes"))
     removed = remove_other_files(folder / "samples", ".json", set(truths))
-    scored, entries, redone, scores, by_size = {}, {}, 0, {}, {}
+    entries, pending, counted, scores, by_size = {}, [], {}, {}, {}
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
         # By whom it was predicted, not what it is for, says whether it was held out.
@@ -246,16 +157,16 @@ def evaluate_samples(
             continue
         options = [cfg.thresholds, cfg.boundary_tolerance, names]
         wanted = digest(truth["labels"], entry["digest"], options, method("evaluate"))
-        counts = _kept(folder / "samples" / f"{name}.json", wanted)
-        if counts is None:
-            of_truth = pin_labels(truth_store, name, truth["labels"], groundtruth)
-            found = pin(instance_store / name, entry["digest"], instances)
-            counts = _score_sample(cfg, names, of_truth, found, tables, engine)
-            write_atomic(folder / "samples" / f"{name}.json", json.dumps({"digest": wanted, "counts": counts}).encode())
-            redone += 1
         # Counted anew each time, so that a sample that changes its split needs no new scores.
         entries[name] = {"split": split, "digest": wanted}
-        scored[name] = counts
+        if counts := _kept(folder / "samples" / f"{name}.json", wanted):
+            counted[name] = counts
+        else:
+            pending.append(Pending(name, wanted, truth["labels"], entry["digest"]))
+
+    inputs = Inputs(groundtruth, truth_store, instances, instance_store, tables)
+    counted |= _score_all(cfg, names, pending, inputs, folder / "samples", engine)
+    scored = {name: counted[name] for name in entries}
     write_tables(folder, scored, entries, cfg.thresholds)
     sums = pd.DataFrame(
         [
@@ -273,7 +184,7 @@ def evaluate_samples(
     made = digest(weights, entries)
     if scored:
         keep_evaluation(history, sums.drop(columns="digest"), scores, weights, made)
-    logger.info("evaluate: %d samples, %d scored%s", len(entries), redone, also_removed(removed))
+    logger.info("evaluate: %d samples, %d scored%s", len(entries), len(pending), also_removed(removed))
     write_stamp(
         stamp,
         {
@@ -355,52 +266,50 @@ def _kept(path: Path, wanted: str) -> dict[str, Any] | None:
     return kept["counts"] if kept.get("digest") == wanted else None
 
 
-def _score_sample(
-    cfg: Evaluate, names: list[str], truth: Truth, found: Pin, tables: Path, engine: Engine
+class Pending(NamedTuple):
+    """A sample that is to be scored, and the digests of its labels and of its objects."""
+
+    name: str
+    wanted: str
+    labels: str
+    objects: str
+
+
+class Inputs(NamedTuple):
+    """What is read: see `evaluate_samples`."""
+
+    groundtruth: Path
+    truth_store: Path
+    instances: Path
+    instance_store: Path
+    tables: Path
+
+
+def _score_all(
+    cfg: Evaluate, names: list[str], pending: list[Pending], inputs: Inputs, folder: Path, engine: Engine
+) -> dict[str, dict[str, Any]]:
+    """Counts of samples, each of which is kept in a file as soon as it is known."""
+
+    def pinned() -> Iterator[tuple[Pending, Truth, Pin]]:
+        for sample in pending:
+            truth = pin_labels(inputs.truth_store, sample.name, sample.labels, inputs.groundtruth)
+            yield sample, truth, pin(inputs.instance_store / sample.name, sample.objects, inputs.instances)
+
+    score = functools.partial(_score_and_keep, cfg=cfg, names=names, tables=inputs.tables, folder=folder)
+    scored = run_samples(engine, score, pinned(), _blocks, len(pending), "evaluate")
+    return {sample.name: counts for (sample, _, _), counts in scored}
+
+
+def _blocks(item: tuple[Pending, Truth, Pin]) -> int:
+    return len(item[2].open().grid)
+
+
+def _score_and_keep(
+    item: tuple[Pending, Truth, Pin], runner: Runner, cfg: Evaluate, names: list[str], tables: Path, folder: Path
 ) -> dict[str, Any]:
-    name, result, shape = found.path.name, found.open(), truth[0].open().shape
-    if shape != result.shape:
-        raise UserError(
-            f"{found.path} has shape {result.shape}, but its truth {shape}; 'snakemake --forcerun predict' mends it"
-        )
-    table, count = tables / f"{name}.csv", len(result.grid)
-    if not table.is_file():
-        raise UserError(f"{table} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
-    block = functools.partial(_count_block, truth=truth, found=found)
-    blocks = [counted for _, counted in engine.run(block, range(count), count, f"evaluate {name}")]
-    of_truth = {label: names[number - 1] for block in blocks for label, number in block.classes.items()}
-    of_found = pd.read_csv(table, usecols=["label", "class"], dtype={"class": str}, keep_default_na=False)
-    classes = Classes(names, of_truth, dict(zip(of_found["label"].tolist(), of_found["class"].tolist(), strict=True)))
-    thin = add(block.thin for block in blocks)
-    space = score_space(truth, found, cfg.boundary_tolerance, engine)
-    for part in (*truth, found):
-        part.check()
-    return score_image(add(block.table for block in blocks), cfg.thresholds, classes) | {
-        "thin": {"v_rand": v_rand(thin), "v_info": v_info(thin)},
-        "space": space,
-    }
-
-
-class Counted(NamedTuple):
-    """What a block adds to an image.
-
-    Its contingency table, the same with thinned borders, and the class (a number) of each true object.
-    """
-
-    table: Contingency
-    thin: Contingency
-    classes: dict[int, int]
-
-
-def _count_block(index: int, truth: Truth, found: Pin) -> Counted:
-    result = found.open()
-    instances, classes, ignore = (part.open() for part in truth)
-    box = result.grid.box(index)
-    read = box.grow((0, MAX_STEPS, MAX_STEPS)).clip(result.shape)
-    inner, labels, unknown = box.within(read).slices, result.read(read), ignore.read(read)
-    thin = thin_borders(labels, unknown)[inner]
-    true, labels, unknown = instances.read(box), labels[inner], unknown[inner]
-    numbers = contingency(true, classes.read(box))
-    known = (numbers.truth > 0) & (numbers.found > 0)
-    of_class = dict(zip(numbers.truth[known].tolist(), numbers.found[known].tolist(), strict=True))
-    return Counted(contingency(true, labels, unknown), contingency(true, thin, unknown), of_class)
+    sample, truth, found = item
+    counts = score_sample(cfg, names, truth, found, tables, runner)
+    kept = json.dumps({"digest": sample.wanted, "counts": counts})
+    # What a lost machine leaves half written of it is counted again.
+    write_atomic(folder / f"{sample.name}.json", kept.encode(), durable=False)
+    return counts

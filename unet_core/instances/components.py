@@ -165,6 +165,15 @@ class Forest(NamedTuple):
         """Numbers of the components of a block."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
+    def share(self, *arrays: np.ndarray) -> None:
+        """Write what was changed of mapped files, so that workers on other machines see it.
+
+        A sample of one block stays with one worker, and files that soon are deleted need not reach the disk.
+        """
+        for array in arrays:
+            if isinstance(array, np.memmap) and len(self.offsets) > 2:
+                array.flush()
+
 
 def build_forest(found: Iterable[tuple[int, np.ndarray]], grid: Grid, folder: Path) -> Forest:
     """Number the components of all blocks, each a tree of its own in a disjoint-set forest.
@@ -219,12 +228,6 @@ def mapped(path: Path, kind: np.dtype, size: int | None = None, mode: str = "r")
     return np.memmap(path, kind, mode) if path.stat().st_size else np.empty(0, kind)  # type: ignore[call-overload]
 
 
-def _flush(array: np.ndarray) -> None:
-    """Write what was changed of a mapped file, so that workers on other machines see it."""
-    if isinstance(array, np.memmap):
-        array.flush()
-
-
 def layer_width(grid: Grid) -> int:
     """Number of blocks, one after the other, whose voxels lie between each other in raster order."""
     _, rows, columns = grid.counts
@@ -240,8 +243,7 @@ def collect_objects(forest: Forest) -> None:
     """Add up the components of each object in the row of its first component."""
     rows = forest.components
     _collect(forest.roots, rows["voxels"], rows["low"], rows["high"])
-    _flush(forest.roots)
-    _flush(rows)
+    forest.share(forest.roots, rows)
 
 
 def objects_by_block(
@@ -304,7 +306,7 @@ def number_objects(
     rows = forest.components
     ordered, count = _number(forest.roots, rows["first"], rows["voxels"], least, split, pieces[order, 0], labels)
     piece_labels[order] = ordered
-    _flush(labels)
+    forest.share(labels)
     return labels, piece_labels, count
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unet_core.config.options import Instances
 from unet_core.digest import digest
-from unet_core.engine import Engine
+from unet_core.engine import Engine, Runner, run_samples
 from unet_core.instances.components import (
     Forest,
     build_forest,
@@ -75,25 +76,23 @@ def make_instances(
         parts = _parts_of(folder)
         return parts is not None and (parts in useful or changed_lately(store / folder))
 
-    removed, made = len(remove_others(store, set(samples), of_use)), 0
+    removed = len(remove_others(store, set(samples), of_use))
     for suffix in SUFFIXES:
         remove_other_files(tables, suffix, set(samples))
-    entries = {}
-    for name, entry in samples.items():
-        details = done[name]
-        if details is None:
-            source = pin(probabilities / name, entry["digest"], predict)
-            try:
-                details = _make_sample(name, wanted[name], cfg, classes, unit, source, store, tables, engine)
-            except FileNotFoundError as error:  # another run has removed what both had found out
-                details = objects_if_done(name, wanted[name], store, tables)
-                if details is None:
-                    raise UserError(
-                        f"{store / name}: another run removed what this one had found ({error}); run snakemake again"
-                    ) from None
-            made += 1
-        entries[name] = {"split": entry["split"], "digest": wanted[name], "objects": details["objects"]}
-    logger.info("instances: %d samples, %d made%s", len(samples), made, also_removed(removed))
+    missing = [name for name in samples if done[name] is None]
+
+    def pinned() -> Iterator[Pending]:
+        for name in missing:
+            yield Pending(name, wanted[name], pin(probabilities / name, samples[name]["digest"], predict))
+
+    make = functools.partial(_make_or_find, cfg=cfg, classes=classes, unit=unit, store=store, tables=tables)
+    for sample, details in run_samples(engine, make, pinned(), _blocks, len(missing), "instances"):
+        done[sample.name] = details
+    entries = {
+        name: {"split": entry["split"], "digest": wanted[name], "objects": (done[name] or {})["objects"]}
+        for name, entry in samples.items()
+    }
+    logger.info("instances: %d samples, %d made%s", len(samples), len(missing), also_removed(removed))
     write_stamp(stamp, {"step": "instances", "store": store.name, "samples": entries})
 
 
@@ -114,17 +113,37 @@ def objects_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[s
     return details if details and all((tables / f"{name}{suffix}").is_file() for suffix in SUFFIXES) else None
 
 
-def _make_sample(
-    name: str,
-    wanted: str,
-    cfg: Instances,
-    classes: list[str],
-    unit: float | None,
-    probabilities: Pin,
-    store: Path,
-    tables: Path,
-    engine: Engine,
+class Pending(NamedTuple):
+    """A sample whose objects are to be made: their digest, and its probabilities."""
+
+    name: str
+    wanted: str
+    probabilities: Pin
+
+
+def _blocks(sample: Pending) -> int:
+    return len(sample.probabilities.open().grid)
+
+
+def _make_or_find(
+    sample: Pending, runner: Runner, cfg: Instances, classes: list[str], unit: float | None, store: Path, tables: Path
 ) -> dict[str, Any]:
+    """Objects of a sample, also where another run was faster."""
+    try:
+        return _make_sample(sample, cfg, classes, unit, store, tables, runner)
+    except FileNotFoundError as error:  # another run has removed what both had found out
+        details = objects_if_done(sample.name, sample.wanted, store, tables)
+        if details is None:
+            raise UserError(
+                f"{store / sample.name}: another run removed what this one had found ({error}); run snakemake again"
+            ) from None
+        return details
+
+
+def _make_sample(
+    sample: Pending, cfg: Instances, classes: list[str], unit: float | None, store: Path, tables: Path, runner: Runner
+) -> dict[str, Any]:
+    name, wanted, probabilities = sample
     source = probabilities.open()
     block = "x".join(map(str, source.grid.block))
     kept = store / f".{name}.{wanted}.{block}.parts"
@@ -132,10 +151,10 @@ def _make_sample(
     run = Path(tempfile.mkdtemp(prefix="run.", dir=kept))
     z, y, x = source.pixel_size
     work = Work(probabilities, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
-    objects = _components("objects", work, source, engine)
+    objects = _components("objects", work, source, runner)
     if cfg.fill != "none":
-        _components("holes", work, source, engine)
-    split, pieces, groups = _split(objects, work, source, engine)
+        _components("holes", work, source, runner)
+    split, pieces, groups = _split(objects, work, source, runner)
     _, piece_labels, count = number_objects(objects, work.least, split, pieces, run / "objects")
     spec = Spec(
         source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block
@@ -147,7 +166,7 @@ def _make_sample(
             by_block.setdefault(index, []).append((group, piece_labels[part]))
     items = ((index, by_block.pop(index, [])) for index in range(len(source.grid)))
     measured = Measured(run, classes)
-    for _, rows in engine.run(
+    for _, rows in runner.run(
         functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"
     ):
         measured.add(rows)
@@ -165,16 +184,16 @@ def _make_sample(
     return {"objects": count}
 
 
-def _components(kind: str, work: Work, source: Result, engine: Engine) -> Forest:
+def _components(kind: str, work: Work, source: Result, runner: Runner) -> Forest:
     """Components of the whole sample: of the foreground ("objects"), or of what is around it ("holes")."""
     grid, folder = source.grid, work.run / kind
     folder.mkdir()
     finding = functools.partial(describe, work=work, kind=kind)
     forest = build_forest(
-        engine.run(finding, range(len(grid)), len(grid), f"instances {source.path.name}, describe {kind}"), grid, folder
+        runner.run(finding, range(len(grid)), len(grid), f"instances {source.path.name}, describe {kind}"), grid, folder
     )
     joining = functools.partial(join, work=work, kind=kind)
-    for index, found in engine.run(joining, range(len(grid)), len(grid), f"instances {source.path.name}, join {kind}"):
+    for index, found in runner.run(joining, range(len(grid)), len(grid), f"instances {source.path.name}, join {kind}"):
         for other, pairs in found:
             merge_components(forest, index, other, pairs)
     collect_objects(forest)
@@ -182,7 +201,7 @@ def _components(kind: str, work: Work, source: Result, engine: Engine) -> Forest
 
 
 def _split(
-    objects: Forest, work: Work, source: Result, engine: Engine
+    objects: Forest, work: Work, source: Result, runner: Runner
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray, slice]]]:
     """Numbers of the objects that fall into pieces; first voxel and size of all pieces; and where they are.
 
@@ -202,7 +221,7 @@ def _split(
 
         splitting = functools.partial(split_objects, work=work)
         items, total = objects_by_block(objects, source.grid, wanted), 0
-        for (index, _), found in engine.run(splitting, items, len(source.grid), f"instances {source.path.name}, split"):
+        for (index, _), found in runner.run(splitting, items, len(source.grid), f"instances {source.path.name}, split"):
             if len(found.split):
                 split.append(found.split)
                 pieces.append(found.pieces)

@@ -6,8 +6,9 @@ import functools
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from unet_core.blocks import ZYX, Box
 from unet_core.compiled import compiled
 from unet_core.config.datasets import IGNORE, Dataset, Weights
 from unet_core.digest import digest
-from unet_core.engine import Engine
+from unet_core.engine import Engine, Runner, run_samples
 from unet_core.files import open_atomic
 from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
@@ -186,18 +187,25 @@ def make_weights(
         Where blocks are worked on.
     """
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["labels"]}
-    removed, made = len(remove_others(store, set(samples))), 0
+    removed = len(remove_others(store, set(samples)))
     remove_other_files(store.with_suffix(""), ".blocks", set(samples))
-    entries = {}
-    for name, entry in samples.items():
-        wanted = weight_map_digest(entry["labels"], cfg)
-        counts = class_pixels_if_done(store / name, wanted)
-        if counts is None:
-            truth = pin_labels(truth_store, name, entry["labels"], groundtruth)
-            counts = _make_sample(name, wanted, cfg, dataset, truth, store, engine)
-            made += 1
-        entries[name] = {"split": entry["split"], "digest": wanted, "class_pixels": counts}
-    logger.info("weights: %d samples, %d made%s", len(samples), made, also_removed(removed))
+    wanted = {name: weight_map_digest(entry["labels"], cfg) for name, entry in samples.items()}
+    counts = {name: class_pixels_if_done(store / name, wanted[name]) for name in samples}
+    missing = [name for name in samples if counts[name] is None]
+
+    def pinned() -> Iterator[Pending]:
+        for name in missing:
+            truth = pin_labels(truth_store, name, samples[name]["labels"], groundtruth)
+            yield Pending(name, wanted[name], truth)
+
+    make = functools.partial(_make_sample, cfg=cfg, classes=len(dataset.classes), store=store)
+    for sample, found in run_samples(engine, make, pinned(), _blocks, len(missing), "weights"):
+        counts[sample.name] = found
+    entries = {
+        name: {"split": entry["split"], "digest": wanted[name], "class_pixels": counts[name]}
+        for name, entry in samples.items()
+    }
+    logger.info("weights: %d samples, %d made%s", len(samples), len(missing), also_removed(removed))
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
@@ -223,15 +231,21 @@ def class_pixels_if_done(path: Path, wanted: str) -> list[int] | None:
     return target["class_pixels"] if border is not None and target is not None else None
 
 
-def _make_sample(
-    name: str,
-    wanted: str,
-    cfg: Weights,
-    dataset: Dataset,
-    truth: tuple[Pin, Pin, Pin],
-    store: Path,
-    engine: Engine,
-) -> list[int]:
+class Pending(NamedTuple):
+    """A sample whose weights are to be made: their digest, and its instances, classes and ignore mask."""
+
+    name: str
+    wanted: str
+    truth: tuple[Pin, Pin, Pin]
+
+
+def _blocks(sample: Pending) -> int:
+    shape = sample.truth[0].open().shape
+    return len(Spec(shape, "uint8", "labels", block=block_of(shape)).grid)
+
+
+def _make_sample(sample: Pending, runner: Runner, cfg: Weights, classes: int, store: Path) -> list[int]:
+    name, wanted, truth = sample
     instances = truth[0].open()
     shape, (z, y, x) = instances.shape, instances.pixel_size
     provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": truth[0].digest}
@@ -253,13 +267,13 @@ def _make_sample(
     blocks, counts, made = len(spec.grid), np.zeros(256, np.int64), 0
     records = _records(_records_of(store, name), blocks)
     items = ((index, tuple(records[index].tolist())) for index in range(blocks))
-    for (index, before), (after, pixels) in engine.run(make, items, blocks, f"weights {name}"):
+    for (index, before), (after, pixels) in runner.run(make, items, blocks, f"weights {name}"):
         records[index] = after
         counts += pixels
         made += after != before
     if blocks > 1:
         logger.info("weights of %s: %d of %d blocks made", name, made, blocks)
-    details: dict[str, Any] = {"class_pixels": counts[: len(dataset.classes) + 1].tolist()}
+    details: dict[str, Any] = {"class_pixels": counts[: classes + 1].tolist()}
     for part in truth:
         part.check()
     for result in (border, target):
