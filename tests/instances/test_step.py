@@ -111,14 +111,15 @@ def store_probabilities(
     block: tuple[int, int, int],
     size: tuple[float, float, float] = (1, 1, 1),
     mask: bool = False,
+    name: str = "s 1",
 ) -> np.ndarray:
     """Keep probabilities, or a mask, as the step predict leaves them; gives them as fractions."""
-    path = folder / "predict.zarr" / "s 1"
+    path = folder / "predict.zarr" / name
     result = begin(path, "p", Spec(stored.shape[1:], str(stored.dtype), "image", 2, size, block), {})
     for index in result.missing_blocks():
         result.write(index, stored[(slice(None), *result.grid.box(index).slices)], "p")
     finish(path, "p", {})
-    samples = {"s 1": {"split": "test", "digest": "p"}}
+    samples = {name: {"split": "test", "digest": "p"}}
     write_stamp(
         folder / "predict.json",
         {
@@ -401,6 +402,8 @@ def test_what_a_run_left_behind_is_used_made_again_where_it_is_damaged_and_dropp
         store_probabilities(tmp_path / name, smooth_probabilities((2, 600, 520), 6, 0), (1, 256, 256))
     make(tmp_path / "whole", CUT, Shuffled(0))
     for cfg in (Instances(), CUT):
+        for folder in (tmp_path / "cut").rglob("*.parts/**"):
+            os.utime(folder, (0, 0))  # what is at work is changed lately
         with pytest.raises(Ended):
             make(tmp_path / "cut", cfg, Brief(40))
     (left,) = (tmp_path / "cut" / "instances.zarr").glob(".*.parts")
@@ -446,8 +449,10 @@ def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         for result in [pool.submit(make, tmp_path / "two", CUT, Shuffled(seed)) for seed in range(2)]:
             result.result()
-    # The slower one may leave notes behind, if the faster one has removed its own already; the next run clears them
-    # away.
+    # The slower one may leave notes behind, if the faster one has removed its own already; a run clears them away when
+    # they are old.
+    for folder in (tmp_path / "two").rglob("*.parts/**"):
+        os.utime(folder, (0, 0))
     make(tmp_path / "two", CUT, Shuffled(0))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two" / "instances.zarr").iterdir()) == ["s 1", "zarr.json"]
@@ -457,8 +462,7 @@ def store_small(folder: Path, count: int) -> None:
     """Samples of one block each."""
     samples = {}
     for number in range(count):
-        store_probabilities(folder, smooth_probabilities((1, 40, 40), 4, number), (1, 256, 256))
-        (folder / "predict.zarr" / "s 1").rename(folder / "predict.zarr" / f"small {number}")
+        store_probabilities(folder, smooth_probabilities((1, 40, 40), 4, number), (1, 256, 256), name=f"small {number}")
         samples[f"small {number}"] = {"split": "test", "digest": "p"}
     write_stamp(
         folder / "predict.json",

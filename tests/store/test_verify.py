@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -173,8 +174,11 @@ def test_any_bit_of_our_attributes_and_of_the_descriptions_of_arrays_is_missed(t
     for file in (path / "zarr.json", path / "0" / "zarr.json"):
         text = file.read_bytes()
         begun = text.index(b'"unet"') if file.parent == path else 0
+        # A generation is a number like any other, and without the word checksum it is one of a former version.
+        spans = [re.search(pattern, text) for pattern in (rb'"generation": "\w+"', rb'"checksum"')]
+        meaningless = [found.span() for found in spans if found]
         for place in range(begun, len(text)):
-            if b'"checksum": ' in text[place - 12 : place + 12]:  # without its name it is one of a former version
+            if any(first <= place < last for first, last in meaningless):
                 continue
             file.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
             found = verify(tmp_path)[1]

@@ -112,7 +112,7 @@ def _objects(table: Contingency, classes: Classes) -> dict[str, list[Any]]:
 
 
 def score_sample(
-    cfg: Evaluate, names: list[str], truth: Truth, found: Pin, tables: Path, runner: Runner
+    cfg: Evaluate, names: list[str], truth: Truth, found: Pin, table: Path, runner: Runner
 ) -> dict[str, Any]:
     """All counts of one sample, read from stores block by block.
 
@@ -126,8 +126,8 @@ def score_sample(
         Instances, classes and ignore mask of the sample.
     found : Pin
         Objects that a model found in it.
-    tables : Path
-        Folder of the tables of objects.
+    table : Path
+        Table of these objects.
     runner : Runner
         With which blocks are worked on.
 
@@ -136,16 +136,16 @@ def score_sample(
     dict
         That of `score_image`, with `thin` and `space` besides.
     """
-    name, result, shape = found.path.name, found.open(), truth[0].open().shape
+    result, shape = found.open(), truth[0].open().shape
     if shape != result.shape:
         raise UserError(
             f"{found.path} has shape {result.shape}, but its truth {shape}; 'snakemake --forcerun predict' mends it"
         )
-    table, count = tables / f"{name}.csv", len(result.grid)
+    count = len(result.grid)
     if not table.is_file():
         raise UserError(f"{table} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
     block = functools.partial(_count_block, truth=truth, found=found)
-    blocks = [counted for _, counted in runner.run(block, range(count), count, f"evaluate {name}")]
+    blocks = [counted for _, counted in runner.run(block, range(count), count, f"evaluate {table.stem}")]
     of_truth = {label: names[number - 1] for block in blocks for label, number in block.classes.items()}
     of_found = pd.read_csv(table, usecols=["label", "class"], dtype={"class": str}, keep_default_na=False)
     classes = Classes(names, of_truth, dict(zip(of_found["label"].tolist(), of_found["class"].tolist(), strict=True)))

@@ -308,7 +308,7 @@ def _score_and_keep(
     item: tuple[Pending, Truth, Pin], runner: Runner, cfg: Evaluate, names: list[str], tables: Path, folder: Path
 ) -> dict[str, Any]:
     sample, truth, found = item
-    counts = score_sample(cfg, names, truth, found, tables, runner)
+    counts = score_sample(cfg, names, truth, found, tables / f"{sample.name}.csv", runner)
     kept = json.dumps({"digest": sample.wanted, "counts": counts})
     # What a lost machine leaves half written of it is counted again.
     write_atomic(folder / f"{sample.name}.json", kept.encode(), durable=False)

@@ -55,7 +55,8 @@ def read_group(folder: Path, within: int | None = None) -> dict[str, Any]:
 
 
 def _checksum(attributes: dict[str, Any]) -> int:
-    ours = {key: value for key, value in attributes["unet"].items() if key != CHECKSUM}
+    # Not the generation either, so that what is made twice is the same but for that.
+    ours = {key: value for key, value in attributes["unet"].items() if key not in (CHECKSUM, "generation")}
     content = [ours, attributes.get("ome", {}).get("multiscales")]
     return google_crc32c.value(json.dumps(content, sort_keys=True).encode())
 
