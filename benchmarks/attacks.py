@@ -181,8 +181,9 @@ def full(project: Project, count: int, rng: random.Random) -> dict[str, Any]:
             filler.unlink()
             if status:
                 failed += 1
-                if "No space left" not in output or "Traceback" in output or "a fault of the pipeline" in output:
-                    bad.append(output[-3000:])
+                told = re.search(r"results/\S*: no space is left|No space left on device", output)
+                if not told or "Traceback" in output or "a fault of the pipeline" in output:
+                    bad.append(next((line for line in output.splitlines() if "rror" in line), output[-300:]))
             else:
                 wrong |= {*differences(expected, project.content())}
                 project.clear()

@@ -131,6 +131,13 @@ def name_file(error: OSError, path: Path) -> None:
     error.filename = str(path)
 
 
+def name_below(error: OSError, folder: Path) -> None:
+    """Say in which folder a file lies that an error names as it lies below the descriptor of one."""
+    name = str(error.filename)
+    if error.filename is not None and not os.path.isabs(name) and not name.startswith(str(folder)):
+        name_file(error, folder / name)
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors of the system that come with no name are those of this file or folder."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from unet_core.blocks import Box
 from unet_core.runtime import UserError
 from unet_core.store.pyramid import halve_labels
 from unet_core.store.removal import remove_others
-from unet_core.store.store import Spec, begin, details_if_done, finish, read_attributes
+from unet_core.store.store import Result, Spec, begin, details_if_done, finish, read_attributes
 
 IMAGE = Spec((3, 300, 520), "uint16", "image", channels=2, pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
 LABELS = Spec((3, 300, 520), "uint32", "labels", pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
@@ -270,3 +272,27 @@ def test_provenance_and_versions_stand_in_the_attributes(tmp_path: Path) -> None
     filled(tmp_path / "a.zarr" / "s", LABELS)
     attributes = read_attributes(tmp_path / "a.zarr" / "s")
     assert attributes["provenance"]["step"] == "test" and "zarr" in attributes["provenance"]["versions"]
+
+
+@pytest.mark.parametrize("when", ["begin", "write", "finish"])
+def test_an_error_of_writing_names_the_file_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    path, spec = tmp_path / "s.zarr" / "a", Spec((1, 20, 20), "uint8", "image", 1)
+    if when != "begin":
+        begin(path, "d", spec, {})
+    if when == "finish":
+        Result(path).write(0, np.ones((1, 1, 20, 20), np.uint8), "d")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError) as raised:
+        if when == "begin":
+            begin(path, "d", spec, {})
+        elif when == "write":
+            Result(path).write(0, np.ones((1, 1, 20, 20), np.uint8), "d")
+        else:
+            finish(path, "d", {})
+    assert raised.value.errno == errno.ENOSPC and Path(raised.value.filename).is_relative_to(tmp_path / "s.zarr")

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
-from unet_core.files import open_folder
+from unet_core.files import name_below, open_folder
 from unet_core.runtime import UserError
 from unet_core.store.ngff import chunk_shape, read_array, read_group
 from unet_core.store.pyramid import halve_image, halve_labels
@@ -251,6 +251,7 @@ def open_for_writing(path: Path, digest: str, generation: str | None = None) -> 
             yield folder, attributes
     except OSError as error:
         if error.errno not in GONE:
+            name_below(error, path)
             raise
         raise made_anew(path) from None
 

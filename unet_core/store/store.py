@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.files import make_folders, open_folder, temporary_path, write_atomic
+from unet_core.files import make_folders, name_below, open_folder, temporary_path, write_atomic
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
 from unet_core.store.ngff import multiscale, read_group, write_array, write_group
@@ -147,6 +147,7 @@ def _replace(path: Path, fill: Callable[[int], None], labels: bool, wanted: Call
         return True
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, *GONE):
+            name_below(error, path)
             raise
         return False  # another run was faster, or took away a folder above
     finally:
