@@ -257,6 +257,12 @@ def damage(path: Path, how: str, others: list[Path], rng: random.Random) -> bool
     return after != before
 
 
+def counts() -> dict[str, int]:
+    """How many of each kind are to be tried."""
+    given = dict(part.split("=") for part in os.environ.get("UNET_ATTACKS", "").split())
+    return COUNTS | {key: int(value) for key, value in given.items()}
+
+
 def measure() -> dict[str, Any]:
     """Run the attacks.
 
@@ -265,16 +271,14 @@ def measure() -> dict[str, Any]:
     dict
         How many of each kind were tried, what differed at the end, and which damages were not found.
     """
-    given = dict(part.split("=") for part in os.environ.get("UNET_ATTACKS", "").split())
-    counts = COUNTS | {key: int(value) for key, value in given.items()}
-    rng = random.Random(counts["seed"])
+    rng = random.Random(counts()["seed"])
     with tempfile.TemporaryDirectory(prefix="unet-attacks-") as temporary, contextlib.chdir(temporary):
         project = Project(Path(temporary))
         project.make()
         project.finish()
         found: dict[str, Any] = {}
         for name, attack in (("damages", damages), ("full", full), ("kills", kills)):
-            if counts[name]:
-                found |= attack(project, counts[name], rng)
+            if counts()[name]:
+                found |= attack(project, counts()[name], rng)
     print(json.dumps(found, indent=1))
     return found

@@ -43,7 +43,7 @@ class InPlace:
         self.channels = len(reference["channels"])
         self.pixel_size: tuple[float, float, float] = tuple(reference["pixel_size"])
         self.dtype = np.dtype(reference["dtype"])
-        a, b, c = reference["chunk"]
+        a, b, c = reference.get("chunk", (1, 1, 1))
         self.chunk: ZYX = (a, b, c)
 
     def read(self, box: Box) -> np.ndarray:
