@@ -301,6 +301,7 @@ def test_hashes_of_chunks_that_a_killed_run_read_are_not_read_again(
     hashes = FileHashes(tmp_path / "c.json")
     found = hashes.of(tmp_path / "a.zarr", ZarrPart(""))
     assert len(read) == 72  # of 200 two batches of 64 were kept
+    monkeypatch.setattr(digest, "_hash_of", real)
     assert found == FileHashes(tmp_path / "other.json").of(tmp_path / "a.zarr", ZarrPart(""))
 
 
@@ -375,6 +376,7 @@ def test_a_place_noted_before_looks_were_kept_is_still_read(tmp_path: Path, run:
     reference = group["attributes"]["unet"]["reference"]
     del reference["seen"]
     reference["file"] = str(path)
+    del group["attributes"]["unet"]["checksum"]
     file.write_text(json.dumps(group))
     os.utime(path, ns=(5, 5))
     assert values() == {7}
