@@ -257,6 +257,18 @@ def test_touched_moved_and_copied_results_make_nothing_stale(world: World) -> No
     assert world.stale() == set()
 
 
+def test_a_touched_image_is_looked_at_again_where_it_stays_in_place(world: World) -> None:
+    image = world.folder / "data/cells/c3.tif"
+    image.touch()
+    assert world.stale() == set()
+    world.config["datasets"]["cells"]["in_place"] = "always"
+    world.run()
+    image.touch()
+    assert "groundtruth/cells" in world.stale()
+    world.run()
+    assert world.stale() == set()
+
+
 def test_what_is_forced_is_stale_with_all_that_is_made_from_it(world: World) -> None:
     jobs = world.jobs(("train",))
     assert {name for name in MODELS | PAIRS if jobs.stale(name)} == {"train/cells", "train/tuned", *PAIRS}

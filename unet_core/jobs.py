@@ -270,9 +270,11 @@ class Jobs:
         if name.startswith("groundtruth/"):
             dataset = name.partition("/")[2]
             hashes = self._hashes_of(Path(f"groundtruth/{dataset}.files.json"))
-            return wanted_of_files(
-                self.cfg.datasets[dataset], self.cfg.groundtruth, self._samples[dataset], hashes.seen
-            )
+            cfg, hash_of = self.cfg.datasets[dataset], hashes.seen
+            if cfg.in_place == "always":
+                # How such a file looks is noted in the store, and noted again where it was touched.
+                hash_of = functools.partial(hashes.seen, limit=-1)
+            return wanted_of_files(cfg, self.cfg.groundtruth, self._samples[dataset], hash_of)
         return {
             part: wanted_digest(digest(job.options), {one: self._wanted(one.job)[one.part] for one in sources})
             for part, sources in job.parts.items()
