@@ -402,8 +402,18 @@ def test_a_run_that_was_killed_in_a_step_ends_in_the_same_table(finished: Projec
 
 
 def test_a_store_that_was_removed_by_hand_is_noticed_and_made_again(project: Project) -> None:
-    shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
+    table, gone = project.table(), project.folder / "results/predict/cells/cells.zarr/t001"
+    shutil.rmtree(gone)
+    counts = project.counts(project.run())
+    assert counts["predict"] == "7 samples, 1 segmented"
+    assert gone.is_dir() and project.table() == table and "Nothing to be done" in project.run()
+
+
+def test_a_step_says_what_is_gone_of_the_step_before(project: Project) -> None:
     project.configure(CONFIG | {"instances": {"min_size": 40}})
+    assert project.jobs(project.run("--until", "predict")) == set()
+    shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
+    (project.folder / "results/predict/cells/cells.zarr/t001").mkdir()
     assert re.search(
         r"predict/cells/cells.zarr/t001 is missing or damaged; 'snakemake --forcerun predict'", project.run(fails=True)
     )

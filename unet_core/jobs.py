@@ -29,7 +29,7 @@ from unet_core.groundtruth.contents import files_with_parts
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.images.readers import companions_of, split_internal
 from unet_core.method import method
-from unet_core.records import Source, is_as_seen, read_record, wanted_digest
+from unet_core.records import Source, is_as_seen, names_in, read_record, wanted_digest
 
 # Output files beside the stamp that later steps read, below the folder of the stamp.
 MODEL_FILES = ("best.safetensors", "model.json")
@@ -281,9 +281,13 @@ class Jobs:
         }
 
     @functools.cache  # noqa: B019
+    def _record(self, name: str) -> dict[str, Any]:
+        return read_record(self.results, name)
+
+    @functools.cache  # noqa: B019
     def stale(self, name: str) -> Stale | None:
         """Why a job is to be done; None if what it would make is there."""
-        job, record = self.all[name], read_record(self.results, name)
+        job, record = self.all[name], self._record(name)
         if {name.partition("/")[0], *(str(self.results / path) for path in job.outputs)} & {*self._forced()}:
             return Stale("it is forced", open=True)
         missing = [path for path in (*job.outputs, *job.stores) if not (self.results / path).exists()]
@@ -294,6 +298,9 @@ class Jobs:
         for path in job.outputs:
             if not is_as_seen(self.results / path, record["outputs"].get(path, [])):
                 return Stale(f"{self.results / path} is not what the step wrote", open=True)
+        for path in job.stores:
+            if names_in(self.results / path) != record["stores"].get(path):
+                return Stale(f"{self.results / path} has not the samples that the step wrote", open=True)
         return self._outdated(name, job, record) or self._follows(job, record)
 
     def _outdated(self, name: str, job: Job, record: dict[str, Any]) -> Stale | None:
@@ -313,7 +320,7 @@ class Jobs:
     def _follows(self, job: Job, record: dict[str, Any]) -> Stale | None:
         """Whether what a job is made from was, or is to be, made again and may have come out otherwise."""
         for source in dict.fromkeys(source for sources in job.parts.values() for source in sources):
-            before = read_record(self.results, source.job).get("parts", {}).get(source.part)
+            before = self._record(source.job).get("parts", {}).get(source.part)
             stale = self.stale(source.job)
             if before is None or record["used"].get("#".join(source)) != before:
                 return Stale(f"{source.job} was made again", open=True)
@@ -331,6 +338,7 @@ class Jobs:
             "results": str(self.results),
             "name": name,
             "outputs": list(job.outputs),
+            "stores": list(job.stores),
             "own": digest(job.options),
             "parts": parts,
         }

@@ -5,6 +5,7 @@ A record stands in ``<results>/records/<step>/<name>.json``. It holds
 - ``wanted``: for each part of what the job makes, a digest of the options and source files that it depends on, however
   many steps lie between;
 - ``outputs``: size, time and hash of its output files, so that one that was replaced, restored or damaged is noticed;
+- ``stores``: which samples its stores hold;
 - ``parts``: digests of the parts of what came out;
 - ``used``: the parts of earlier jobs that it was made from.
 
@@ -50,7 +51,7 @@ def read_record(results: Path, job: str) -> dict[str, Any]:
         found = json.loads(record_path(results, job).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.keys() >= {"wanted", "outputs", "parts", "used"} else {}
+    return found if isinstance(found, dict) and found.keys() >= {"wanted", "outputs", "stores", "parts", "used"} else {}
 
 
 def see(path: Path) -> Seen:
@@ -70,6 +71,11 @@ def is_as_seen(path: Path, seen: Seen) -> bool:
         return status.st_mtime_ns == seen[1] or see(path)[2] == seen[2]
     except (OSError, LookupError, TypeError):
         return False
+
+
+def names_in(store: Path) -> str:
+    """Digest of the names of what lies in a store: that a sample was deleted is seen without looking at each."""
+    return digest(sorted(path.name for path in store.iterdir() if not path.name.startswith(".")))
 
 
 def wanted_digest(own: str, sources: Mapping[Source, str | None]) -> str:
@@ -113,7 +119,7 @@ class Recording:
     def __init__(self, job: Mapping[str, Any]) -> None:
         self.results, self.name = Path(job["results"]), str(job["name"])
         self.outputs = [str(path) for path in job["outputs"]]
-        self.own = str(job["own"])
+        self.stores, self.own = [str(path) for path in job["stores"]], str(job["own"])
         self.parts = {part: [Source(*source) for source in listed] for part, listed in job["parts"].items()}
         sources = {source for listed in self.parts.values() for source in listed}
         records = {name: read_record(self.results, name) for name in {source.job for source in sources}}
@@ -131,6 +137,7 @@ class Recording:
             "wanted": self.wanted,
             "own": self.own,
             "outputs": {path: see(self.results / path) for path in self.outputs},
+            "stores": {path: names_in(self.results / path) for path in self.stores},
             "parts": self._parts(),
             "used": self.used,
         }
@@ -153,8 +160,8 @@ def recorded(job: Mapping[str, Any]) -> Iterator[Recording]:
     ----------
     job : mapping
         Builtins, as ``Jobs.described`` gives them: ``results``, ``name``, ``outputs`` (paths below the results, the
-        stamp first), the digest of its ``own`` options, and ``parts``: each with the parts of other jobs that it is
-        made from.
+        stamp first), ``stores`` beside them, the digest of its ``own`` options, and ``parts``: each with the parts of
+        other jobs that it is made from.
     """
     # Until the end nothing vouches for what this job writes.
     path = record_path(Path(job["results"]), str(job["name"]))
