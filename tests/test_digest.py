@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unet_core import digest as digest_module
 from unet_core.digest import FileHashes, digest
 
 
@@ -191,3 +192,22 @@ def test_hashes_that_were_kept_without_companions_stay_valid(tmp_path: Path) -> 
     before = plain.of(tmp_path / "a.tif")
     plain.save()
     assert FileHashes(tmp_path / "cache.json", lambda path: []).known(tmp_path / "a.tif") == before
+
+
+def test_what_is_new_is_not_read_while_jobs_are_planned_and_what_was_touched_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, new = tmp_path / "known.tif", tmp_path / "new.tif"
+    known.write_bytes(b"one")
+    new.write_bytes(b"two")
+    hashes = FileHashes(tmp_path / "cache.json")
+    before = hashes.of(known)
+    read: list[Path] = []
+    real = digest_module._hash_of
+    monkeypatch.setattr(digest_module, "_hash_of", lambda path: read.append(path) or real(path))
+    assert hashes.seen(known) == before and hashes.seen(new) != hashes.of(new)
+    assert read == [new]  # by `of` alone
+    os.utime(known, (5, 5))
+    assert hashes.seen(known) == before and read == [new, known]
+    os.utime(known, (6, 6))
+    assert hashes.seen(known, limit=2) != before and read == [new, known]
