@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import psutil
@@ -14,6 +16,7 @@ from distributed import LocalCluster
 from distributed.security import Security
 from pydantic import ValidationError
 
+from unet_core import engine as engine_module
 from unet_core.config.cluster import Dask, Tls
 from unet_core.engine import Engine, local_engine, open_engine
 from unet_core.runtime import UserError
@@ -39,6 +42,12 @@ def fail_at_3(item: int) -> None:
     BEGUN.append(item)
     if item == 3:
         raise UserError("item 3: no pixels; replace it")
+
+
+def fail_at(item: int, bad: int) -> int:
+    if item == bad:
+        raise UserError(f"item {item}: no pixels")
+    return -item
 
 
 def wait_from_1(item: int) -> None:
@@ -71,6 +80,13 @@ def test_workers_work_at_the_same_time(engine: Engine) -> None:
     assert len(list(engine.run(meet, range(WORKERS), WORKERS, "test"))) == WORKERS
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each item is a task of its own, as those are that take long."""
+    monkeypatch.setattr(engine_module, "TASK_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("alone")
 def test_never_more_than_twice_as_many_items_as_workers_are_in_flight(engine: Engine) -> None:
     BEGUN.clear()
     for consumed, _ in enumerate(engine.run(begin, range(30), 30, "test"), start=1):
@@ -79,6 +95,7 @@ def test_never_more_than_twice_as_many_items_as_workers_are_in_flight(engine: En
     assert sorted(BEGUN) == list(range(30))
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_input_is_taken_from_lazily(engine: Engine) -> None:
     taken = 0
 
@@ -96,6 +113,7 @@ def test_the_input_is_taken_from_lazily(engine: Engine) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("alone")
 def test_an_error_in_one_item_is_raised_as_it_is_and_stops_the_rest(engine: Engine) -> None:
     BEGUN.clear()
     with pytest.raises(UserError, match="^item 3: no pixels; replace it$"):
@@ -106,6 +124,43 @@ def test_an_error_in_one_item_is_raised_as_it_is_and_stops_the_rest(engine: Engi
     assert stopped < 100
     time.sleep(0.02)
     assert len(BEGUN) == stopped
+
+
+def tasks_of(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of items of the tasks that an engine is given from now on."""
+    sizes, submit = list[int](), Engine._submit
+
+    def counting(self: Engine, function: Any, items: list[Any], done: Any) -> Any:
+        sizes.append(len(items))
+        return submit(self, function, items, done)
+
+    monkeypatch.setattr(Engine, "_submit", counting)
+    return sizes
+
+
+def test_items_that_take_little_time_share_tasks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = tasks_of(engine, monkeypatch)
+    assert sorted(engine.run(str, range(5000), 5000, "test")) == [(n, str(n)) for n in range(5000)]
+    assert sum(sizes) == 5000 and len(sizes) < 100
+    assert sizes[0] == 1 and max(sizes) <= 5000 // (4 * WORKERS)
+    assert sizes[-WORKERS:] == [1] * WORKERS  # at the end no worker has much to do when the others have nothing
+
+
+def test_items_that_take_long_are_tasks_of_their_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = tasks_of(engine, monkeypatch)
+    monkeypatch.setattr(engine_module, "TASK_SECONDS", 0.004)  # less than what `count_running` takes
+    assert len(list(engine.run(count_running, range(60), 60, "test"))) == 60
+    assert sizes == [1] * 60
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3, 700, 999])
+def test_what_was_done_before_an_error_in_a_shared_task_comes_back_first(bad: int) -> None:
+    came: list[int] = []
+    with local_engine(1) as single, pytest.raises(UserError, match=f"^item {bad}: no pixels$"):
+        for item, value in single.run(functools.partial(fail_at, bad=bad), range(1000), 1000, "test"):
+            assert value == -item
+            came.append(item)
+    assert len(came) == len(set(came)) and set(range(bad)) <= set(came) and bad not in came
 
 
 def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:

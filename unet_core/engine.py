@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
+# A task takes Dask some 5 ms: where items take less than this, several are one task, so that it is 2 % of the work.
+TASK_SECONDS = 0.25
+
 
 class Runner(Protocol):
     """What applies functions to items: an engine, or the worker in which one asks (`AtHand`)."""
@@ -82,7 +85,8 @@ class Engine:
     ) -> Iterator[tuple[Item, Value]]:
         """Apply a function to items and yield (item, value) as they are done, in any order.
 
-        Never more than twice as many items as workers are in flight, so that memory does not grow with their number.
+        Never more than twice as many tasks as workers are in flight, so that memory does not grow with the number of
+        items. A task is one item, or as many as take `TASK_SECONDS`.
 
         Parameters
         ----------
@@ -95,26 +99,34 @@ class Engine:
         what : str
             Shown before the progress line.
         """
-        waiting = iter(items)
+        waiting, size, left = iter(items), 1, total
         done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        flying = {self._submit(function, item, done): item for item in islice(waiting, 2 * self._workers)}
+        flying: dict[Future, list[Item]] = {}
         # On a terminal the line moves often; in a log file every half minute is enough.
         interval = 0.5 if sys.stderr.isatty() else 30
         with tqdm(total=total, desc=what, mininterval=interval, maxinterval=interval, disable=total < 2) as progress:
             try:
-                while flying:
+                while True:
+                    while len(flying) < 2 * self._workers and (taken := list(islice(waiting, size))):
+                        flying[self._submit(function, taken, done)] = taken
+                        left -= len(taken)
+                    if not flying:
+                        return
                     future = self._next(done)
-                    item = flying.pop(future)
-                    value: Value = _value(future)
-                    progress.update()
-                    for following in islice(waiting, 1):
-                        flying[self._submit(function, following, done)] = following
-                    yield item, value
+                    together = flying.pop(future)
+                    values, seconds = _value(future)
+                    if rest := together[len(values) :]:
+                        flying[self._submit(function, rest, done)] = rest
+                    fair = left // (4 * self._workers)  # that no worker has much to do when the others have nothing
+                    size = max(1, min(2 * size, fair, int(TASK_SECONDS * len(values) / max(seconds, 1e-9))))
+                    for item, value in zip(together, values, strict=False):
+                        progress.update()
+                        yield item, value
             finally:
                 self._client.cancel(list(flying))
 
-    def _submit(self, function: Callable[[Item], Value], item: Item, done: queue.SimpleQueue[Future]) -> Future:
-        future = self._client.submit(function, item, pure=False)
+    def _submit(self, function: Callable[[Item], Value], items: list[Item], done: queue.SimpleQueue[Future]) -> Future:
+        future = self._client.submit(_one_by_one, items, function, pure=False)
         future.add_done_callback(done.put)
         return future
 
@@ -125,6 +137,22 @@ class Engine:
                 self._checked = time.monotonic()
             with contextlib.suppress(queue.Empty):
                 return done.get(timeout=POLL_SECONDS)
+
+
+def _one_by_one(items: list[Item], function: Callable[[Item], Value]) -> tuple[list[Value], float]:
+    """Values of items, and the seconds that they took.
+
+    Of one that fails, and of those after it, there is none: it fails again as the first of a task, with its own error.
+    """
+    begun, values = time.perf_counter(), list[Value]()
+    for item in items:
+        try:
+            values.append(function(item))
+        except Exception:
+            if not values:
+                raise
+            break
+    return values, time.perf_counter() - begun
 
 
 def run_samples(

@@ -150,7 +150,12 @@ def left(work: Workload) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("shape", "channels", "block"),
-    [((1, 64, 64), None, (8, 1024, 1024)), ((3, 700, 1300), 2, (2, 512, 512)), ((9, 2100, 260), None, (8, 1024, 1024))],
+    [
+        ((1, 64, 64), None, (8, 1024, 1024)),
+        ((3, 700, 1300), 2, (2, 512, 512)),
+        ((9, 2100, 260), None, (8, 1024, 1024)),
+        ((3, 600, 700), 2, (8, 1024, 1024)),
+    ],
 )
 def test_inodes_are_those_of_a_result(tmp_path: Path, shape: ZYX, channels: int | None, block: ZYX) -> None:
     spec = Spec(shape, "uint8", "image", channels, block=block)

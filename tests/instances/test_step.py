@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from unet_core.config.options import Instances
-from unet_core.engine import Engine
+from unet_core.engine import Engine, local_engine
 from unet_core.instances import passes, step
 from unet_core.instances.split import split_object
 from unet_core.instances.step import make_instances, objects_digest
@@ -476,8 +476,7 @@ def make_small(folder: Path, engine: Engine) -> dict[str, bytes]:
         CUT, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
         tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
-    shards = (folder / "instances.zarr").glob("*/0/c/**/0")
-    paths = [folder / "instances.json", *(folder / "tables").iterdir(), *filter(Path.is_file, shards)]
+    paths = [folder / "instances.json", *(folder / "tables").iterdir(), *(folder / "instances.zarr").glob("*/0/c.*")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -522,12 +521,12 @@ def test_small_samples_that_were_made_before_an_error_stay_and_the_next_run_goes
         return rows
 
     monkeypatch.setattr(step, "number_block", ending)
-    with pytest.raises((RuntimeError, UserError), match=f"^{message}$"):
-        make_small(tmp_path / "cut", engine)
+    # What is at work at the moment of the error ends with the engine; in the process of a step that is at once.
+    with pytest.raises((RuntimeError, UserError), match=f"^{message}$"), local_engine(2) as ended:
+        make_small(tmp_path / "cut", ended)
     store = tmp_path / "cut" / "instances.zarr"
     done = [n for n in range(9) if read_attributes(store / f"small {n}").get("done")]
     assert len(done) >= 4 and 7 not in done  # no more than twice as many samples as workers were in flight
     monkeypatch.setattr(step, "number_block", real)
     assert make_small(tmp_path / "cut", engine) == expected
-    # What was at work at the moment of the error may have been done since.
-    assert caplog.messages[-1].startswith(tuple(f"instances: 9 samples, {n + 1} made" for n in range(9 - len(done))))
+    assert caplog.messages[-1].startswith(f"instances: 9 samples, {9 - len(done)} made")

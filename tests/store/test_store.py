@@ -46,6 +46,62 @@ def test_what_was_written_is_read_again_from_any_box(tmp_path: Path, spec: Spec)
     np.testing.assert_array_equal(result.read(box), data[(..., *box.slices)])
 
 
+@pytest.mark.parametrize("channels", [None, 2])
+@pytest.mark.parametrize(("side", "levels"), [(520, 1), (1024, 1), (1025, 4)])
+def test_a_result_of_one_block_has_no_folders_for_its_shards(
+    tmp_path: Path, channels: int | None, side: int, levels: int
+) -> None:
+    sample = tmp_path / "a.zarr" / "s"
+    data = filled(sample, Spec((3, 300, side), "uint16", "image", channels, block=(8, 2048, 2048)))
+    shard = "c.0.0.0" if channels is None else "c.0.0.0.0"
+    files = {path.relative_to(sample).as_posix() for path in sample.rglob("*") if path.is_file()}
+    assert files == {"zarr.json"} | {f"{level}/{name}" for level in range(levels) for name in ("zarr.json", shard)}
+    assert {path.name for path in sample.rglob("*") if path.is_dir()} == set(map(str, range(levels)))
+    np.testing.assert_array_equal(zarr.open_array(sample / "0", mode="r")[:], data)
+    np.testing.assert_array_equal(Result(sample).read_all(), data)
+    if channels:
+        Image.from_zarr(zarr.open_group(sample, mode="r"))
+
+
+def folders_for_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made from now on has them, as results of former versions do."""
+    monkeypatch.setattr(Spec, "separator", "/")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_result_of_one_block_of_a_former_version_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    spec, path = Spec((3, 300, 520), "uint32", "labels"), tmp_path / "a.zarr" / "s"
+    with monkeypatch.context() as former:
+        folders_for_shards(former)
+        data = filled(path, spec) if finished else None
+        begin(path, "d", spec, {})
+    assert (path / "0" / "c" / "0" / "0" / "0").exists() == finished
+    if data is None:  # it goes on in the folder that was begun
+        data = filled(path, spec)
+    assert (path / "0" / "c" / "0" / "0" / "0").exists() and not (path / "0" / "c.0.0.0").exists()
+    assert details_if_done(path, "d") == {"count": 1}
+    np.testing.assert_array_equal(begin(path, "d", spec, {}).read_all(), data)
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_the_blocks_of_another_digest_are_taken_over_where_their_names_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, former: bool
+) -> None:
+    spec, path = Spec((3, 300, 520), "uint32", "labels"), tmp_path / "a.zarr" / "s"
+    with monkeypatch.context() as patch:
+        if former:
+            folders_for_shards(patch)
+        data = filled(path, spec)
+    result = begin(path, "other", spec, {}, keep=True)
+    assert result.separator == "."
+    assert list(result.missing_blocks()) == ([0] if former else [])
+    if not former:
+        np.testing.assert_array_equal(result.read_all(), data)
+    assert not [name for name in path.rglob("*") if name.name == "c"]
+
+
 def test_images_and_labels_are_valid_ome_ngff_with_pyramids(tmp_path: Path) -> None:
     sample = tmp_path / "a.zarr" / "näme with space"
     image, labels = filled(sample, IMAGE), filled(sample / "labels" / "cells", LABELS)

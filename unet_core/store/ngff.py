@@ -69,10 +69,12 @@ def write_array(
     dtype: str,
     names: Sequence[str],
     within: int | None = None,
+    separator: str = "/",
 ) -> int:
     """Make a folder a Zarr array without any voxels: zeros, in shards of chunks that are compressed by Zstandard.
 
-    Returned is the CRC-32C of its description.
+    The separator is that of the names of shards: with "/" each axis is a folder. Returned is the CRC-32C of its
+    description.
     """
     wide = np.dtype(dtype).itemsize > 1
     of_bytes = {"name": "bytes"} | ({"configuration": {"endian": "little"}} if wide else {})
@@ -88,7 +90,7 @@ def write_array(
         "shape": list(shape),
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shards)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator}},
         "fill_value": 0.0 if np.dtype(dtype).kind == "f" else 0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "attributes": {},

@@ -53,8 +53,18 @@ class Spec(NamedTuple):
         return Grid(self.shape, (z, y, x))
 
     @property
+    def separator(self) -> str:
+        """What stands between the numbers in the name of a shard: a lone one needs no folder for each axis."""
+        return "." if len(self.grid) == 1 else "/"
+
+    @property
     def levels(self) -> int:
-        """Number of resolutions; each halves y and x until they fit one chunk."""
+        """Number of resolutions; each halves y and x until they fit one chunk.
+
+        A small image has the finest alone: it is seen at once, and there may be a million of them.
+        """
+        if len(self.grid) == 1 and max(self.shape[1:]) <= BLOCK[1]:
+            return 1
         return 1 + sum(max(self.shape[1:]) > CHUNK * 2**level for level in range(LEVELS - 1))
 
 
@@ -72,6 +82,8 @@ class Result:
     ----------
     digest, generation : str or None
         Of the folder that was opened; see `store.begin`.
+    separator : str
+        See `Spec.separator`.
     """
 
     def __init__(self, path: Path, folder: int | None = None) -> None:
@@ -85,6 +97,8 @@ class Result:
             self.pixel_size: tuple[float, float, float] = _last3(levels[0]["coordinateTransformations"][0]["scale"])
             shards, chunks = chunk_shape(finest["chunk_grid"]), chunk_shape(finest["codecs"][0])
             ours = attributes.get("unet", {})
+            # Results of former versions have folders for a lone shard, too.
+            self.separator: str = finest["chunk_key_encoding"]["configuration"]["separator"]
             crcs = [array["crc"] for array in (finest, *coarser)]
             if ours.get("arrays", crcs) != crcs:
                 raise ValueError("the description of an array is damaged")
@@ -209,7 +223,7 @@ class Result:
 
     def _layout(self) -> tuple[Any, ...]:
         """What decides which voxels go into which shard."""
-        return self.grid, self.levels, self.dtype, self._shards, self._chunks
+        return self.grid, self.levels, self.dtype, self._shards, self._chunks, self.separator
 
     def place(self, index: int, level: int) -> bytes:
         """What the shard of a block begins with, so that it is not taken for that of another one.
@@ -221,9 +235,8 @@ class Result:
 
     def _shard(self, index: int, level: int = 0) -> str:
         """File of a block below the folder of the result."""
-        position = self.grid.position(index)
-        lead = "/0" if self.has_channels else ""
-        return f"{level}/c{lead}/{'/'.join(map(str, position))}"
+        lead = (0,) if self.has_channels else ()
+        return f"{level}/{self.separator.join(map(str, ('c', *lead, *self.grid.position(index))))}"
 
 
 @contextlib.contextmanager

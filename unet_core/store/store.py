@@ -27,7 +27,7 @@ import numpy as np
 from unet_core.files import make_folders, name_below, open_folder, temporary_path, write_atomic
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
-from unet_core.store.ngff import multiscale, read_group, write_array, write_group
+from unet_core.store.ngff import METADATA_FILE, multiscale, read_group, write_array, write_group
 from unet_core.store.removal import move_to_trash
 from unet_core.store.result import (
     BLOCK,
@@ -166,10 +166,10 @@ def _take_over_blocks(path: Path, folder: int, spec: Spec) -> None:
             if not _is_like(path, old, spec):
                 return
             for level in range(spec.levels):
-                for place, _, names, here in os.fwalk(f"{level}/c", dir_fd=old):
+                for place, _, names, here in os.fwalk(str(level), dir_fd=old):
                     make_folders(Path(place), folder)
                     for name in names:
-                        if not name.startswith("."):
+                        if not name.startswith(".") and name != METADATA_FILE:
                             with contextlib.suppress(FileNotFoundError):
                                 _take_over(name, here, Path(place) / name, folder)
     except OSError as error:
@@ -194,8 +194,9 @@ def _is_like(path: Path, folder: int, spec: Spec) -> bool:
         metadata = read_group(Path(), folder)["ome"]
     except (UserError, OSError, LookupError, ValueError):
         return False
-    same = (found.grid, found.dtype, found.channels) == (spec.grid, np.dtype(spec.dtype), spec.channels)
-    return same and found.levels == spec.levels and metadata == _ome(path, spec)
+    wanted = (spec.grid, np.dtype(spec.dtype), spec.channels, spec.levels, spec.separator)
+    same = (found.grid, found.dtype, found.channels, found.levels, found.separator) == wanted
+    return same and metadata == _ome(path, spec)
 
 
 def write_reference(
@@ -356,4 +357,4 @@ def _create_level(folder: int, spec: Spec, level: int) -> int:
     lead, names = ((spec.channels,), ["c"]) if spec.channels is not None else ((), [])
     shards, chunks = (*lead, z, by >> level, bx >> level), (*(1 for _ in lead), 1, CHUNK >> level, CHUNK >> level)
     shape, axes = (*lead, spec.shape[0], y, x), [*names, "z", "y", "x"]
-    return write_array(Path(str(level)), shape, shards, chunks, spec.dtype, axes, folder)
+    return write_array(Path(str(level)), shape, shards, chunks, spec.dtype, axes, folder, spec.separator)

@@ -158,7 +158,7 @@ def mend(damages: list[Damage]) -> set[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Files that killed runs had begun; younger ones than an hour may be those of a run at work."""
-    found = (path for result in results_in(folder) for path in result.glob(f"[0-9]/c/**/.*{PARTIAL}"))
+    found = (path for result in results_in(folder) for path in result.glob(f"[0-9]/**/.*{PARTIAL}"))
     return [path for path in found if path.is_file() and path.stat().st_mtime < time.time() - 3600]
 
 
