@@ -28,6 +28,7 @@ from unet_core.estimate import command as estimate
 from unet_core.estimate.measure import allocated, process_start
 from unet_core.estimate.workload import Workload, pending, sizes
 from unet_core.groundtruth.samples import check_data
+from unet_core.store.store import Result
 
 ROOT = Path(__file__).parent.parent
 SNAKEMAKE = [
@@ -429,6 +430,25 @@ def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project:
     # Masks are of one threshold.
     project.configure(CONFIG | {"predict": {"dtype": "mask"}, "instances": {"threshold": 0.6}})
     assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
+
+
+def test_a_region_and_what_is_skipped_are_left_empty_and_told(project: Project) -> None:
+    plain = {"images": "data/cells/01/t00[0-2].tif"}
+    whole = CONFIG["datasets"] | {"whole": plain, "part": plain | {"region": [{"y": [0, 40], "x": [20, 130]}]}}
+    models = {"cells": {"predict_on": ["cells", "whole", "part"]}}
+    project.configure(CONFIG | {"datasets": whole, "models": models})
+    assert "train" not in project.jobs(project.run("--config", "gate=off"))
+    found = [project.folder / f"results/predict/cells/{name}.zarr/t001" for name in ("whole", "part")]
+    first, second = (Result(path).read_all()[0, 0] for path in found)
+    expected = np.zeros_like(first)
+    expected[:40, 20:130] = first[:40, 20:130]
+    np.testing.assert_array_equal(second, expected)
+    project.configure(CONFIG | {"predict": {"skip": {"above": -1}}})
+    output = project.run()
+    assert project.jobs(output) == {"predict", "instances", "evaluate", "report"}
+    assert project.counts(output)["predict"] == "7 samples, 7 segmented, 7 of 7 blocks are empty"
+    assert "Empty blocks: 7 of 7" in (project.folder / "results/report/report.html").read_text()
+    assert "Nothing to be done" in project.run()
 
 
 def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:
