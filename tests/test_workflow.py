@@ -443,12 +443,15 @@ def test_a_region_and_what_is_skipped_are_left_empty_and_told(project: Project) 
     expected = np.zeros_like(first)
     expected[:40, 20:130] = first[:40, 20:130]
     np.testing.assert_array_equal(second, expected)
-    project.configure(CONFIG | {"predict": {"skip": {"above": -1}}})
-    output = project.run()
+    # Data sets with and without annotations in one run, also where the scores of the first are new.
+    project.configure(CONFIG | {"datasets": whole, "models": models, "predict": {"skip": {"above": -1}}})
+    output = project.run("--config", "gate=off")
     assert project.jobs(output) == {"predict", "instances", "evaluate", "report"}
-    assert project.counts(output)["predict"] == "7 samples, 7 segmented, 7 of 7 blocks are empty"
-    assert "Empty blocks: 7 of 7" in (project.folder / "results/report/report.html").read_text()
-    assert "Nothing to be done" in project.run()
+    for name, count in (("cells", 7), ("whole", 3), ("part", 3)):
+        log = (project.folder / f"results/logs/predict/cells/{name}.log").read_text()
+        assert f"{count} samples, {count} segmented, {count} of {count} blocks are empty" in log
+    assert "Empty blocks: 3 of 3" in (project.folder / "results/report/report.html").read_text()
+    assert "Nothing to be done" in project.run("--config", "gate=off")
 
 
 def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:

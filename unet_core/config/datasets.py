@@ -213,9 +213,9 @@ Span = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 class Extent(Section):
     """A box of pixels; along an axis that is left out it has all of the image."""
 
-    z: Span | None = Field(None, description="first plane, and the first one behind the end")
-    y: Span | None = Field(None, description="first pixel, and the first one behind the end")
-    x: Span | None = Field(None, description="first pixel, and the first one behind the end")
+    z: Span | None = Field(None, json_schema_extra=NEW, description="first plane, and the first one behind the end")
+    y: Span | None = Field(None, json_schema_extra=NEW, description="first pixel, and the first one behind the end")
+    x: Span | None = Field(None, json_schema_extra=NEW, description="first pixel, and the first one behind the end")
 
     @model_validator(mode="after")
     def _says_something(self) -> Extent:

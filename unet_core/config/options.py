@@ -217,8 +217,12 @@ class Train(Section):
 class Skip(Section):
     """Blocks without anything in them, by their gray values."""
 
-    below: float | None = Field(None, allow_inf_nan=False, description="empty: all gray values are below this")
-    above: float | None = Field(None, allow_inf_nan=False, description="empty: all gray values are above this")
+    below: float | None = Field(
+        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are below this"
+    )
+    above: float | None = Field(
+        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are above this"
+    )
 
     @model_validator(mode="after")
     def _one_limit(self) -> Skip:
