@@ -8,7 +8,7 @@ rule predict:
         model=after("predict", "<results>/train/{model}.json"),
         groundtruth=after("predict", "<results>/groundtruth/{dataset}.json"),
         # Waited for, but no reason to start: new scores change no probabilities.
-        gate=ancient(gate_before),
+        gate=after("predict", gate_before),
     output:
         stamp="<results>/predict/{model}/{dataset}.json",
     log:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unet_core.config.datasets import Extent
 from unet_core.config.options import Predict
 from unet_core.engine import open_job
 from unet_core.predict.step import predict_samples
@@ -25,4 +26,5 @@ with (
         stamp=stamp,
         engine=engine,
         mask_threshold=options["mask_threshold"],
+        region=[Extent.model_validate(extent) for extent in options.get("region", [])],
     )

@@ -248,6 +248,20 @@ def test_what_each_change_makes_stale(world: World) -> None:
     then("train/tuned", "predict/tuned/cells", "instances/tuned/cells", "evaluate/tuned/cells", "gate/tuned")
 
 
+def test_a_region_and_what_is_skipped_segment_anew_and_train_nothing(world: World) -> None:
+    options = [world.jobs().all[f"predict/cells/{name}"].options for name in ("cells", "screen")]
+    assert all("region" not in one and "skip" not in one["predict"] for one in options)
+    for region in ([{"y": [0, 9]}], [{"y": [0, 8]}], []):
+        world.config["datasets"]["screen"]["region"] = region
+        assert world.stale() == {"predict/cells/screen", "instances/cells/screen", "report"}
+        world.run()
+        assert world.stale() == set() and world.current() == world.fresh()
+    assert [world.jobs().all[f"predict/cells/{name}"].options for name in ("cells", "screen")] == options
+    world.config["models"]["cells"]["predict"] = {"skip": {"below": 9}}
+    pairs = {f"{step}/cells/{name}" for step in ("predict", "instances") for name in ("cells", "screen")}
+    assert world.stale() == {*pairs, "evaluate/cells/cells", "gate/cells", "report"}
+
+
 def test_touched_moved_and_copied_results_make_nothing_stale(world: World) -> None:
     for number, path in enumerate(sorted(world.folder.rglob("*"))):
         os.utime(path, (1e9 - number, 1e9 - number))

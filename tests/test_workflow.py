@@ -432,6 +432,28 @@ def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project:
     assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
 
 
+def test_a_region_and_what_is_skipped_are_left_empty_and_told(project: Project) -> None:
+    plain = {"images": "data/cells/01/t00[0-2].tif"}
+    whole = CONFIG["datasets"] | {"whole": plain, "part": plain | {"region": [{"y": [0, 40], "x": [20, 130]}]}}
+    models = {"cells": {"predict_on": ["cells", "whole", "part"]}}
+    project.configure(CONFIG | {"datasets": whole, "models": models})
+    assert "train" not in project.jobs(project.run("--config", "gate=off"))
+    found = [project.folder / f"results/predict/cells/{name}.zarr/t001" for name in ("whole", "part")]
+    first, second = (Result(path).read_all()[0, 0] for path in found)
+    expected = np.zeros_like(first)
+    expected[:40, 20:130] = first[:40, 20:130]
+    np.testing.assert_array_equal(second, expected)
+    # Data sets with and without annotations in one run, also where the scores of the first are new.
+    project.configure(CONFIG | {"datasets": whole, "models": models, "predict": {"skip": {"above": -1}}})
+    output = project.run("--config", "gate=off")
+    assert project.jobs(output) == {"predict", "instances", "evaluate", "report"}
+    for name, count in (("cells", 7), ("whole", 3), ("part", 3)):
+        log = (project.folder / f"results/logs/predict/cells/{name}.log").read_text()
+        assert f"{count} samples, {count} segmented, {count} of {count} blocks are empty" in log
+    assert "Empty blocks: 3 of 3" in (project.folder / "results/report/report.html").read_text()
+    assert "Nothing to be done" in project.run("--config", "gate=off")
+
+
 def test_a_model_trained_elsewhere_is_applied_without_training(project: Project) -> None:
     shutil.copytree(project.folder / "results/train/cells", project.folder / "bought")
     config = json.loads(json.dumps(CONFIG)) | {

@@ -34,7 +34,7 @@ from unet_core.records import Source, is_as_seen, names_in, read_record, wanted_
 # Output files beside the stamp that later steps read, below the folder of the stamp.
 MODEL_FILES = ("best.safetensors", "model.json")
 # Keys of a data set that say which files and samples there are, and not how these are read.
-NOT_READ = ("images", "unmatched", "split", "weights")
+NOT_READ = ("images", "unmatched", "split", "weights", "region")
 REPORT = tuple(
     f"report/{name}"
     for name in (
@@ -179,6 +179,8 @@ class Jobs:
         pair, truth, trained = f"{model}/{dataset}", f"groundtruth/{dataset}", Source(f"train/{model}", "all")
         plans = [Source(f"plan/{network}", f"images of {dataset}") for network in self.cfg.networks_of(model)]
         predict = {"predict": plain(self.cfg.predict_of(model)), "mask_threshold": self.cfg.mask_threshold(model)}
+        # Only where there is one, so that what was made before there was such an option stays valid.
+        predict |= {key: value for key, value in plain(self.cfg.datasets[dataset]).items() if key == "region"}
         instances = {"instances": plain(self.cfg.instances_of(model)), "code": method("instances")}
         steps: dict[str, tuple[dict[str, Any], list[Source]]] = {
             "predict": (predict | {"code": method("predict")}, [trained, *plans, Source(truth, "images")]),

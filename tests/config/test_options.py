@@ -286,6 +286,41 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
             config(models={"cells": {"instances": {"split": -1}}}),
             "models.cells.instances.split: must be greater than or equal to 0 (is: -1)",
         ),
+        (
+            config(predict={"skip": {}}),
+            "predict.skip: one of below and above is needed, as in {below: 12} "
+            "(of a model that differs: {below: null, above: 3})",
+        ),
+        (
+            config(predict={"skip": {"below": 3}}, models={"cells": {"predict": {"skip": {"above": 4}}}}),
+            "models.cells.predict.skip: one of below and above is needed, as in {below: 12} "
+            "(of a model that differs: {below: null, above: 3})",
+        ),
+        (
+            config(predict={"skip": {"belw": 3}}),
+            "predict.skip.belw: unknown key; did you mean below?",
+        ),
+        (
+            config(predict={"skip": {"below": float("nan")}}),
+            "predict.skip.below: must be a finite number (is: nan)",
+        ),
+        (
+            config() | {"datasets": {"cells": CELLS, "b": {"images": "b.tif", "region": [{}]}}},
+            "datasets.b.region.0: at least one of z, y and x is needed, as in {y: [0, 4096], x: [1000, 3000]}",
+        ),
+        (
+            config() | {"datasets": {"cells": CELLS, "b": {"images": "b.tif", "region": [{"z": [0, 1], "y": [5, 5]}]}}},
+            "datasets.b.region.0.y: the first pixel must be below the end, which is not part of it (is: [5, 5])",
+        ),
+        (
+            config() | {"datasets": {"cells": CELLS, "b": {"images": "b.tif", "region": [{"x": [-1, 5]}]}}},
+            "datasets.b.region.0.x.0: must be greater than or equal to 0 (is: -1)",
+        ),
+        (
+            {"datasets": {"cells": CELLS | {"region": [{"y": [0, 5]}]}}},
+            "datasets.cells: region has no meaning with annotations: objects outside of it would be scored as missed; "
+            "name the images in a data set without annotations too, with the region, and in predict_on of the model",
+        ),
     ],
 )
 def test_wrong_values_are_told_with_key_value_and_what_is_allowed(raw: dict[str, Any], line: str) -> None:

@@ -246,6 +246,17 @@ def test_an_option_leaves_what_depends_on_it(project: Config, engine: Engine) ->
         assert left(workload(other, *everything)) == everything | dict.fromkeys(done, "")
 
 
+def test_what_is_left_where_blocks_may_be_empty(project: Config, engine: Engine) -> None:
+    raw = project.model_dump(by_alias=True)
+    skips = parse_config(raw | {"predict": raw["predict"] | {"skip": {"below": 30}}})
+    everything = {"train": "abc", "predict": "abcd", "instances": "abcd"}
+    assert not workload(project, *everything).may_be_empty() and workload(skips, *everything).may_be_empty()
+    convert(skips, engine)
+    segment(skips, engine)
+    assert left(workload(skips, *everything)) == dict.fromkeys(everything, "")
+    assert left(workload(project, *everything)) == everything | {"train": ""}
+
+
 def test_all_unreadable_images_are_told(project: Config) -> None:
     samples = check_data(project)
     for name in "ac":

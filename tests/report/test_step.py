@@ -19,7 +19,7 @@ import yaml
 
 from tests.report.test_gallery import DECODE
 from unet_core.config.datasets import Annotation, Dataset, Split, Weights
-from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Train
+from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Skip, Train
 from unet_core.demo import fluorescence, touching_objects
 from unet_core.engine import Engine
 from unet_core.evaluate.step import evaluate_samples
@@ -119,11 +119,11 @@ class Run:
             stamp=stamp,
         )
 
-    def apply(self, name: str, dtype: str = "uint8") -> None:
+    def apply(self, name: str, dtype: str = "uint8", skip: Skip | None = None) -> None:
         truth = self.path("groundtruth", name)
         predict, instances = self.path("predict", MODEL, name), self.path("instances", MODEL, name)
         predict_samples(
-            Predict(dtype=dtype),
+            Predict(dtype=dtype, skip=skip),
             model=self.path("train", MODEL),
             plans=[self.path("plan", MODEL)],
             groundtruth=truth,
@@ -415,6 +415,19 @@ def test_a_report_of_masks_shows_no_probabilities(run: Run) -> None:
     layers = {image.get("class") for image in page.images()}
     assert "result" in layers and not {"probability", "entropy"} & layers and "calibration:" not in page.source
     assert pd.read_csv(folder / "annotate_next.csv").empty
+
+
+def test_empty_blocks_are_counted_where_there_are_some(run: Run, page: Page) -> None:
+    assert "Empty blocks" not in page.text()
+    try:
+        run.apply("cells", skip=Skip(below=0))
+        run.apply("screen", skip=Skip(above=-1))
+        page = Page(run.report("cells", "screen") / "report.html")
+    finally:
+        for name in ("cells", "screen"):
+            run.apply(name)
+    assert [text for _, text in page.texts if text.startswith("Empty blocks")] == ["Empty blocks: 1 of 1"]
+    assert page.source.count("<caption>Blocks of the samples that have empty ones</caption>") == 1
 
 
 def test_models_and_data_sets_are_a_matrix_where_there_are_several(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.section import Section
@@ -200,6 +200,30 @@ class Weights(Section):
         return self
 
 
+def _in_order(span: tuple[int, int]) -> tuple[int, int]:
+    if span[0] >= span[1]:
+        raise ValueError("the first pixel must be below the end, which is not part of it")
+    return span
+
+
+# First pixel along an axis, and the first one behind the end.
+Span = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_in_order)]
+
+
+class Extent(Section):
+    """A box of pixels; along an axis that is left out it has all of the image."""
+
+    z: Span | None = Field(None, json_schema_extra=NEW, description="first plane, and the first one behind the end")
+    y: Span | None = Field(None, json_schema_extra=NEW, description="first pixel, and the first one behind the end")
+    x: Span | None = Field(None, json_schema_extra=NEW, description="first pixel, and the first one behind the end")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Extent:
+        if not (self.z or self.y or self.x):
+            raise ValueError("at least one of z, y and x is needed, as in {y: [0, 4096], x: [1000, 3000]}")
+        return self
+
+
 class Dataset(Section):
     """Images of one kind, with or without annotations."""
 
@@ -233,6 +257,12 @@ class Dataset(Section):
         description="of several sources: all together, or of each sample the first that has it (areas to ignore always "
         "count)",
     )
+    region: list[Extent] = Field(
+        default=[],
+        json_schema_extra=NEW,
+        description="boxes of pixels outside of which all is background and the network is not asked, of data sets "
+        "without annotations; several: where any of them is; default: all of each image",
+    )
     split: Split = Split()
     weights: dict[str, Any] = Field(default={}, description="keys of the section weights that differ for this data set")
 
@@ -261,6 +291,11 @@ class Dataset(Section):
                 raise ValueError(
                     f"annotation class {name!r} is not among classes: {', '.join(self.classes)}, ignore, background"
                 )
+        if self.region and self.annotations:
+            raise ValueError(
+                "region has no meaning with annotations: objects outside of it would be scored as missed; "
+                "name the images in a data set without annotations too, with the region, and in predict_on of the model"
+            )
         if self.channels is not None and self.axes is not None and "c" not in self.axes:
             raise ValueError("channels needs an axis c in axes")
         return self

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from unet_core.config.cluster import Dask
-from unet_core.config.datasets import Dataset, Fraction, Name, NonNegative, Positive, Weights
+from unet_core.config.datasets import NEW, Dataset, Fraction, Name, NonNegative, Positive, Weights
 from unet_core.config.section import Section, override
 
 
@@ -214,6 +214,25 @@ class Train(Section):
         return self
 
 
+class Skip(Section):
+    """Blocks without anything in them, by their gray values."""
+
+    below: float | None = Field(
+        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are below this"
+    )
+    above: float | None = Field(
+        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are above this"
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Skip:
+        if (self.below is None) == (self.above is None):
+            raise ValueError(
+                "one of below and above is needed, as in {below: 12} (of a model that differs: {below: null, above: 3})"
+            )
+        return self
+
+
 class Predict(Section):
     """Overlap-tile inference."""
 
@@ -233,6 +252,12 @@ class Predict(Section):
     )
     splits: list[Literal["train", "validation", "test", "unannotated"]] = Field(
         default=["train", "validation", "test", "unannotated"], min_length=1, description="which samples are segmented"
+    )
+    skip: Skip | None = Field(
+        None,
+        json_schema_extra=NEW,
+        description="blocks that are background without asking the network: {below: 12}: where all gray values "
+        "(of the file, in means of 4x4 pixels) are below 12; {above: 240}: above 240; null: none",
     )
 
 

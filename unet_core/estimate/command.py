@@ -292,6 +292,8 @@ def run(configfile: Path) -> list[Row]:
     print(f"\n{table(rows, 'GPU' if device().type == 'cuda' else 'CPU')}\n")
     total = parsing + sum(row.seconds for row in rows)
     print(f"time     {_time(total)} on this machine, {_time(parsing)} of it Snakemake's own")
+    if work.may_be_empty():
+        print("bound    predict takes less where predict.skip or region leave blocks empty: all count as computed here")
     print("\n".join(warnings(rows, Path(expand(cfg.results)))))
     return rows
 

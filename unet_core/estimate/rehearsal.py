@@ -232,7 +232,9 @@ class Stage:
             stamp.with_suffix(".zarr"),
             self.cfg.mask_threshold(model),
         )
-        cfg, networks = self.cfg.predict_of(model), first_folds(self.cfg, model)
+        # What stands in for a sample says nothing about how much of it is empty.
+        cfg = self.cfg.predict_of(model).model_copy(update={"skip": None})
+        networks = first_folds(self.cfg, model)
 
         def predict(names: list[str], engine: Engine) -> None:
             predict_samples(

@@ -31,8 +31,8 @@ from unet_core.jobs import Jobs
 from unet_core.network import unet
 from unet_core.plan import step as plan
 from unet_core.plan import tiles as plan_tiles
-from unet_core.predict.members import Member, read_members
-from unet_core.predict.step import probabilities_digest
+from unet_core.predict.empty import boxes_of
+from unet_core.predict.members import Member, probabilities_digest, read_members
 from unet_core.runtime import UserError, read_json
 from unet_core.store.store import BLOCK, Spec, details_if_done
 from unet_core.train.step import is_trained, sample_digest, training_digest
@@ -174,6 +174,11 @@ class Workload:
     def pairs(self) -> list[tuple[str, str]]:
         """Models, and the data sets that they are applied to."""
         return [(model, name) for model in self.cfg.models for name in self.cfg.models[model].predict_on]
+
+    def may_be_empty(self) -> bool:
+        """Whether jobs would leave out blocks, of which nothing is known before they look at the images."""
+        pairs = [key for step, key in self.jobs if step == "predict"]
+        return any(self.cfg.predict_of(model).skip or self.cfg.datasets[name].region for model, name in pairs)
 
     def training(self, network: str) -> list[Sized]:
         """Training and validation samples of a network, in the splits in which it sees them."""
@@ -341,9 +346,10 @@ class Workload:
         """Samples without the probabilities, and those without the objects, of the images and the model of now."""
         model, dataset = pair
         cfg, members = self.cfg.predict_of(model), self._members(model)
+        threshold, region = self.cfg.mask_threshold(model), boxes_of(self.cfg.datasets[dataset].region)
         # Of samples whose probabilities can be done.
         probabilities = {
-            name: probabilities_digest(image, f"{dataset}/{name}", members, cfg, self.cfg.mask_threshold(model))
+            name: probabilities_digest(image, f"{dataset}/{name}", members, cfg, threshold, region)
             for name, image in self.images[dataset].items()
             if members and all(f"{dataset}/{name}" in member.plan["samples"] for member in members)
         }

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unet_core.blocks import ZYX
+from unet_core.blocks import ZYX, Box
 from unet_core.config.folds import may_predict
-from unet_core.config.options import Network
+from unet_core.config.options import Network, Predict
 from unet_core.digest import digest
+from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.ensemble import members_of
 from unet_core.predict.calibration import Tiles
@@ -64,6 +65,41 @@ def kind_of(member: Member) -> str:
     return digest(member.plan["network"], member.plan.get("normalisation"), tile_in_digest(member.plan))
 
 
+def probabilities_digest(
+    image: str,
+    key: str,
+    members: Sequence[Member],
+    cfg: Predict,
+    mask_threshold: float | None,
+    region: Sequence[Box] = (),
+) -> str:
+    """Digest of the probabilities of a sample.
+
+    Parameters
+    ----------
+    image : str
+        Digest of its image.
+    key : str
+        ``<data set>/<sample>``.
+    members : sequence of Member
+        Networks of the model; those that it is predicted by count.
+    cfg : Predict
+        Options.
+    mask_threshold : float or None
+        What probabilities must exceed in the masks that are stored in their place.
+    region : sequence of Box
+        Outside of which all is background; none: nowhere.
+    """
+    networks = [
+        [member.weights, member.plan["samples"][key], *tile_in_digest(member.plan)]
+        for member in members_for(key, members)
+    ]
+    # Which blocks are empty depends on what blocks there are.
+    limits = [{"skip": cfg.skip.model_dump(), "block": block_in_plan(members)}] if cfg.skip else []
+    limits += [{"region": region}] if region else []
+    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"), *limits)
+
+
 def groups_of(members: Sequence[Member]) -> dict[str, Group]:
     """Kind -> group, with the tiles of the plan."""
     return {
@@ -98,6 +134,16 @@ def parts_of(used: Sequence[Member], kinds: list[str], key: str) -> tuple[Part, 
 def tile_in_digest(plan: dict[str, Any]) -> list[Any]:
     """The tile where results depend on it: instance normalisation takes the statistics of each tile."""
     return [plan["predict_tile"]["value"]] if plan["network"]["norm"] == "instance" else []
+
+
+def deepest(members: Sequence[Member]) -> Member:
+    """The network that pools the most planes: the block that suits it suits the others."""
+    return max(members, key=planes_together)
+
+
+def block_in_plan(members: Sequence[Member]) -> ZYX:
+    """Block of the probabilities, before the chunks of the image are looked at."""
+    return unet.sides(deepest(members).plan["predict_block"]["value"])
 
 
 def tile_of(value: Any) -> int | ZYX:

@@ -6,6 +6,8 @@ Places where blocks meet are computed again, with tiles that lie otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +15,9 @@ import numpy as np
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.network.unet import NO_POOLING, Shape
 
-# Windows per sample; half of their side, half of their thickness in 3D, and the width of what counts as border, in
-# pixels.
-N_WINDOWS, HALF_SIDE, HALF_DEPTH, BORDER_WIDTH = 4, 64, 16, 2
+# Windows per sample, and places that are drawn for them; half of their side, half of their thickness in 3D, and the
+# width of what counts as border, in pixels.
+N_WINDOWS, N_PLACES, HALF_SIDE, HALF_DEPTH, BORDER_WIDTH = 4, 256, 64, 16, 2
 
 
 class Audit(NamedTuple):
@@ -25,7 +27,7 @@ class Audit(NamedTuple):
     inside: float
 
 
-def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
+def windows(grid: Grid, shape: Shape, seed: str, empty: Container[int] = ()) -> list[tuple[Box, ZYX]]:
     """Boxes around places where blocks meet, and the place (z, y, x); none where there is one block.
 
     Parameters
@@ -37,6 +39,8 @@ def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
         meet along y and x alone.
     seed : str
         Chooses the places.
+    empty : container of int
+        Blocks without computed values: places are where two others meet at least.
     """
     flat = shape.z == NO_POOLING
     meet = [list(range(b, n, b)) for b, n in zip(grid.block, grid.shape, strict=True)]
@@ -48,15 +52,20 @@ def windows(grid: Grid, shape: Shape, seed: str) -> list[tuple[Box, ZYX]]:
         math.ceil(half / step) * step
         for half, step in zip((HALF_DEPTH, HALF_SIDE, HALF_SIDE), shape.steps, strict=True)
     )
-    chosen = []
-    for number in sorted({int(n) for n in rng.integers(math.prod(map(len, places)), size=N_WINDOWS)}):
+
+    def window(number: int) -> tuple[Box, ZYX]:
         rest, column = divmod(number, len(places[2]))
         plane, row = divmod(rest, len(places[1]))
         z, y, x = places[0][plane], places[1][row], places[2][column]
         before, after = (0, 1) if flat else (thick, thick)
         box = Box((z - before, y - high, x - wide), (z + after, y + high, x + wide)).clip(grid.shape)
-        chosen.append((box, (0 if flat else z, y, x)))
-    return chosen
+        return box, (0 if flat else z, y, x)
+
+    def is_computed(number: int) -> bool:
+        return sum(index not in empty for index, _ in grid.boxes_in(window(number)[0])) > 1
+
+    drawn = (int(n) for n in rng.integers(math.prod(map(len, places)), size=N_PLACES))
+    return [window(number) for number in sorted(set(islice(filter(is_computed, drawn), N_WINDOWS)))]
 
 
 def audit_window(difference: np.ndarray, box: Box, border: ZYX) -> Audit:

@@ -14,28 +14,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core.blocks import ZYX, Box
+from unet_core.config.datasets import Extent
 from unet_core.config.folds import split_in_scores
 from unet_core.config.options import Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
 from unet_core.files import write_atomic
 from unet_core.images.in_place import InPlace
-from unet_core.method import method
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
 from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
+from unet_core.predict import empty
 from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles, halve_tiles
 from unet_core.predict.members import (
     Group,
     Member,
     Part,
+    block_in_plan,
     common_shape,
+    deepest,
     groups_of,
     members_for,
     parts_of,
     planes_together,
+    probabilities_digest,
     read_members,
-    tile_in_digest,
     tile_of,
 )
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
@@ -64,6 +67,7 @@ class PredictionJob(NamedTuple):
     mask_threshold: float | None
     store: Path
     groups: tuple[Group, ...]
+    region: tuple[Box, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -91,6 +95,7 @@ def predict_samples(
     stamp: Path,
     engine: Engine,
     mask_threshold: float | None = None,
+    region: Sequence[Extent] = (),
 ) -> None:
     """Segment the samples of a data set; what stands there for the same image and model stays.
 
@@ -115,16 +120,18 @@ def predict_samples(
         Where blocks are worked on.
     mask_threshold : float, optional
         For `dtype` mask: what a pixel's probability must exceed (``Config.mask_threshold``).
+    region : sequence of Extent
+        Of the data set: outside of these boxes all is background; none: nowhere.
     """
     members = read_members(model, plans)
-    groups = groups_of(members)
+    groups, boxes = groups_of(members), empty.boxes_of(region)
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["split"] in cfg.splits}
     removed = len(remove_others(store, set(samples)))
     todo, entries = [], {}
     for name, entry in samples.items():
         key = f"{images.stem}/{name}"
         used = members_for(key, members)
-        wanted = probabilities_digest(entry["image"], key, members, cfg, mask_threshold)
+        wanted = probabilities_digest(entry["image"], key, members, cfg, mask_threshold, boxes)
         entries[name] = {
             "split": split_in_scores([member.plan for member in used], key, entry["split"]),
             "digest": wanted,
@@ -132,16 +139,18 @@ def predict_samples(
         if details_if_done(store / name, wanted) is None:
             image = pin(images / name, entry["image"], groundtruth)
             todo.append(PendingSample(name, wanted, image, parts_of(used, list(groups), key)))
-    job = PredictionJob(cfg, mask_threshold, store, tuple(groups.values()))
+    job = PredictionJob(cfg, mask_threshold, store, tuple(groups.values()), boxes)
     if todo:
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
         _predict_all(todo, specs, job, engine)
         _audit_all(todo, job, engine)
     for name, entry in entries.items():
-        if audit := read_attributes(store / name)["details"].get("audit"):
-            entry["audit"] = audit
-    logger.info("predict: %d samples, %d segmented%s", len(samples), len(todo), also_removed(removed))
+        details = read_attributes(store / name)["details"]
+        entry |= {key: details[key] for key in ("audit", "empty") if key in details}
+        entry |= {"blocks": details["blocks"]} if "empty" in details else {}
+    told = empty.told_empty(entries.values()), also_removed(removed)
+    logger.info("predict: %d samples, %d segmented%s%s", len(samples), len(todo), *told)
     write_stamp(
         stamp,
         {
@@ -152,31 +161,6 @@ def predict_samples(
             "samples": entries,
         },
     )
-
-
-def probabilities_digest(
-    image: str, key: str, members: Sequence[Member], cfg: Predict, mask_threshold: float | None
-) -> str:
-    """Digest of the probabilities of a sample.
-
-    Parameters
-    ----------
-    image : str
-        Digest of its image.
-    key : str
-        ``<data set>/<sample>``.
-    members : sequence of Member
-        Networks of the model; those that it is predicted by count.
-    cfg : Predict
-        Options.
-    mask_threshold : float or None
-        What probabilities must exceed in the masks that are stored in their place.
-    """
-    networks = [
-        [member.weights, member.plan["samples"][key], *tile_in_digest(member.plan)]
-        for member in members_for(key, members)
-    ]
-    return digest(image, networks, cfg.precision, cfg.average, cfg.dtype, mask_threshold, method("predict"))
 
 
 def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
@@ -199,11 +183,10 @@ def block_of(planned: ZYX, chunk_planes: int, step: int = 1) -> ZYX:
 
 def _spec(sample: PendingSample, job: PredictionJob, members: Sequence[Member]) -> Spec:
     image = sample.image.open_image()
+    empty.check_region(job.region, image.shape, sample.name)
     planes = image.chunk[0] if isinstance(image, InPlace) else 1
-    # The block that suits the network that pools the most planes suits the others.
-    most = max(members, key=planes_together)
-    block = block_of(tuple(most.plan["predict_block"]["value"]), planes, planes_together(most))
-    return Spec(image.shape, job.dtype, "image", len(most.plan["classes"]), image.pixel_size, block)
+    block = block_of(block_in_plan(members), planes, planes_together(deepest(members)))
+    return Spec(image.shape, job.dtype, "image", len(members[0].plan["classes"]), image.pixel_size, block)
 
 
 def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: PredictionJob, engine: Engine) -> None:
@@ -211,9 +194,10 @@ def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: Predict
 
     def items() -> Iterator[tuple[PendingSample, int]]:
         for sample in todo:
+            limits = {"region": [box.clip(specs[sample.name].shape) for box in job.region]} if job.region else {}
             provenance = {
                 "step": "predict",
-                "config": job.cfg.model_dump(mode="json") | {"mask_threshold": job.mask_threshold},
+                "config": job.cfg.model_dump(mode="json") | {"mask_threshold": job.mask_threshold} | limits,
                 "networks": [
                     {"model": str(folder), "weights": weights, "normalisation": part.norm}
                     for part in sample.parts
@@ -231,14 +215,28 @@ def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: Predict
 def _predict_block(item: tuple[PendingSample, int], job: PredictionJob) -> None:
     sample, index = item
     result = Result(job.store / sample.name)
-    computed = _computed(sample, result.grid.box(index), job)
-    result.write(
-        index, computed if job.mask_threshold is None else to_mask(computed, job.mask_threshold), sample.wanted
-    )
+    box, computed = result.grid.box(index), None
+    if not _is_empty(sample, box, job):
+        computed = _computed(sample, box, job)
+        if job.mask_threshold is not None:
+            computed = to_mask(computed, job.mask_threshold)
+    result.write(index, computed, sample.wanted)
+
+
+def _is_empty(sample: PendingSample, box: Box, job: PredictionJob) -> bool:
+    if empty.is_outside(box, job.region):
+        return True
+    return job.cfg.skip is not None and empty.is_blank(sample.image.open_image(), box, job.cfg.skip)
 
 
 def _computed(sample: PendingSample, box: Box, job: PredictionJob) -> np.ndarray:
-    """Probabilities of a box as they are stored, if they are."""
+    """Probabilities of a box as they are stored, if they are; outside of the region those of background."""
+    computed = _of_all_parts(sample, box, job)
+    empty.clear_outside(computed, box, job.region)
+    return computed
+
+
+def _of_all_parts(sample: PendingSample, box: Box, job: PredictionJob) -> np.ndarray:
     image = sample.image.open_image()
     if len(sample.parts) == 1:
         return _of_part(image, sample.parts[0], box, job, job.dtype)
@@ -355,18 +353,25 @@ def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dic
 def _audit_all(todo: list[PendingSample], job: PredictionJob, engine: Engine) -> None:
     """Compute places at block borders again, with tiles that lie otherwise, and keep the differences to what is stored.
 
+    Blocks are counted here, the empty ones by their shards, whichever run has written them.
     Samples are done only then, so that a run that was interrupted here goes on here.
     """
     shape = common_shape([group.shape for group in job.groups])
-    grids = {sample.name: Result(job.store / sample.name).grid for sample in todo}
+    results = {sample.name: Result(job.store / sample.name) for sample in todo}
+    may_be_empty = bool(job.cfg.skip or job.region)
+    left_out = {name: empty.empty_blocks(result) if may_be_empty else set() for name, result in results.items()}
     places = [
-        (sample, box, border) for sample in todo for box, border in windows(grids[sample.name], shape, sample.wanted)
+        (sample, box, border)
+        for sample in todo
+        for box, border in windows(results[sample.name].grid, shape, sample.wanted, left_out[sample.name])
     ]
     found: dict[str, list[Audit]] = {}
     for (sample, _, _), audit in engine.run(functools.partial(_audit, job=job), places, len(places), "seams"):
         found.setdefault(sample.name, []).append(audit)
     for sample in todo:
-        details: dict[str, Any] = {"blocks": len(grids[sample.name])}
+        details: dict[str, Any] = {"blocks": len(results[sample.name].grid)}
+        if may_be_empty:
+            details["empty"] = len(left_out[sample.name])
         if audits := found.get(sample.name):
             details["audit"] = {
                 "windows": len(audits),
@@ -379,7 +384,11 @@ def _audit_all(todo: list[PendingSample], job: PredictionJob, engine: Engine) ->
 
 def _audit(item: Any, job: PredictionJob) -> Audit:
     sample, box, border = item
-    stored, again = Result(job.store / sample.name).read(box), _computed(sample, box, job)
+    result = Result(job.store / sample.name)
+    stored, again = result.read(box), _computed(sample, box, job)
+    for index, block in result.grid.boxes_in(box):
+        if result.is_empty(index):
+            again[(..., *block.overlap(box).within(box).slices)] = 0
     if job.mask_threshold is None:
         difference = np.abs(from_stored(stored) - from_stored(again)).max(axis=0)
     else:

@@ -113,6 +113,7 @@ def describe_pair(at: Places, previews: int, pairs: int) -> dict[str, Any]:
         "by_size": [(split, pd.DataFrame(rows)) for split, rows in stamp.get("by_size", {}).items() if rows],
         "images": images[MAIN_COLUMNS].sort_values(["ap50", "iou"]).head(MAX_ROWS) if len(images) else images,
         "seams": _seams(at),
+        "empty_blocks": _empty_blocks(at),
     }
 
 
@@ -210,6 +211,14 @@ def _seams(at: Places) -> pd.DataFrame:
     rows = [{"sample": name} | entry["audit"] for name, entry in samples.items() if "audit" in entry]
     table = pd.DataFrame(rows, columns=["sample", "windows", "across", "inside"])
     return table.sort_values("across", ascending=False, kind="stable").head(MAX_ROWS)
+
+
+def _empty_blocks(at: Places) -> pd.DataFrame:
+    """Blocks of each sample that has empty ones, the sample with the most of them first."""
+    samples = read_json(at.results / "predict" / at.model / f"{at.dataset}.json")["samples"]
+    rows = [(name, entry["empty"], entry["blocks"]) for name, entry in samples.items() if entry.get("empty")]
+    table = pd.DataFrame(rows, columns=["sample", "empty blocks", "blocks"])
+    return table.sort_values("empty blocks", ascending=False, kind="stable")
 
 
 def _note(name: str, ranked: list[str], samples: dict[str, Any], images: pd.DataFrame, objects: pd.DataFrame) -> str:

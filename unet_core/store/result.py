@@ -24,7 +24,7 @@ from unet_core.files import name_below, open_folder
 from unet_core.runtime import UserError
 from unet_core.store.ngff import chunk_shape, read_array, read_group
 from unet_core.store.pyramid import halve_image, halve_labels
-from unet_core.store.shards import PLACE_BYTES, CutShort, read_index, read_part, write_shard
+from unet_core.store.shards import PLACE_BYTES, CutShort, has_no_chunk, read_index, read_part, write_shard
 
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
@@ -116,8 +116,8 @@ class Result:
         self.levels = 1 + len(coarser)
         self.channels: int | None = finest["shape"][0] if self.has_channels else None
 
-    def read(self, box: Box) -> np.ndarray:
-        """Voxels of a box inside the array, shape ([c,] z, y, x).
+    def read(self, box: Box, level: int = 0) -> np.ndarray:
+        """Voxels of a box inside the array, shape ([c,] z, y, x), at the finest resolution or at a coarser one.
 
         Raises
         ------
@@ -126,17 +126,18 @@ class Result:
         """
         lead = self._shards[:-3]
         out = np.empty((*lead, *box.shape), self.dtype)
-        for index, block in self.grid.boxes_in(box):
-            part, shard = block.overlap(box), self.path / self._shard(index)
+        chunks = (*self._chunks[:-2], *(c >> level for c in self._chunks[-2:]))
+        for index, block in self._grid_at(level).boxes_in(box):
+            part, shard = block.overlap(box), self.path / self._shard(index, level)
             wanted = (*(slice(0, n) for n in lead), *part.within(block).slices)
             try:
                 read_part(
-                    self.path / self._shard(index),
+                    shard,
                     wanted,
-                    self._chunks,
+                    chunks,
                     self._counts,
                     out[(..., *part.within(box).slices)],
-                    self.place(index, 0),
+                    self.place(index, level),
                 )
             except (FileNotFoundError, NotADirectoryError, CutShort):
                 raise UserError(
@@ -148,6 +149,11 @@ class Result:
                     f"then {repair(self.path)}"
                 ) from None
         return out
+
+    def _grid_at(self, level: int) -> Grid:
+        """Blocks at a resolution: each has the number that it has at the finest one."""
+        (z, y, x), (depth, by, bx) = self.grid.shape, self.grid.block
+        return Grid((z, -(-y // 2**level), -(-x // 2**level)), (depth, by >> level, bx >> level))
 
     def read_all(self) -> np.ndarray:
         """All voxels."""
@@ -171,6 +177,11 @@ class Result:
         shard = self._shard(index)
         return read_index(self.path / shard if folder is None else shard, self.chunks_per_shard, folder) is not None
 
+    def is_empty(self, index: int) -> bool:
+        """Whether block number `index` was written without data: see `write`."""
+        shard = read_index(self.path / self._shard(index), self.chunks_per_shard)
+        return shard is not None and has_no_chunk(shard)
+
     def checksum(self, index: int) -> int:
         """CRC-32C of the shards of block number `index`, at all resolutions; 0 if one is missing or cut short."""
         if not self.has_block(index):
@@ -191,15 +202,16 @@ class Result:
         """Numbers of the blocks that were not written yet; see `has_block`."""
         return (index for index in range(len(self.grid)) if not self.has_block(index, folder))
 
-    def write(self, index: int, data: np.ndarray, digest: str) -> int:
+    def write(self, index: int, data: np.ndarray | None, digest: str) -> int:
         """Write a block, coarse levels first, so that the shard of the finest level says that all is there.
 
         Parameters
         ----------
         index : int
             Number of the block.
-        data : ndarray
-            Its voxels, shape ([c,] z, y, x).
+        data : ndarray or None
+            Its voxels, shape ([c,] z, y, x). None: the block is *empty*, which is to be told from one whose voxels came
+            out as 0 (`is_empty`); all of its voxels are read as 0, and it takes next to no space.
         digest : str
             What the writer computes; refused if the result has been begun anew with another digest meanwhile.
 
@@ -211,15 +223,20 @@ class Result:
         with open_for_writing(self.path, digest) as (folder, _):
             if Result(self.path, folder)._layout() != self._layout():
                 raise made_anew(self.path)
-            pyramid = [data.astype(self.dtype, copy=False)]
-            for _ in range(1, self.levels):
-                pyramid.append(halve_labels(pyramid[-1]) if self.kind == "labels" else halve_image(pyramid[-1]))
+            pyramid = [None] * self.levels if data is None else self._pyramid(data)
             written: list[list[bytes]] = []
             for level in reversed(range(self.levels)):
                 chunk, shard = [*self._chunks[:-2], *(c >> level for c in self._chunks[-2:])], self._shard(index, level)
                 place = self.place(index, level)
                 written.append(write_shard(Path(shard), pyramid[level], chunk, self._counts, folder, place))
         return functools.reduce(google_crc32c.extend, (part for parts in reversed(written) for part in parts), 0)
+
+    def _pyramid(self, data: np.ndarray) -> list[np.ndarray]:
+        """A block at all resolutions."""
+        pyramid = [data.astype(self.dtype, copy=False)]
+        for _ in range(1, self.levels):
+            pyramid.append(halve_labels(pyramid[-1]) if self.kind == "labels" else halve_image(pyramid[-1]))
+        return pyramid
 
     def _layout(self) -> tuple[Any, ...]:
         """What decides which voxels go into which shard."""

@@ -55,7 +55,7 @@ def _decompress(data: bytes, size: int) -> bytes:
 
 def write_shard(
     path: Path,
-    data: np.ndarray,
+    data: np.ndarray | None,
     chunk: Sequence[int],
     counts: Sequence[int],
     folder: int | None = None,
@@ -67,8 +67,9 @@ def write_shard(
     ----------
     path : Path
         File of the shard.
-    data : ndarray
-        What of the array lies in the shard: at its end it may be smaller.
+    data : ndarray or None
+        What of the array lies in the shard: at its end it may be smaller. None: no chunk is there, so that all voxels
+        are read as 0, by any reader of Zarr.
     chunk : sequence of int
         Shape of a chunk.
     counts : sequence of int
@@ -84,8 +85,7 @@ def write_shard(
         What the file holds, part by part.
     """
     compress, parts, index, offset = _compressor().compress, [place], [], len(place)
-    missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
-    whole = np.pad(data, missing) if any(more for _, more in missing) else data
+    whole = np.empty([0 for _ in chunk]) if data is None else _whole_chunks(data, chunk)
     for position in np.ndindex(*counts):
         part = whole[tuple([slice(p * c, (p + 1) * c) for p, c in zip(position, chunk, strict=True)])]
         if 0 in part.shape:
@@ -102,6 +102,11 @@ def write_shard(
     return parts
 
 
+def _whole_chunks(data: np.ndarray, chunk: Sequence[int]) -> np.ndarray:
+    missing = [(0, -n % c) for n, c in zip(data.shape, chunk, strict=True)]
+    return np.pad(data, missing) if any(more for _, more in missing) else data
+
+
 class CutShort(ValueError):
     """A shard that does not end with its index."""
 
@@ -116,6 +121,11 @@ def read_index(path: Path | str, chunks: int, folder: int | None = None) -> np.n
             return _index_of(file, chunks)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def has_no_chunk(index: np.ndarray) -> bool:
+    """Whether a shard holds no chunk, by its index: it was written without data."""
+    return bool((index == MISSING_CHUNK).all())
 
 
 def _index_of(file: BinaryIO, chunks: int) -> np.ndarray | None:
@@ -182,7 +192,8 @@ def read_part(
 def _check_place(file: BinaryIO, index: np.ndarray, place: bytes) -> None:
     """Raise a `ValueError` where a shard is that of another block; one of former versions says nothing."""
     used = index[index[:, 0] != MISSING_CHUNK]
-    if not place or not len(used) or used[:, 0].min() < PLACE_BYTES:
+    # One without chunks is none of a former version.
+    if not place or (len(used) and used[:, 0].min() < PLACE_BYTES):
         return
     file.seek(0)
     if file.read(PLACE_BYTES) != place:
