@@ -51,6 +51,7 @@ def program(job: dict) -> None:
             momentum=0.9,
             warmup=2,
             validate_every=4,
+            precision="float32",
             augment=STILL,
             batch=job["batch"],
         )
