@@ -379,7 +379,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {
         path.relative_to(folder): re.sub(rb'"generation": "\w+"', b"", path.read_bytes())
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".partial"
+        if path.is_file() and not any(part.endswith(".partial") for part in path.parts)
     }
 
 
