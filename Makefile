@@ -27,7 +27,7 @@ help:
 	@echo "make slurm-test  install SLURM (as root), start a cluster on this machine," \
 	    "run the chain and its failures on it, stop it"
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
-	@echo "make real    the chain on three public data sets in UNET_DATA (under an hour on two cores)"
+	@echo "make real    the chain on three public data sets in UNET_DATA (one hour on two cores, four without AVX512-BF16)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
 	@echo "make config  write config.yaml and the table of docs/annotations.md anew from unet_core/config"
 	@echo "make clean   delete results and demo data, keep the environment"

@@ -93,8 +93,8 @@ def configuration(data: str) -> dict[str, Any]:
             for name, (of, options) in VARIANTS.items()
             for seed in SEEDS
         },
-        "train": {"preset": "small", "batch": 2, "steps": 1000, "precision": "bfloat16"},
+        "train": {"preset": "small", "batch": 2, "steps": 1000},
         "plan": {"class_weights": "none"},
-        "predict": {"splits": ["test"], "precision": "bfloat16"},
+        "predict": {"splits": ["test"]},
         "instances": {"min_size": 20},
     }

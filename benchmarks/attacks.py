@@ -48,7 +48,9 @@ CONFIG: dict[str, Any] = {
     "train": {
         "network": {"depth": 1, "width": 4, "dropout": 0, "norm": "batch"},
         **{"tile": 60, "batch": 2, "steps": 40, "optimiser": "adamw", "learning_rate": 0.01, "validate_every": 10},
+        "precision": "float32",
     },
+    "predict": {"precision": "float32"},
 }
 # What is not a result: logs and costs, what is remembered of files, and what says when something was made.
 NOT_COMPARED = re.compile(r"(logs|benchmarks|records|tensorboard|history)/|\.files\.json$|report\.html$|\.lock$")

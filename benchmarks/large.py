@@ -106,8 +106,7 @@ def _write_training(folder: Path) -> None:
             "volume": {"images": "volume.zarr:volume", "axes": "czyx", "split": {"test": 0, "validation": 0}},
         },
         "models": {"narrow": {"train_on": ["planes"], "predict_on": ["planes", "volume"]}},
-        "train": {"preset": "small", "network": {"depth": 2, "width": 4}, "steps": 400, "precision": "bfloat16"},
-        "predict": {"precision": "bfloat16"},
+        "train": {"preset": "small", "network": {"depth": 2, "width": 4}, "steps": 400},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 

@@ -86,8 +86,8 @@ def _rates(folder: Path, width: int) -> tuple[float, float]:
         start = time.perf_counter()
         for _ in range(STEPS):
             step(draw())
-        if processes.device.type == "cuda":
-            torch.cuda.synchronize()
+        if processes.device.type != "cpu":
+            torch.accelerator.synchronize()
         return (time.perf_counter() - start) / STEPS
 
     pairs = [(series(lambda: constant), series(lambda: next(batches))) for _ in range(SERIES + 1)][1:]
@@ -99,7 +99,7 @@ def _rates(folder: Path, width: int) -> tuple[float, float]:
 
 def _loop(folder: Path, width: int) -> tuple[Callable[[Batch], None], Sampler, Processes]:
     """A step of training, the source of its batches, and where it runs."""
-    cfg = Train.model_validate(merge(PRESETS["small"], {"network": {"width": width}}))
+    cfg = Train.model_validate(merge(PRESETS["small"], {"network": {"width": width}, "precision": "float32"}))
     processes = Processes(device=device())
     plan = {"network": cfg.network.model_dump(), "channels": 1, "classes": ["cell"]}
     state = training._begin(cfg, plan, None, processes)

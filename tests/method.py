@@ -331,11 +331,11 @@ def predict(folder: Path, engine: Engine) -> dict[str, Any]:
     made = {}
     plane, volume = Network(depth=2, width=3), Network(depth=1, width=2, dimensions=3, flat_levels=0)
     cases: dict[str, tuple[Network, tuple[int, int, int], Any, Predict, float | None]] = {
-        "uint8": (plane, (1, 300, 270), 92, Predict(), None),
-        "float16": (plane, (1, 80, 70), 92, Predict(dtype="float16"), None),
-        "mask": (plane, (1, 80, 70), 92, Predict(dtype="mask"), 0.5),
-        "average": (plane, (1, 60, 70), 92, Predict(average="dihedral"), None),
-        "volume": (volume, (9, 60, 50), [18, 34, 34], Predict(), None),
+        "uint8": (plane, (1, 300, 270), 92, Predict(precision="float32"), None),
+        "float16": (plane, (1, 80, 70), 92, Predict(precision="float32", dtype="float16"), None),
+        "mask": (plane, (1, 80, 70), 92, Predict(precision="float32", dtype="mask"), 0.5),
+        "average": (plane, (1, 60, 70), 92, Predict(precision="float32", average="dihedral"), None),
+        "volume": (volume, (9, 60, 50), [18, 34, 34], Predict(precision="float32"), None),
     }
     for name, (network, shape, tile, cfg, threshold) in cases.items():
         home = folder / name

@@ -51,7 +51,9 @@ from unet_core.train.validation import validate
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch", dimensions=3, flat_levels=1)
 SHAPE = unet.shape_of(NETWORK)
 TILE = plan_tiles.fit_tile(SHAPE, (4, 12, 12), 10**9)
-CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
+CFG = Train(
+    network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, precision="float32", augment=STILL
+)
 
 
 def volume(shape: tuple[int, int, int] = (12, 40, 44), seed: int = 0, channels: int = 1) -> TrainingSample:

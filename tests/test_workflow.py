@@ -63,7 +63,9 @@ CONFIG: dict[str, Any] = {
         "steps": 12,
         "validate_every": 4,
         "learning_rate": 0.01,
+        "precision": "float32",
     },
+    "predict": {"precision": "float32"},
 }
 
 

@@ -21,7 +21,7 @@ from unet_core.predict.step import predict_samples
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.store import Result
 
-FLOAT = Predict(dtype="float32")
+FLOAT = Predict(dtype="float32", precision="float32")
 
 
 def member(

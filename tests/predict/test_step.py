@@ -76,7 +76,7 @@ def prepare(folder: Path, shape: tuple[int, int, int] = (1, 300, 530), seed: int
 
 def predict(folder: Path, engine: Engine, cfg: Predict | None = None, mask_threshold: float | None = None) -> Result:
     predict_samples(
-        cfg or Predict(dtype="float32"),
+        cfg or Predict(precision="float32", dtype="float32"),
         model=folder / "model.json",
         plans=[folder / "plan.json"],
         groundtruth=folder / "data.json",
@@ -121,8 +121,8 @@ def test_compact_types_are_as_exact_as_they_can_be(tmp_path: Path, engine: Engin
 def test_a_mask_is_where_the_probabilities_are_above_the_threshold(tmp_path: Path, engine: Engine) -> None:
     image = prepare(tmp_path)
     threshold = float(np.median(expected(tmp_path, image)).round(2))
-    whole = predict(tmp_path, engine, Predict(dtype="uint8")).read_all()
-    mask = predict(tmp_path, engine, Predict(dtype="mask"), threshold)
+    whole = predict(tmp_path, engine, Predict(precision="float32", dtype="uint8")).read_all()
+    mask = predict(tmp_path, engine, Predict(precision="float32", dtype="mask"), threshold)
     np.testing.assert_array_equal(mask.read_all(), np.where(is_foreground(whole, threshold), 255, 0)[None])
     assert 0.1 < mask.read_all().mean() / 255 < 0.9 and mask.dtype == np.uint8
     stamp = read_json(tmp_path / "out.json")
@@ -130,7 +130,7 @@ def test_a_mask_is_where_the_probabilities_are_above_the_threshold(tmp_path: Pat
         stamp["dtype"] == "mask"
         and max(stamp["samples"]["a b"]["audit"][place] for place in ("across", "inside")) <= 1e-5
     )
-    predict(tmp_path, engine, Predict(dtype="mask"), 0.9)
+    predict(tmp_path, engine, Predict(precision="float32", dtype="mask"), 0.9)
     assert read_json(tmp_path / "out.json")["samples"]["a b"]["digest"] != stamp["samples"]["a b"]["digest"]
 
 
@@ -155,7 +155,7 @@ def test_another_image_model_or_option_is_predicted_anew_and_nothing_else_is(tmp
     prepare(tmp_path, seed=1)
     predict(tmp_path, engine)
     digests.append(read_json(tmp_path / "out.json")["samples"]["a b"]["digest"])
-    predict(tmp_path, engine, Predict(dtype="uint8"))
+    predict(tmp_path, engine, Predict(precision="float32", dtype="uint8"))
     digests.append(read_json(tmp_path / "out.json")["samples"]["a b"]["digest"])
     assert digests[0] == digests[1] and len(set(digests)) == 3
 
@@ -264,7 +264,10 @@ def test_the_audit_of_seams_sees_what_differs_across_block_borders(
     dtype: str, seen: float, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = prepare(tmp_path)
-    options = Predict(dtype=dtype), float(np.median(expected(tmp_path, image))) if dtype == "mask" else None
+    options = (
+        Predict(precision="float32", dtype=dtype),
+        float(np.median(expected(tmp_path, image))) if dtype == "mask" else None,
+    )
     predict(tmp_path, engine, *options)
     audit = read_json(tmp_path / "out.json")["samples"]["a b"]["audit"]
     assert audit["windows"] >= 1 and max(audit["across"], audit["inside"]) <= 1e-5
@@ -376,7 +379,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {
         path.relative_to(folder): re.sub(rb'"generation": "\w+"', b"", path.read_bytes())
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".partial"
+        if path.is_file() and not any(part.endswith(".partial") for part in path.parts)
     }
 
 

@@ -28,6 +28,7 @@ from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
 from unet_core.plan.step import make_plan
 from unet_core.predict.step import predict_samples
+from unet_core.report.provenance import arithmetic
 from unet_core.report.step import FIRST_COLUMNS, MEANINGS, TEXT_COLUMNS, make_report, markdown, score_table
 from unet_core.report.summary import Matrix, Score
 from unet_core.train.step import train_model
@@ -358,6 +359,16 @@ def test_decisions_are_shown_with_their_reasons(page: Page) -> None:
     assert ("td", "set in the configuration") in page.texts
     memory = page.texts.index(("td", "predict_memory_gb")) + 1
     assert 0 < float(page.texts[memory][1]) < 0.001
+
+
+def test_the_page_says_in_which_arithmetic_a_network_was_trained_and_applied(run: Run, page: Page) -> None:
+    table = arithmetic([(MODEL, "cells")], run.results)
+    trained, applied = table.to_dict("records")
+    assert (trained["what"], applied["what"]) == (f"model {MODEL}", f"{MODEL} on cells")
+    assert "times as long as float32 on this device" in trained["reason"]
+    assert applied["reason"] == "measured on the device"
+    assert {trained["precision"], applied["precision"]} <= {"float32", "bfloat16"}
+    assert trained["device"] == applied["device"] and all(value in page.text() for value in trained.values())
 
 
 def test_warnings_of_the_plan_are_shown_as_text(run: Run) -> None:

@@ -21,7 +21,7 @@ from unet_core.train.warm_start import Start
 
 OPTIONS: dict[str, Any] = {
     "network": {"depth": 2, "width": 4}, "tile": 92, "validate_every": 3, "warmup": 0, "schedule": "constant",
-    "learning_rate": 0.01,
+    "learning_rate": 0.01, "precision": "float32",
 }  # fmt: skip
 
 

@@ -17,10 +17,12 @@ from tests.forked import CONTEXT
 from tests.train.test_sampling import STILL, sample
 from tests.train.test_step import plan
 from unet_core.config.options import Network, Train
+from unet_core.network import precision
 from unet_core.network.model import load_checkpoint
 from unet_core.network.unet import input_size, shape
 from unet_core.runtime import UserError, job_log
 from unet_core.train import loop as training
+from unet_core.train import step
 from unet_core.train.checkpoint import State
 from unet_core.train.loop import train_network
 from unet_core.train.processes import join_processes, launch
@@ -51,6 +53,7 @@ def program(job: dict) -> None:
             momentum=0.9,
             warmup=2,
             validate_every=4,
+            precision="float32",
             augment=STILL,
             batch=job["batch"],
         )
@@ -73,7 +76,32 @@ def member(rank: int, size: int, port: int, job: dict) -> None:
     """One of several processes in forks, with what torchrun tells each of those that it starts."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()} | {"TORCHELASTIC_RUN_ID": "forks"}
-    program(job)
+    if "ratios" in job:
+        choose(job)
+    else:
+        program(job)
+
+
+def choose(job: dict) -> None:
+    """What each process runs that chooses its arithmetic, by measurements that do not agree."""
+    with join_processes() as processes:
+        precision.time_ratio = lambda *_: job["ratios"][processes.rank]
+        found = step._precision(Train(), NETWORK.model_dump(), Path(job["folder"]), ("d",), processes)
+        Path(job["folder"], f"{processes.rank}").write_text(found[-1]["chosen"])
+
+
+def fork(processes: int, job: dict) -> None:
+    """Run a job in several processes, to the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = [CONTEXT.Process(target=member, args=(rank, processes, port, job)) for rank in range(processes)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+    if any(process.exitcode for process in together):
+        raise RuntimeError(f"ended with codes {[process.exitcode for process in together]}")
 
 
 def run(
@@ -96,16 +124,7 @@ def run(
     elif launched:
         launch("tests.train.test_processes", job, nodes=1, per_node=processes)
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        together = [CONTEXT.Process(target=member, args=(rank, processes, port, job)) for rank in range(processes)]
-        for process in together:
-            process.start()
-        for process in together:
-            process.join()
-        if any(process.exitcode for process in together):
-            raise RuntimeError(f"ended with codes {[process.exitcode for process in together]}")
+        fork(processes, job)
     tensors, state = load_checkpoint(folder / "last.safetensors")
     return tensors, state["history"]
 
@@ -119,6 +138,14 @@ def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
     for a, b in zip(curves, other, strict=True):
         assert b == pytest.approx(a, rel=1e-4)
+
+
+@pytest.mark.parametrize(("ratios", "chosen"), [((0.4, 9.0), "bfloat16"), ((9.0, 0.4), "float32")])
+def test_all_processes_take_the_arithmetic_that_the_first_one_chooses(
+    tmp_path: Path, ratios: tuple[float, float], chosen: str
+) -> None:
+    fork(2, {"folder": str(tmp_path), "ratios": ratios})
+    assert [(tmp_path / name).read_text() for name in ("0", "1")] == [chosen, chosen]
 
 
 @pytest.mark.slow

@@ -31,7 +31,9 @@ from unet_core.train.sampling import Sampler
 from unet_core.train.validation import validate
 
 NETWORK = Network(depth=2, width=4, dropout=0.3, norm="batch")
-CFG = Train(network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, augment=STILL)
+CFG = Train(
+    network=NETWORK, learning_rate=0.02, momentum=0.9, warmup=2, validate_every=4, precision="float32", augment=STILL
+)
 
 
 def plan(steps: int) -> dict[str, Any]:

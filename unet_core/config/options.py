@@ -174,8 +174,10 @@ class Train(Section):
     )
     warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     clip: NonNegative = Field(0.0, description="largest norm of the gradient; 0: no limit")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="arithmetic of the network; float16: with a loss that is scaled up"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="arithmetic of the network; auto: bfloat16 (on GPUs before Ampere float16) where a measurement "
+        "says that it is faster on the device, else float32; float16: with a loss that is scaled up",
     )
     compile: bool = Field(
         False, description="compile the network (torch.compile): minutes at the start, then faster steps on a GPU"
@@ -239,7 +241,9 @@ class Predict(Section):
     tile: Tile = Field(
         "auto", description="largest side of the input tile in pixels, in 3D [z, y, x]; auto: by plan and measurement"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="arithmetic of the network")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="arithmetic of the network; auto: what a measurement finds faster on the device"
+    )
     average: Literal["none", "flips", "dihedral"] = Field(
         "none",
         description="mean over mirrored copies; flips: 4; dihedral: 8, rotated by 90 degrees too; in 3D, also along z, "

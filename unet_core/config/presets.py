@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0,
         "augment": {"flip": False, "scale": 1.0, "elastic_sigma": 10.0, "elastic_grid": 3, "gamma": 0.0, "noise": 0.0},
     },
-    # For a GPU: normalisation, AdamW with a schedule, more variation, low precision.
+    # For a GPU: normalisation, AdamW with a schedule, more variation, low precision where the device is faster in it.
     "modern": {
         "network": {"width": 32, "dropout": 0.0, "norm": "batch"},
         "batch": 4,
@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.002,
         "weight_decay": 0.01,
         "clip": 1.0,
-        "precision": "bfloat16",
+        "precision": "auto",
         "augment": {"scale": 1.25, "noise": 0.1, "blur": 1.0},
     },
     # For a few CPU cores: minutes to an hour.

@@ -289,7 +289,7 @@ def run(configfile: Path) -> list[Row]:
     rows = estimate(work, costs, starts, cores)
     print("measured:", *costs.measured, sep="\n  ")
     print(f"  start of a process of each step: {sum(starts.values()):.1f} s in all")
-    print(f"\n{table(rows, 'GPU' if device().type == 'cuda' else 'CPU')}\n")
+    print(f"\n{table(rows, 'GPU' if device().type != 'cpu' else 'CPU')}\n")
     total = parsing + sum(row.seconds for row in rows)
     print(f"time     {_time(total)} on this machine, {_time(parsing)} of it Snakemake's own")
     if work.may_be_empty():

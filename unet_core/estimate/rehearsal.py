@@ -168,7 +168,9 @@ class Stage:
         cost.bytes_per_voxel = allocated(self.folder / "train" / model)
         self.found.costs |= {("train", network): cost for network in alike}
         tile = plan["train_tile"]["value"]
-        self.found.measured.append(f"train {model}: {more} steps of {cfg.batch} x {tile} px, and a validation")
+        computed = read_json(self.folder / "train" / model / "model.json")["precision"][-1]["chosen"]
+        steps = f"{more} steps of {cfg.batch} x {tile} px in {computed}"
+        self.found.measured.append(f"train {model}: {steps}, and a validation")
 
     def _annotated(self, model: str) -> dict[str, Sized]:
         """Samples for training and validation, as ``<data set>/<sample>``."""

@@ -41,18 +41,16 @@ LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device() -> torch.device:
-    """The accelerator of this process if there is one, else the CPU."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    """The accelerator of this process if there is one that torch knows (CUDA, ROCm, XPU, MPS), else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0"))) if found else torch.device("cpu")
 
 
 def device_name() -> str:
-    """Kind of the device: cpu, or what the GPU is called."""
+    """Kind of the device: cpu, or what the GPU is called; its type where torch knows no name (mps)."""
     where = device()
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+    name_of = getattr(getattr(torch, where.type, None), "get_device_name", None)
+    return str(name_of(where)) if name_of else where.type
 
 
 def arithmetic(where: torch.device, precision: str) -> torch.autocast:
@@ -88,6 +86,16 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         If the file is missing or damaged.
     """
     return _tensors_and_state(path, _bytes_of(path))
+
+
+def checkpoint_state(path: Path) -> dict[str, Any]:
+    """State of a checkpoint without its tensors; empty where there is none that can be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+    except (OSError, safetensors.SafetensorError, ValueError):
+        return {}
+    return dict(state)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -161,12 +169,21 @@ def read_model(folder: Path, key: str | None = None) -> SavedModel:
 
 def _hash(weights: bytes, description: bytes) -> str:
     hasher = hashlib.blake2b(weights, digest_size=10)
-    hasher.update(description)
+    hasher.update(_without_measured(description))
     return hasher.hexdigest()
 
 
+def _without_measured(description: bytes) -> bytes:
+    """A description without the arithmetic, whose reason is a measurement: the same training is to have one digest."""
+    with contextlib.suppress(ValueError):
+        described = json.loads(description)
+        if isinstance(described, dict) and described.pop("precision", None) is not None:
+            return json.dumps(described, indent=1, ensure_ascii=False).encode()
+    return description
+
+
 def weights_digest(folder: Path) -> str:
-    """Hash of a model's best weights and of its description."""
+    """Hash of a model's best weights and of its description, but for what says in which arithmetic it was trained."""
     return _hash(_bytes_of(folder / WEIGHTS), _bytes_of(folder / DESCRIPTION))
 
 

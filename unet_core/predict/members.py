@@ -42,11 +42,15 @@ class Group(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Networks of a group that a sample is predicted by: number of the group, folders and digests, normalisation."""
+    """Networks of a group that a sample is predicted by.
+
+    Number of the group, folders and digests, normalisation, and the arithmetic that all blocks of a sample share.
+    """
 
     group: int
     networks: tuple[tuple[Path, str], ...]
     norm: dict[str, list[float]]
+    precision: str = "float32"
 
 
 def read_members(model: Path, plans: Sequence[Path]) -> list[Member]:

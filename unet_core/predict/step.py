@@ -16,7 +16,7 @@ import numpy as np
 from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Extent
 from unet_core.config.folds import split_in_scores
-from unet_core.config.options import Predict
+from unet_core.config.options import Network, Predict
 from unet_core.digest import digest
 from unet_core.engine import Engine
 from unet_core.files import write_atomic
@@ -41,6 +41,7 @@ from unet_core.predict.members import (
     read_members,
     tile_of,
 )
+from unet_core.predict.precision import precision_of
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -76,12 +77,17 @@ class PredictionJob(NamedTuple):
 
 
 class PendingSample(NamedTuple):
-    """A sample that is not done, its image, and the networks whose mean it gets."""
+    """A sample that is not done, its image, the networks whose mean it gets, and where its arithmetic was chosen."""
 
     name: str
     wanted: str
     image: Pin
     parts: tuple[Part, ...]
+    device: str = ""
+
+    def computed_in(self, chosen: str, device: str) -> PendingSample:
+        """The sample with the arithmetic of all its blocks."""
+        return self._replace(parts=tuple(part._replace(precision=chosen) for part in self.parts), device=device)
 
 
 def predict_samples(
@@ -141,6 +147,9 @@ def predict_samples(
             todo.append(PendingSample(name, wanted, image, parts_of(used, list(groups), key)))
     job = PredictionJob(cfg, mask_threshold, store, tuple(groups.values()), boxes)
     if todo:
+        dimensions = Network.model_validate(members[0].plan["network"]).dimensions
+        found = precision_of(cfg, dimensions, [(store / sample.name, sample.wanted) for sample in todo], engine)
+        todo = [sample.computed_in(**one) for sample, one in zip(todo, found, strict=True)]
         specs = {sample.name: _spec(sample, job, members) for sample in todo}
         job = job._replace(groups=_measured(job, todo, specs, stamp, engine))
         _predict_all(todo, specs, job, engine)
@@ -198,6 +207,7 @@ def _predict_all(todo: list[PendingSample], specs: dict[str, Spec], job: Predict
             provenance = {
                 "step": "predict",
                 "config": job.cfg.model_dump(mode="json") | {"mask_threshold": job.mask_threshold} | limits,
+                "precision": {"chosen": sample.parts[0].precision, "device": sample.device},
                 "networks": [
                     {"model": str(folder), "weights": weights, "normalisation": part.norm}
                     for part in sample.parts
@@ -262,9 +272,9 @@ def _of_part(image: Readable, part: Part, box: Box, job: PredictionJob, dtype: s
 def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
     """Networks of a kind as a function of tiles."""
     with _LOADING:
-        net, *others = (load_network(folder, weights, cfg.precision) for folder, weights in part.networks)
+        net, *others = (load_network(folder, weights, part.precision) for folder, weights in part.networks)
     function = network_function(
-        net, part.norm["offset"], part.norm["scale"], cfg.precision, cfg.average, dtype, others, background=False
+        net, part.norm["offset"], part.norm["scale"], part.precision, cfg.average, dtype, others, background=False
     )
 
     return functools.partial(in_lane, function)
@@ -325,7 +335,7 @@ def _fastest(job: PredictionJob, part: Part, block: ZYX, pixels: int, kept: Path
     tiles = job.groups[part.group].tiles
     ((_, where),) = engine.run(_ask_device, [0], 1, "device")
     weights = [digest_of for _, digest_of in part.networks]
-    key = digest(where, weights, job.cfg.precision, job.cfg.average, block, tiles.largest)
+    key = digest(where, weights, part.precision, job.cfg.average, block, tiles.largest)
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("key") != key:
         if pixels < MIN_BLOCKS_TO_MEASURE * math.prod(block[1:]):

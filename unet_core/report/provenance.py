@@ -40,6 +40,33 @@ def software(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
     return table
 
 
+def arithmetic(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
+    """In which arithmetic models were trained and first images segmented, where and why, as far as it is known."""
+    rows = []
+    for name, entry in _networks(pairs, results).items():
+        for number, stretch in enumerate(read_json(Path(entry["model"]) / "model.json").get("precision", [])):
+            since = f", from step {stretch['step']:,}" if number else ""
+            rows.append((f"model {name}{since}", stretch["chosen"], stretch["device"], stretch["why"]))
+    for model, dataset in pairs:
+        for sample in [*read_json(results / "predict" / model / f"{dataset}.json")["samples"]][:1]:
+            made = read_attributes(results / "predict" / model / f"{dataset}.zarr" / sample).get("provenance", {})
+            if found := made.get("precision"):
+                asked = (
+                    "measured on the device" if made["config"]["precision"] == "auto" else "set in the configuration"
+                )
+                rows.append((f"{model} on {dataset}", found["chosen"], found["device"], asked))
+    return pd.DataFrame(rows, columns=["what", "precision", "device", "reason"])
+
+
+def _networks(pairs: Sequence[tuple[str, str]], results: Path) -> dict[str, dict[str, str]]:
+    """Networks of all models, with their folders."""
+    return {
+        name: entry
+        for model in dict.fromkeys(model for model, _ in pairs)
+        for name, entry in members_of(results / "train" / f"{model}.json").items()
+    }
+
+
 def digests(pairs: Sequence[tuple[str, str]], results: Path) -> pd.DataFrame:
     """Digests of data sets (images and annotations), models and evaluations, and when an evaluation was made."""
     datasets = dict.fromkeys(dataset for _, dataset in pairs)

@@ -162,6 +162,7 @@ def make_report(
         weights=weight_maps(names, cfg.previews, results),
         cost=_shown_cost(cost_table(jobs, results / "benchmarks")),
         software=provenance.software(predictions, results),
+        arithmetic=provenance.arithmetic(predictions, results),
         digests=provenance.digests(predictions, results),
         config=text,
         command=provenance.command(text, folder / "config.yaml"),

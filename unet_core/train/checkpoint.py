@@ -7,11 +7,12 @@ import io
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unet_core.files import write_atomic
-from unet_core.network.model import load_checkpoint, save_checkpoint
+from unet_core.network.model import checkpoint_state, load_checkpoint, save_checkpoint
 from unet_core.network.unet import UNet
 from unet_core.runtime import UserError
 
@@ -38,6 +39,8 @@ class State:
         Score that chooses the best checkpoint.
     scaler : GradScaler
         Scale of the loss; without effect unless the arithmetic is float16.
+    precision : list of dict
+        In which arithmetic it was trained, from which step on and why; the last one is that of now.
     """
 
     net: UNet
@@ -47,6 +50,7 @@ class State:
     step: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
     history: History = field(default_factory=list)
+    precision: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: Path, wanted: str) -> None:
         """Write ``last.safetensors``, from which `resume` goes on."""
@@ -57,7 +61,7 @@ class State:
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
         state = {"digest": wanted, "step": self.step, "history": self.history, "scaler": self.scaler.state_dict()}
-        save_checkpoint(folder / "last.safetensors", tensors, state)
+        save_checkpoint(folder / "last.safetensors", tensors, state | {"precision": self.precision})
 
     def save_validated(self, folder: Path, wanted: str) -> None:
         """Write ``curves.csv`` and, if it is the best so far, ``best.safetensors``; then the last checkpoint.
@@ -118,6 +122,12 @@ def best_step(history: History, by: str = "loss") -> float:
     """
     sign = 1 if by == "loss" else -1
     return min(history, key=lambda entry: (sign * entry.get(f"validation_{by}", 0.0), -entry["step"]))["step"]
+
+
+def last_state(folder: Path, *wanted: str | None) -> dict[str, Any]:
+    """State of the last checkpoint without its tensors, if it was made for one of the digests; else empty."""
+    state = checkpoint_state(folder / "last.safetensors")
+    return state if state.get("digest", "") in wanted else {}
 
 
 def is_of(checkpoint: Path, *wanted: str | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def train_network(
     wanted: str,
     start: Mapping[str, torch.Tensor] | None = None,
     extends: str | None = None,
+    precision: Sequence[dict[str, Any]] = (),
     processes: Processes = SINGLE_PROCESS,
     check: Callable[[], None] = lambda: None,
 ) -> History:
@@ -63,7 +64,7 @@ def train_network(
     Parameters
     ----------
     cfg : Train
-        Options.
+        Options; its precision is what is computed in.
     plan : dict
         Decisions: network, classes, class weights, steps, prediction tile.
     sampler : Sampler
@@ -78,6 +79,8 @@ def train_network(
         Weights to start from, by their names in the network; what is not among them starts anew.
     extends : str, optional
         Digest of the same training with fewer steps, from whose last checkpoint this one goes on.
+    precision : sequence of dict
+        In which arithmetic, from which step on and why, for the checkpoints.
     processes : Processes
         This process among those that train together.
     check : callable
@@ -100,6 +103,7 @@ def train_network(
             "or ask for fewer GPUs"
         )
     state = _begin(cfg, plan, start, processes)
+    state.precision = list(precision)
     if state.resume(folder, wanted):
         logger.info("train: goes on from step %d", state.step)
     elif extends and state.resume(folder, extends, wanted):
@@ -220,7 +224,7 @@ def _progress(start: int, steps: int, processes: Processes) -> tqdm[Any]:
 
 def _sampling_threads(processes: Processes) -> int:
     """Beside a GPU the cores have nothing else to do; on the CPU the network needs them."""
-    return torch.get_num_threads() if processes.device.type == "cuda" else 1
+    return torch.get_num_threads() if processes.device.type != "cpu" else 1
 
 
 def _optimiser(cfg: Train, net: UNet) -> torch.optim.Optimizer:
@@ -236,9 +240,7 @@ def _shared(cfg: Train, net: UNet, processes: Processes) -> torch.nn.Module:
     """The network, with gradients that are the mean over all processes, and compiled if that is wanted."""
     module: torch.nn.Module = net
     if processes.size > 1:
-        module = DistributedDataParallel(
-            net, device_ids=[processes.device] if processes.device.type == "cuda" else None
-        )
+        module = DistributedDataParallel(net, device_ids=[processes.device] if processes.device.type != "cpu" else None)
     if cfg.compile:
         compiled: Any = torch.compile(module)
         return compiled

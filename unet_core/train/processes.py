@@ -23,6 +23,8 @@ from unet_core.runtime import END_SIGNALS, Stopped, UserError, end_at_once_if_ur
 
 logger = logging.getLogger(__name__)
 
+# How processes exchange tensors, by the type of their device.
+BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
 STOP_SIGNALS = (signal.SIGUSR1, *END_SIGNALS)
 
@@ -43,6 +45,10 @@ class Processes:
         dist.all_reduce(total)
         return total.to(values.device)
 
+    def of_first(self, number: int) -> int:
+        """A number as the first process has it, the same in each."""
+        return int(self.sum(torch.tensor(0 if self.rank else number)).item())
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -56,12 +62,12 @@ SINGLE_PROCESS = Processes()
 def join_processes() -> Iterator[Processes]:
     """Join the processes that `launch` started, if any, with the GPU of this one."""
     where = device()
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    if where.type != "cpu":
+        torch.accelerator.set_device_index(where)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Processes(device=where)
         return
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    dist.init_process_group(BACKENDS.get(where.type, "gloo"))
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), where)
     finally:

@@ -24,9 +24,10 @@ from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
 from unet_core.network.model import SavedModel, read_model, weights_digest
+from unet_core.network.precision import PRECISIONS, choose, hardware_name
 from unet_core.runtime import job_log, read_json, versions, write_stamp
 from unet_core.store.pins import Pin, pin, pin_labels, pin_weights
-from unet_core.train.checkpoint import best_step, is_of
+from unet_core.train.checkpoint import best_step, is_of, last_state
 from unet_core.train.loop import train_network
 from unet_core.train.processes import SINGLE_PROCESS, Processes, join_processes
 from unet_core.train.sampling import Sampler, TrainingSample
@@ -177,8 +178,9 @@ def _train(
         for part in read:
             part.check()
 
+    precision = _precision(cfg, settings["network"], folder, (wanted, start.extends), processes)
     history = train_network(
-        cfg,
+        cfg.model_copy(update={"precision": precision[-1]["chosen"]}),
         decided,
         sampler,
         splits["validation"],
@@ -186,6 +188,7 @@ def _train(
         wanted=wanted,
         start=start.tensors,
         extends=start.extends,
+        precision=precision,
         processes=processes,
         check=check,
     )
@@ -198,10 +201,44 @@ def _train(
         "samples": used,
         "config": cfg.model_dump(mode="json"),
         "processes": processes.size,
+        "precision": precision,
         "versions": versions(),
     }
     if processes.rank == 0:
         write_atomic(folder / "model.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
+
+
+def _precision(
+    cfg: Train, network: dict[str, Any], folder: Path, wanted: tuple[str | None, ...], processes: Processes
+) -> list[dict[str, Any]]:
+    """Arithmetic of a training: from which step on, which one, and why; that of now is the last.
+
+    Of several processes the first one decides, and knows of those before.
+    """
+    found = _decide_precision(cfg, network, last_state(folder, *wanted), processes) if processes.rank == 0 else []
+    number = processes.of_first(PRECISIONS.index(found[-1]["chosen"]) if found else 0)
+    return found or [{"chosen": PRECISIONS[number]}]
+
+
+def _decide_precision(
+    cfg: Train, network: dict[str, Any], state: dict[str, Any], processes: Processes
+) -> list[dict[str, Any]]:
+    """As `_precision`, from the state of the checkpoint that training goes on from, if there is one.
+
+    It goes on in the arithmetic of the checkpoint, unless that is to be chosen and the device is another one.
+    """
+    before, here = state.get("precision", []), hardware_name(processes.device)
+    if before and cfg.precision == "auto" and before[-1]["device"] == here:
+        logger.info("train: %s, as this training began, since %s", before[-1]["chosen"], before[-1]["why"])
+        return list(before)
+    choice = choose(cfg.precision, "train", Network.model_validate(network).dimensions, processes.device)
+    choice.tell("train")
+    if before and before[-1]["chosen"] != choice.chosen:
+        was = before[-1]["chosen"], before[-1]["device"]
+        logger.info("train: until step %d it was %s, on %s", state["step"], *was)
+    if before and (before[-1]["chosen"], before[-1]["device"]) == (choice.chosen, here):
+        return list(before)
+    return [*before, {"step": state.get("step", 0)} | choice.described()]
 
 
 def _sampler(cfg: Train, settings: dict[str, Any], samples: list[TrainingSample], processes: Processes) -> Sampler:
