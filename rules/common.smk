@@ -71,6 +71,10 @@ def asked(step):
         name = job_of(step, wildcards)
         if samples is None:
             return (ASKED / f"{name}.txt").as_posix()
+        if name not in jobs.all:
+            raise WorkflowError(
+                f"the configuration asks for no {name}; see predict_on of the models"
+            )
         return jobs.ask(name, ASKED).as_posix()
 
     return ask

@@ -238,6 +238,26 @@ def test_a_dry_run_makes_no_results(project: Project) -> None:
     assert not (project.folder / "results").exists()
 
 
+@pytest.mark.parametrize("model", ["", "cells/"])
+def test_several_files_may_be_asked_for_by_name_in_a_new_working_folder(project: Project, model: str) -> None:
+    more = CONFIG["datasets"]["cells"] | {"images": "data/cells/01/t00[0-3].tif", "unmatched": "allow"}
+    models = {"cells": {"train_on": ["cells"], "predict_on": ["cells", "more"]}}
+    project.configure(CONFIG | {"datasets": CONFIG["datasets"] | {"more": more}, "models": models})
+    shutil.rmtree(project.folder / ".snakemake")
+    shutil.rmtree(project.folder / "results")
+    step = "predict" if model else "groundtruth"
+    files = [f"results/{step}/{model}{name}.json" for name in ("cells", "more")]
+    assert step in project.jobs(project.run("--dry-run", "--", *files))
+
+
+def test_a_file_that_no_model_is_to_make_is_refused_with_the_reason(project: Project) -> None:
+    more = CONFIG["datasets"]["cells"] | {"images": "data/cells/01/t00[0-3].tif", "unmatched": "allow"}
+    models = {"cells": {"train_on": ["cells"], "predict_on": ["cells"]}}
+    project.configure(CONFIG | {"datasets": CONFIG["datasets"] | {"more": more}, "models": models})
+    output = project.run("--dry-run", "--", "results/predict/cells/more.json", fails=True)
+    assert "the configuration asks for no predict/cells/more; see predict_on of the models" in output
+
+
 @pytest.mark.parametrize("step", ["groundtruth", "weights", "predict", "instances"])
 def test_damage_that_verify_mends_is_made_again_by_the_next_run_alone(
     finished: Project, project: Project, step: str

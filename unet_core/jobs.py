@@ -352,8 +352,8 @@ class Jobs:
         before. So the file is newer than the outputs, whatever the clock says, and never the same, while the job is
         stale; else it is older than any output.
         """
+        self._announce(folder)
         path, stale = folder / f"{name}.txt", self.stale(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if stale is None:
             path.touch()
             _set_time(path, 1)
@@ -363,6 +363,17 @@ class Jobs:
         newest = max((output.stat().st_mtime for output in outputs if output.exists()), default=0)
         _set_time(path, max(time.time(), newest + 2))
         return path
+
+
+    @functools.cache  # noqa: B019
+    def _announce(self, folder: Path) -> None:
+        """Make the files of all jobs: Snakemake looks into a folder once, and calls missing what comes later."""
+        for name in self.all:
+            path = folder / f"{name}.txt"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                _set_time(path, 1)
 
 
 def _set_time(path: Path, seconds: float) -> None:
