@@ -187,13 +187,14 @@ def _truth(folder: Path, labels: np.ndarray, size: tuple[float, float, float] = 
 
 
 def weights(folder: Path, engine: Engine) -> dict[str, Any]:
-    """Planes with most options, and an anisotropic volume with the defaults."""
+    """Planes with most options, an anisotropic volume with the defaults, and a plane with coarser resolutions."""
     made = {}
     everything = {"inside": "border", "near": 0.5, "near_sigma": 8, "separation": 3, "dtype": "float16"}
     cases = {
         "plane": ((1, 300, 290), (1.0, 1.0, 1.0), Weights()),
         "options": ((1, 90, 80), (1.0, 1.0, 1.0), Weights.model_validate(everything)),
         "volume": ((6, 80, 70), (2.5, 1.0, 1.0), Weights()),
+        "resolutions": ((1, 64, 1100), (1.0, 1.0, 1.0), Weights()),  # smaller images have one
     }
     for name, (shape, size, cfg) in cases.items():
         store = _truth(folder / name, cells(shape), size)

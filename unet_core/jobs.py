@@ -364,7 +364,6 @@ class Jobs:
         _set_time(path, max(time.time(), newest + 2))
         return path
 
-
     @functools.cache  # noqa: B019
     def _announce(self, folder: Path) -> None:
         """Make the files of all jobs: Snakemake looks into a folder once, and calls missing what comes later."""

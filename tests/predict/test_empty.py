@@ -108,7 +108,7 @@ class Case:
         self, engine: Engine, out: str = "out", mask_threshold: float | None = None, region: Any = (), **options: Any
     ) -> Result:
         predict_samples(
-            Predict.model_validate({"dtype": "float32"} | options),
+            Predict.model_validate({"dtype": "float32", "precision": "float32"} | options),
             model=self.folder / "model.json",
             plans=[self.folder / f"{name}.plan.json" for name in self.names],
             groundtruth=self.folder / "data.json",
@@ -282,7 +282,7 @@ def test_a_run_that_ended_early_goes_on_and_counts_all_empty_blocks(
 
     def ends(source: Any, box: Box, *arguments: Any, **more: Any) -> np.ndarray:
         calls.append(box)
-        if len(calls) == 3:
+        if len(calls) >= 3:
             raise ZeroDivisionError
         return real(source, box, *arguments, **more)
 
