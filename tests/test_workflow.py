@@ -277,6 +277,67 @@ def test_damage_that_verify_mends_is_made_again_by_the_next_run_alone(
     assert shard.read_bytes() == whole and project.table() == finished.table()
 
 
+@pytest.mark.parametrize("ahead", [1.0, 1e6])
+def test_results_of_the_future_are_made_again_where_they_are_stale(project: Project, ahead: float) -> None:
+    later = time.time() + ahead
+    for path in (project.folder / "results").rglob("*.json"):
+        os.utime(path, (later, later))
+    assert "Nothing to be done" in project.run()
+    project.configure(CONFIG | {"instances": {"min_size": 40}})
+    assert project.jobs(project.run()) == {"instances", "evaluate", "report"}
+    assert "Nothing to be done" in project.run()
+
+
+def flip(path: Path) -> bytes:
+    """Change a bit in the middle of a file; what it was before."""
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    return whole
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_damaged_table_of_objects_is_found_and_made_again(finished: Project, project: Project, suffix: str) -> None:
+    path = project.folder / f"results/instances/cells/cells/t001{suffix}"
+    whole = flip(path)
+    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(verify, cwd=project.folder, env=environment, capture_output=True, text=True)
+    assert found.returncode == 1 and f"t001{suffix}: damaged" in found.stdout
+    # Nothing of it gets into scores or report.
+    project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}, "report": {"previews": 3}})
+    told = f"t001{suffix} is damaged; delete it, then 'snakemake --forcerun instances' makes it again"
+    assert told in project.run(fails=True)
+    project.configure(CONFIG)
+    assert subprocess.run([*verify, "--mend"], cwd=project.folder, env=environment).returncode == 0
+    assert project.counts(project.run())["instances"] == "7 samples, 1 made"
+    assert path.read_bytes() == whole and project.table() == finished.table()
+
+
+@pytest.mark.parametrize("name", ["images.csv", "images.parquet", "objects.csv", "objects.parquet"])
+@pytest.mark.parametrize("how", ["flipped", "deleted"])
+def test_damaged_tables_of_scores_are_written_again_by_the_next_run(project: Project, name: str, how: str) -> None:
+    path = project.folder / "results/evaluate/cells/cells" / name
+    if how == "flipped":
+        whole = flip(path)
+    else:
+        whole = path.read_bytes()
+        path.unlink()
+    assert project.jobs(project.run()) >= {"evaluate"}
+    assert path.read_bytes() == whole
+
+
+def test_counts_of_a_sample_that_are_damaged_are_counted_again(finished: Project, project: Project) -> None:
+    path = project.folder / "results/evaluate/cells/cells/samples/t001.json"
+    whole = path.read_text()
+    kept = json.loads(whole)
+    kept["counts"]["detection"][0] += 1
+    path.write_text(json.dumps(kept))
+    (project.folder / "results/evaluate/cells/cells.json").unlink()
+    assert project.counts(project.run())["evaluate"] == "2 samples, 1 scored"
+    assert path.read_text() == whole and project.table() == finished.table()
+
+
 @pytest.mark.parametrize("part", ["groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate"])
 def test_a_step_whose_results_were_deleted_is_done_again(finished: Project, project: Project, part: str) -> None:
     shutil.rmtree(project.folder / "results" / part)

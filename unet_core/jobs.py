@@ -12,6 +12,7 @@ working directory, by another user, or moved, are judged like those of this one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -33,6 +34,7 @@ from unet_core.records import Source, is_as_seen, names_in, read_record, wanted_
 
 # Output files beside the stamp that later steps read, below the folder of the stamp.
 MODEL_FILES = ("best.safetensors", "model.json")
+SCORE_FILES = ("images.csv", "images.parquet", "objects.csv", "objects.parquet")
 # Keys of a data set that say which files and samples there are, and not how these are read.
 NOT_READ = ("images", "unmatched", "split", "weights", "region")
 REPORT = tuple(
@@ -195,7 +197,8 @@ class Jobs:
             scores = {k: v for k, v in plain(self.cfg.evaluate).items() if k not in ("gate", "gate_margin")}
             options = {"evaluate": scores, "code": method("evaluate")}
             sources = [Source(f"instances/{pair}", "all"), Source(truth, "labels"), trained]
-            found[f"evaluate/{pair}"] = Job((f"evaluate/{pair}.json",), options, {"all": sources})
+            files = (f"evaluate/{pair}/{file}" for file in SCORE_FILES)
+            found[f"evaluate/{pair}"] = Job((f"evaluate/{pair}.json", *files), options, {"all": sources})
         return found
 
     def _report(self) -> Job:
@@ -349,8 +352,8 @@ class Jobs:
         """Write down that a job is asked for, if it is stale, and why.
 
         Snakemake starts jobs one of whose input files is newer than their outputs and has not the content of the time
-        before. So the file is newer than the outputs, whatever the clock says, and never the same, while the job is
-        stale; else it is older than any output.
+        before: while the job is stale the file is of now, and never the same; else it is older than any output. What a
+        job writes must be newer than all it reads: no stamp is left in the future, where a wrong clock has put it.
         """
         self._announce(folder)
         path, stale = folder / f"{name}.txt", self.stale(name)
@@ -359,9 +362,12 @@ class Jobs:
             _set_time(path, 1)
             return path
         path.write_text(f"{stale.why}\n{uuid.uuid4().hex}\n")
-        outputs = [self.results / output for output in self.all[name].outputs]
-        newest = max((output.stat().st_mtime for output in outputs if output.exists()), default=0)
-        _set_time(path, max(time.time(), newest + 2))
+        now, sources = time.time(), [one.job for listed in self.all[name].parts.values() for one in listed]
+        for output in (self.results / self.all[job].outputs[0] for job in (name, *sources)):
+            if output.exists() and output.stat().st_mtime >= now - 1:
+                with contextlib.suppress(OSError):  # those of another user, who has to run it
+                    _set_time(output, now - 2)
+        _set_time(path, now)
         return path
 
     @functools.cache  # noqa: B019

@@ -14,6 +14,7 @@ import pandas as pd
 from unet_core.config.options import Evaluate
 from unet_core.engine import Runner
 from unet_core.evaluate.spatial import Truth, score_space
+from unet_core.instances.objects import check_table
 from unet_core.metrics import matching as m
 from unet_core.metrics.aji import aggregated_jaccard_index
 from unet_core.metrics.contingency import Contingency, add, contingency
@@ -142,8 +143,7 @@ def score_sample(
             f"{found.path} has shape {result.shape}, but its truth {shape}; 'snakemake --forcerun predict' mends it"
         )
     count = len(result.grid)
-    if not table.is_file():
-        raise UserError(f"{table} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
+    check_table(table)
     block = functools.partial(_count_block, truth=truth, found=found)
     blocks = [counted for _, counted in runner.run(block, range(count), count, f"evaluate {table.stem}")]
     of_truth = {label: names[number - 1] for block in blocks for label, number in block.classes.items()}

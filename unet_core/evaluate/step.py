@@ -263,7 +263,7 @@ def _kept(path: Path, wanted: str) -> dict[str, Any] | None:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return kept["counts"] if kept.get("digest") == wanted else None
+    return kept["counts"] if kept.get("digest") == digest(wanted, kept.get("counts")) else None
 
 
 class Pending(NamedTuple):
@@ -309,7 +309,9 @@ def _score_and_keep(
 ) -> dict[str, Any]:
     sample, truth, found = item
     counts = score_sample(cfg, names, truth, found, tables / f"{sample.name}.csv", runner)
-    kept = json.dumps({"digest": sample.wanted, "counts": counts})
+    # The counts are in the digest, so that damaged ones are counted again.
+    as_read = json.loads(json.dumps(counts))
+    kept = json.dumps({"digest": digest(sample.wanted, as_read), "counts": as_read})
     # What a lost machine leaves half written of it is counted again.
     write_atomic(folder / f"{sample.name}.json", kept.encode(), durable=False)
     return counts

@@ -12,11 +12,34 @@ import pyarrow.parquet
 from unet_core.blocks import ZYX
 from unet_core.files import naming
 from unet_core.instances.run_lengths import Measures
+from unet_core.runtime import UserError
+from unet_core.store.shards import checksum
+from unet_core.store.store import read_attributes
 
 POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")
 # Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
 OBJECTS_PER_FILE = 2**13
+
+
+def check_table(path: Path) -> Path:
+    """The path of a sample's table of objects, if the file is what the step wrote.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged. Tables of former versions have no checksum.
+    """
+    sample = path.name.removesuffix(path.suffix)
+    known = (
+        read_attributes(path.parent.with_name(f"{path.parent.name}.zarr") / sample).get("details", {}).get("files", {})
+    )
+    if not path.is_file():
+        raise UserError(f"{path} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
+    wanted = known.get(f"{path.parent.name}/{path.name}")
+    if wanted is not None and checksum(path) != wanted:
+        raise UserError(f"{path} is damaged; delete it, then 'snakemake --forcerun instances' makes it again")
+    return path
 
 
 def measured_type(classes: int) -> np.dtype:
@@ -155,10 +178,11 @@ class Measured:
 
     def write(
         self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
-    ) -> None:
+    ) -> dict[str, int]:
         """Write the tables of `count` objects, whole or not at all; see `object_table`.
 
-        The files are ``<base>.csv`` and ``<base>.parquet``.
+        The files are ``<base>.csv`` and ``<base>.parquet``. Returned are their checksums, by their paths below the
+        folder of the store.
         """
         schema = object_table(np.empty(0, self._type), self._classes, shape, pixel_size, unit).schema
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
@@ -174,8 +198,11 @@ class Measured:
                 csv.write_table(table)
                 parquet.write_table(table)
         base.parent.mkdir(parents=True, exist_ok=True)
+        checksums = {}
         for path, suffix in zip(made, SUFFIXES, strict=True):
+            checksums[f"{base.parent.name}/{base.name}{suffix}"] = checksum(path)
             path.replace(base.with_name(base.name + suffix))
+        return checksums
 
     def _file(self, number: int) -> Path:
         return self._folder / f"measured{number}"

@@ -173,9 +173,9 @@ def _make_sample(
     probabilities.check()
     if read_attributes(work.target).get("digest") != wanted:  # the tables are those of another run now
         raise made_anew(work.target)
-    measured.write(tables / name, count, source.shape, (z, y, x), unit)
+    files = measured.write(tables / name, count, source.shape, (z, y, x), unit)
     try:
-        finish(store / name, wanted, {"objects": count})
+        finish(store / name, wanted, {"objects": count, "files": files})
     except UserError:
         for suffix in SUFFIXES:  # whose objects they describe is open
             (tables / f"{name}{suffix}").unlink(missing_ok=True)

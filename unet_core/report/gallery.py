@@ -17,6 +17,7 @@ from skimage.segmentation import find_boundaries
 from unet_core import pictures
 from unet_core.blocks import Box
 from unet_core.images.in_place import InPlace
+from unet_core.instances.objects import check_table
 from unet_core.predict.probabilities import foreground, with_background
 from unet_core.report.uncertainty import entropy
 from unet_core.runtime import read_json
@@ -287,7 +288,7 @@ def _looked_up(labels: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.
 def _extent(table: Path, label: int) -> Box | None:
     """Bounding box of a found object."""
     columns = [f"{end}_{axis}" for end in ("start", "stop") for axis in "zyx"]
-    rows = pd.read_parquet(table, columns=columns, filters=[("label", "==", label)])
+    rows = pd.read_parquet(check_table(table), columns=columns, filters=[("label", "==", label)])
     if not len(rows):
         return None
     z, y, x, z2, y2, x2 = (int(value) for value in rows.iloc[0])

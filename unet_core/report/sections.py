@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from unet_core.instances.objects import check_table
 from unet_core.metrics.reliability import LEVELS, Reliability, count_probabilities
 from unet_core.network.ensemble import members_of
 from unet_core.pictures import KIND_COLOURS
@@ -172,7 +173,9 @@ def _charts(at: Places, images: pd.DataFrame, objects: pd.DataFrame, samples: di
     some = names[:: -(-len(names) // MAX_SIZED_SAMPLES)] if names else []
     tables = at.results / "instances" / at.model / at.dataset
     found = [
-        charts.count_sizes(pd.read_parquet(tables / f"{name}.parquet", columns=["voxels"])["voxels"].to_numpy())
+        charts.count_sizes(
+            pd.read_parquet(check_table(tables / f"{name}.parquet"), columns=["voxels"])["voxels"].to_numpy()
+        )
         for name in some
     ]
     sizes = {"found": np.sum(found, axis=0)} if found else {}

@@ -107,6 +107,15 @@ def _whole_chunks(data: np.ndarray, chunk: Sequence[int]) -> np.ndarray:
     return np.pad(data, missing) if any(more for _, more in missing) else data
 
 
+def checksum(path: Path) -> int:
+    """CRC-32C of any file."""
+    value = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            value = google_crc32c.extend(value, part)
+    return int(value)
+
+
 class CutShort(ValueError):
     """A shard that does not end with its index."""
 

@@ -14,14 +14,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
 from unet_core.store.removal import remove
-from unet_core.store.shards import check_shard
+from unet_core.store.result import store_of
+from unet_core.store.shards import check_shard, checksum
 from unet_core.store.store import Result, read_attributes
 
 # Shards in work per thread: few, so that the memory does not grow with the store.
@@ -29,7 +30,7 @@ SHARDS_PER_THREAD = 4
 
 
 class Damage(NamedTuple):
-    """A file that is not as it was written; without a block it is the description of the result."""
+    """A file that is not as it was written; without a block it is a description, or lies beside the store."""
 
     result: Path
     file: Path
@@ -100,6 +101,7 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
                 written += size > 0
                 damages += [Damage(path, file, block, what) for file, what in found]
                 progress.update(size)
+            damages += [Damage(path, file, None, what) for file, what in _checked_beside(path, attributes)]
             states.append(State(path, attributes["done"], written, len(result.grid)))
     return states, damages
 
@@ -128,6 +130,20 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
         yield from pool.map(look, some)
 
 
+def _checked_beside(path: Path, attributes: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Files beside the store that belong to a result (tables of objects), and what is wrong with them."""
+    files = attributes.get("details", {}).get("files", {}) if attributes["done"] else {}
+    for name, wanted in files.items():
+        file = store_of(path).parent / name
+        try:
+            if checksum(file) != wanted:
+                yield file, "damaged (its checksum is another one)"
+        except FileNotFoundError:
+            yield file, "missing"
+        except OSError as error:
+            yield file, str(error)
+
+
 def mend(damages: list[Damage]) -> set[Path]:
     """Delete what is damaged, and the stamps of the steps that made it.
 
@@ -143,14 +159,15 @@ def mend(damages: list[Damage]) -> set[Path]:
     """
     stamps = set()
     for damage in damages:
-        if damage.block is None:
+        if damage.block is None and damage.file.parent == damage.result:
             remove(damage.result)
+        elif damage.block is None:
+            damage.file.unlink(missing_ok=True)
         else:
             # The finest one says that the block is there; without the others it would be a lie.
             for shard in Result(damage.result).shards_of(damage.block):
                 shard.unlink(missing_ok=True)
-        store = next(parent for parent in damage.file.parents if parent.suffix == ".zarr")
-        stamps.add(store.with_suffix(".json"))
+        stamps.add(store_of(damage.result).with_suffix(".json"))
     for stamp in stamps:
         stamp.unlink(missing_ok=True)
     return stamps
