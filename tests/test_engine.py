@@ -27,7 +27,7 @@ WORKERS = 2  # of the shared engine
 BEGUN: list[int] = []
 RUNNING: list[int] = []
 RELEASED = threading.Event()
-MEETING = threading.Barrier(WORKERS, timeout=20)
+MEETING = threading.Barrier(WORKERS, timeout=120)
 
 
 def meet(item: int) -> None:

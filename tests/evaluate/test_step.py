@@ -522,13 +522,13 @@ def test_small_samples_are_scored_side_by_side_and_written_in_their_order(
     project.evaluate()
     expected = written(project)
     remove(project.folder)
-    project.engine, together, later = several, threading.Barrier(2, timeout=20), threading.Event()
+    project.engine, together, later = several, threading.Barrier(2, timeout=120), threading.Event()
     real = sample.score_space
 
     def meeting(truth: Any, found: Any, *others: Any) -> dict[str, Any]:
         together.wait()
         if found.path.name == "a":
-            assert later.wait(timeout=20)
+            assert later.wait(timeout=120)
         space = real(truth, found, *others)
         if found.path.name == "b":
             later.set()

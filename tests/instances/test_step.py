@@ -487,13 +487,13 @@ def test_small_samples_are_made_side_by_side_and_give_the_same(
         store_small(tmp_path / name, 4)
     expected = make_small(tmp_path / "one by one", Shuffled(0))  # type: ignore[arg-type]
     assert len(expected) == 1 + 4 * 3
-    together, later, real = threading.Barrier(2, timeout=20), threading.Event(), step.number_block
+    together, later, real = threading.Barrier(2, timeout=120), threading.Event(), step.number_block
 
     @functools.wraps(real)
     def meeting(item: Any, work: passes.Work) -> Any:
         together.wait()
         if work.target.name == "small 0":
-            assert later.wait(timeout=20)
+            assert later.wait(timeout=120)
         rows = real(item, work)
         if work.target.name == "small 1":
             later.set()

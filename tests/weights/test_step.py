@@ -474,13 +474,13 @@ def test_small_samples_are_made_side_by_side_and_noted_in_their_order(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = write_small(project, 4)
-    together, later, real = threading.Barrier(2, timeout=20), threading.Event(), weights._make_block
+    together, later, real = threading.Barrier(2, timeout=120), threading.Event(), weights._make_block
 
     @functools.wraps(real)
     def meeting(item: Any, **options: Any) -> Any:
         together.wait()
         if options["name"] == "s0":
-            assert later.wait(timeout=20)
+            assert later.wait(timeout=120)
         made = real(item, **options)
         if options["name"] == "s1":
             later.set()
