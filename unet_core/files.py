@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import BinaryIO
 
 # How names of files and folders end that are not in their place yet; a killed process leaves them behind.
 PARTIAL = ".partial"
+# Held where numpy reads the header of a .npy or .npz file: it is parsed like Python's code, and of two threads that do
+# so at once Python 3.11 ends one with a SystemError, where the garbage collector runs in between.
+PARSING = threading.Lock()
 
 
 def temporary_path(path: Path) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from unet_core.blocks import Grid
+from unet_core.images.readers import open_image
 from unet_core.instances.components import (
     COMPONENT,
     build_forest,
@@ -27,6 +31,7 @@ from unet_core.instances.components import (
     number_objects,
     objects_by_block,
     run_lengths_from,
+    save_arrays,
     save_part,
 )  # fmt: skip
 from unet_core.instances.run_lengths import encode_labels, label_mask, measure_run_lengths, paint_run_lengths
@@ -204,3 +209,32 @@ def test_what_is_kept_of_a_block_is_read_again_and_a_damaged_file_counts_as_miss
 def test_one_layer_of_blocks_is_as_small_as_raster_order_allows() -> None:
     assert layer_width(Grid((10, 40, 60), (1, 10, 10))) == 6 and layer_width(Grid((1, 40, 60), (8, 10, 10))) == 6
     assert layer_width(Grid((10, 40, 60), (2, 10, 10))) == 24
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_threads_read_files_of_numpy_at_once(tmp_path: Path, kind: str) -> None:
+    """Also where the garbage collector runs in the middle, and calls what lets another thread go on, as Dask does."""
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        save_arrays(path, **{f"a{number}": np.arange(10) for number in range(20)})
+    else:
+        np.save(path, np.zeros((20, 20), np.uint8))
+
+    def read(_: int) -> bool:
+        if kind == "npz":
+            return load_arrays(path) is not None
+        with open_image(path) as source:
+            return source.shape == (20, 20)
+
+    def lets_others(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(lets_others)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(400)))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(lets_others)

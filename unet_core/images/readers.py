@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unet_core.blocks import ZYX
+from unet_core.files import PARSING
 from unet_core.images import hdf5, ome_tiff, tiff, volume_headers, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
@@ -298,12 +299,14 @@ def _open_npy(path: Path, internal: str, stored: bool) -> Iterator[Source]:
             raise RefusedError(
                 f"{path}: holds Python objects, which are not read, as this may run any code; save an array of numbers"
             )
-        source = of_array(np.lib.format.open_memmap(path, mode="r"))
+        with PARSING:
+            array = np.lib.format.open_memmap(path, mode="r")
+        source = of_array(array)
     yield source
 
 
 def _holds_objects(path: Path) -> bool:
-    with path.open("rb") as file:
+    with path.open("rb") as file, PARSING:
         version = np.lib.format.read_magic(file)
         way = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return version < (3, 0) and way(file)[2].hasobject

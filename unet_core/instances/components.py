@@ -18,7 +18,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Grid
 from unet_core.compiled import compiled
-from unet_core.files import make_room, naming, open_atomic
+from unet_core.files import PARSING, make_room, naming, open_atomic
 from unet_core.instances.run_lengths import Measures, RunLengths
 
 # One row per component: its first voxel (raster number in the whole sample), size, bounding box, and the object before
@@ -63,7 +63,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
     """Some arrays of a file (without names: all); None where it is missing or damaged, so that it is to be made."""
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays, PARSING:
             return {name: arrays[name] for name in names or arrays.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
