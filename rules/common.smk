@@ -73,7 +73,8 @@ def asked(step):
             return (ASKED / f"{name}.txt").as_posix()
         if name not in jobs.all:
             raise WorkflowError(
-                f"the configuration asks for no {name}; see predict_on of the models"
+                f"the configuration asks for no {name}; see predict_on of the models "
+                "(scores need annotations, too)"
             )
         return jobs.ask(name, ASKED).as_posix()
 
