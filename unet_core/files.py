@@ -25,12 +25,13 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_folder(path: Path) -> Iterator[int]:
+def open_folder(path: Path, within: int | None = None) -> Iterator[int]:
     """Descriptor of a folder, for `dir_fd`: what is done through it is done to this folder, whatever its name becomes.
 
-    So a folder that another process renames, and replaces by a new one, gets all of it, and the new one nothing.
+    So a folder that another process renames, and replaces by a new one, gets all of it, and the new one nothing. Where
+    the descriptor of a folder is given, the path is one below it.
     """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=within)
     try:
         yield folder
     finally:

@@ -19,7 +19,7 @@ from unet_core.engine import Engine
 from unet_core.files import temporary_path
 from unet_core.runtime import UserError
 from unet_core.store.shards import check_shard, read_part, write_shard
-from unet_core.store.store import Result, Spec, begin, finish, read_attributes, write_reference
+from unet_core.store.store import LABELS, Result, Spec, begin, finish, read_attributes, write_reference
 from unet_core.store.verify import mend, verify
 
 
@@ -193,4 +193,75 @@ def test_what_viewers_add_to_attributes_is_no_damage(tmp_path: Path) -> None:
     finish(path, "d", {})
     group = zarr.open_group(path, mode="r+")
     group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": []}}  # type: ignore[dict-item]
+    assert verify(tmp_path)[1] == []
+
+
+def stored(folder: Path) -> Path:
+    """A store with a sample that has label images, one that has none and one that stays in place, and its stamp."""
+    store = folder / "s.zarr"
+    for path in (store / "a", store / "labels", *(store / "a" / "labels" / name for name in LABELS)):
+        kind = "labels" if path.parent.name == "labels" else "image"
+        result = begin(path, "d", Spec((1, 20, 20), "uint8", kind), {})  # type: ignore[arg-type]
+        result.write(0, np.ones((1, 20, 20), np.uint8), "d")
+        finish(path, "d", {})
+    write_reference(store / "c", "d", {"file": "x.tif"}, {}, {})
+    samples = {"a": {"labels": "d"}, "labels": {}, "c": {}}
+    store.with_suffix(".json").write_text(json.dumps({"step": "groundtruth", "samples": samples}))
+    return store
+
+
+@pytest.mark.parametrize("harm", ["", "{}", "flip", "delete", "of an array", "of another folder"])
+@pytest.mark.parametrize("folder", ["", "a/labels"])
+def test_a_damaged_description_of_a_folder_is_found_and_written_again(tmp_path: Path, folder: str, harm: str) -> None:
+    store = stored(tmp_path)
+    assert verify(tmp_path)[1] == []
+    file = store / folder / "zarr.json"
+    content = file.read_bytes()
+    others = {"of an array": store / "a" / "0" / "zarr.json", "of another folder": store / "zarr.json"}
+    if harm == "of another folder" and not folder:
+        others[harm] = store / "a" / "labels" / "zarr.json"
+    if harm == "delete":
+        file.unlink()
+    elif harm == "flip":
+        file.write_bytes(content.replace(b"attributes", b"attribUtes"))
+    else:
+        file.write_bytes(others[harm].read_bytes() if harm in others else harm.encode())
+    damages = verify(tmp_path)[1]
+    assert [(damage.result, damage.file) for damage in damages] == [(None, file)]
+    assert mend(damages) == set() and verify(tmp_path)[1] == []
+    assert file.read_bytes() == content and store.with_suffix(".json").exists()
+
+
+def test_any_bit_of_a_list_of_label_images_is_missed(tmp_path: Path) -> None:
+    file = stored(tmp_path) / "a" / "labels" / "zarr.json"
+    text = file.read_bytes()
+    for place in range(len(text)):
+        file.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        assert len(verify(tmp_path)[1]) == 1, text[place - 20 : place + 20]
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"), [("a", 4), ("labels", 1), ("c", 1), ("a/labels/classes", 1), ("a/labels", 3)]
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_results_that_the_stamp_names_and_that_are_gone_are_missing(
+    tmp_path: Path, gone: str, told: int, whole: bool
+) -> None:
+    store = stored(tmp_path)
+    if whole:
+        shutil.rmtree(store / gone)
+    else:
+        (store / gone / "zarr.json").unlink()
+    damages = verify(tmp_path)[1]
+    assert {damage.result for damage in damages} >= {store / gone} if gone != "a/labels" else damages
+    assert whole is False or len({damage.result for damage in damages} - {None}) == told
+    stamp = store.with_suffix(".json")
+    mend(damages)
+    assert stamp.exists() == (gone == "a/labels" and not whole)
+
+
+def test_unfinished_label_images_that_are_not_yet_listed_are_no_damage(tmp_path: Path) -> None:
+    store = stored(tmp_path)
+    begin(store / "a" / "labels" / "more", "d", Spec((1, 20, 20), "uint8", "labels"), {})
+    begin(store / "b" / "labels" / "more", "d", Spec((1, 20, 20), "uint8", "labels"), {})
     assert verify(tmp_path)[1] == []

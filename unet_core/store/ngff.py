@@ -23,6 +23,7 @@ from unet_core.store.shards import COMPRESSION_LEVEL
 
 METADATA_FILE = "zarr.json"
 CHECKSUM = "checksum"
+NGFF_VERSION = "0.5"
 
 
 def write_group(folder: Path, attributes: dict[str, Any], within: int | None = None) -> None:
@@ -169,8 +170,8 @@ def multiscale(
                 {"type": "translation", "translation": [0.0 for _ in lead] + [0.0, y * (f - 1) / 2, x * (f - 1) / 2]}
             )
         datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
-    return ome | ({"image-label": {"version": "0.5"}} if labels else {})
+    ome: dict[str, Any] = {"version": NGFF_VERSION, "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    return ome | ({"image-label": {"version": NGFF_VERSION}} if labels else {})
 
 
 def _get(file: str, within: int | None) -> Any:

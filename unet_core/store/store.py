@@ -27,7 +27,7 @@ import numpy as np
 from unet_core.files import make_folders, name_below, open_folder, temporary_path, write_atomic
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError, versions
-from unet_core.store.ngff import METADATA_FILE, multiscale, read_group, write_array, write_group
+from unet_core.store.ngff import METADATA_FILE, NGFF_VERSION, multiscale, read_group, write_array, write_group
 from unet_core.store.removal import move_to_trash
 from unet_core.store.result import (
     BLOCK,
@@ -277,7 +277,8 @@ def finish(
                 f"{path}: block {gap} is gone (another run began it anew, or its file was deleted); run snakemake again"
             )
         if path.parent.name == "labels":
-            _list_labels(folder)
+            with open_folder(Path(".."), folder) as labels:
+                _list_labels(labels)
         if channels:
             attributes["ome"]["omero"] = {"channels": channels}
         write_group(Path(), attributes | {"unet": unet | {"done": True, "details": details}}, folder)
@@ -327,24 +328,30 @@ def _make_parents(path: Path) -> None:
             write_group(folder, {})
 
 
-def _list_labels(label: int) -> None:
-    """List the label images beside an opened one, and itself, as OME-NGFF wants: those that lie there.
+def restore_group(folder: Path) -> None:
+    """Write the description of a folder between a store and its results again, if it is damaged or missing."""
+    with open_folder(folder) as opened:
+        if folder.name == "labels" and folder.parent != store_of(folder):
+            _list_labels(opened)
+        else:
+            write_group(Path(), {}, opened)
+
+
+def _list_labels(folder: int) -> None:
+    """List the label images in an opened folder, as OME-NGFF wants.
 
     It looks again after it has written, so that of two runs at once the one that writes last has seen both images.
     """
-    folder = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=label)
-    try:
-        while True:
-            with os.scandir(folder) as entries:
-                here = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-            attributes: dict[str, Any] = {}
-            with contextlib.suppress(LookupError, ValueError):
-                attributes = read_group(Path(), folder)
-            if attributes.get("ome", {}).get("labels") == here:
-                return
-            write_group(Path(), attributes | {"ome": {"version": "0.5", "labels": here}}, folder)
-    finally:
-        os.close(folder)
+    while True:
+        with os.scandir(folder) as entries:
+            here = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        wanted = {"version": NGFF_VERSION, "labels": here}
+        attributes: dict[str, Any] = {}
+        with contextlib.suppress(LookupError, ValueError, FileNotFoundError):
+            attributes = read_group(Path(), folder)
+        if attributes.get("ome") == wanted:
+            return
+        write_group(Path(), attributes | {"ome": wanted}, folder)
 
 
 def _ome(path: Path, spec: Spec) -> dict[str, Any]:

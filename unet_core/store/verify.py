@@ -8,6 +8,7 @@ and what killed runs left behind.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -20,19 +21,25 @@ from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
+from unet_core.store.ngff import METADATA_FILE, NGFF_VERSION, read_group
 from unet_core.store.removal import remove
 from unet_core.store.result import store_of
 from unet_core.store.shards import check_shard, checksum
-from unet_core.store.store import Result, read_attributes
+from unet_core.store.store import LABELS, Result, read_attributes, restore_group
 
 # Shards in work per thread: few, so that the memory does not grow with the store.
 SHARDS_PER_THREAD = 4
+# Label images that the steps make of each sample.
+LABELS_OF = {"groundtruth": LABELS, "weights": ("target",)}
 
 
 class Damage(NamedTuple):
-    """A file that is not as it was written; without a block it is a description, or lies beside the store."""
+    """A file that is not as it was written; without a block it is a description, or lies beside the store.
 
-    result: Path
+    Without a result it describes a folder between the store and its results.
+    """
+
+    result: Path | None
     file: Path
     block: int | None
     what: str
@@ -47,26 +54,53 @@ class State(NamedTuple):
     blocks: int
 
 
-def results_in(folder: Path) -> list[Path]:
-    """Folders of all results below a folder of results, below that of a step, or below a store.
+def stores_in(folder: Path) -> list[Path]:
+    """All stores below a folder of results, or below that of a step; or the folder, if it is one.
 
-    Images that stay in place have none.
+    Raises
+    ------
+    UserError
+        If no results are there. Images that stay in place have none.
     """
     stores = [folder] if folder.suffix == ".zarr" else sorted(folder.rglob("*.zarr"))
-    found = [path for store in stores for path in _results_of(store)]
-    if not found:
+    if not any(True for store in stores for _ in results_of(store)):
         raise UserError(
             f"{folder} has no stores; name a folder of results, or a store, as in results/predict/hela/hela.zarr"
         )
-    return found
+    return stores
 
 
-def _results_of(store: Path) -> Iterator[Path]:
-    for sample in sorted(path for path in store.glob("[!.]*") if path.is_dir()):
+def results_of(store: Path) -> Iterator[Path]:
+    """Folders of the results in a store: those that there are, and those that the stamp of its step names."""
+    named = _named(store)
+    for sample in sorted({*_folders(store), *(store / name for name in named)}):
         attributes = read_attributes(sample)
-        if (attributes and "reference" not in attributes) or (sample / "0").exists():
+        if (
+            (attributes and "reference" not in attributes)
+            or (sample / "0").exists()
+            or (not attributes and sample.name in named)
+        ):
             yield sample
-        yield from sorted(path for path in sample.glob("labels/[!.]*") if path.is_dir())
+        labels = {sample / "labels" / label for label in named.get(sample.name, ())}
+        yield from sorted({*_folders(sample / "labels"), *labels})
+
+
+def _named(store: Path) -> dict[str, tuple[str, ...]]:
+    """Samples in the stamp beside a store, each with its label images."""
+    stamp = store.with_suffix(".json")
+    try:
+        content = json.loads(stamp.read_bytes())
+        labels = LABELS_OF.get(content["step"], ())
+        return {
+            name: labels if content["step"] != "groundtruth" or "labels" in entry else ()
+            for name, entry in content["samples"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # what the next run makes again
+        return {}
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def verify(folder: Path) -> tuple[list[State], list[Damage]]:
@@ -82,17 +116,22 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     states : list of State
         Of each result.
     damages : list of Damage
-        What is missing or damaged in results that are done, and damaged in those that are not.
+        What is missing or damaged in results that are done, and damaged in those that are not; and in the descriptions
+        of the folders above them.
     """
     states: list[State] = []
     damages: list[Damage] = []
     with ThreadPoolExecutor() as pool, tqdm(unit="B", unit_scale=True, desc="verify", file=sys.stderr) as progress:
-        for path in results_in(folder):
+        stores = stores_in(folder)
+        damages += [Damage(None, file, None, what) for store in stores for file, what in _checked_folders(store)]
+        for path in (path for store in stores for path in results_of(store)):
             attributes = read_attributes(path)
             try:
                 result = Result(path)
                 if "done" not in attributes:
                     raise UserError("its attributes cannot be read")
+                if not _has_version(read_group(path)):
+                    raise UserError("its description is damaged")
             except UserError as error:
                 damages.append(Damage(path, path / "zarr.json", None, str(error)))
                 continue
@@ -104,6 +143,31 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
             damages += [Damage(path, file, None, what) for file, what in _checked_beside(path, attributes)]
             states.append(State(path, attributes["done"], written, len(result.grid)))
     return states, damages
+
+
+def _checked_folders(store: Path) -> Iterator[tuple[Path, str]]:
+    """Descriptions of the folders between a store and its results that are damaged."""
+    results = {*results_of(store)}
+    for folder in (store, *_folders(store), *(path / "labels" for path in _folders(store))):
+        if folder in results or "reference" in read_attributes(folder) or not folder.is_dir():
+            continue
+        try:
+            found = read_group(folder).get("ome", {})
+        except FileNotFoundError:
+            yield folder / METADATA_FILE, "missing"
+        except (OSError, ValueError, LookupError, TypeError):
+            yield folder / METADATA_FILE, "damaged"
+        else:
+            here = _folders(folder) if folder.name == "labels" and folder.parent != store else []
+            done = {path.name for path in here if read_attributes(path).get("done")}
+            listed = {*found.get("labels", [])}
+            if (found and not _has_version({"ome": found})) or not done <= listed <= {path.name for path in here}:
+                yield folder / METADATA_FILE, "damaged (it does not list the label images that are here)"
+
+
+def _has_version(attributes: dict[str, Any]) -> bool:
+    ome = attributes.get("ome", {})
+    return {ome.get("version"), ome.get("image-label", {}).get("version", NGFF_VERSION)} == {NGFF_VERSION}
 
 
 def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[tuple[int, int, list[tuple[Path, str]]]]:
@@ -145,7 +209,7 @@ def _checked_beside(path: Path, attributes: dict[str, Any]) -> Iterator[tuple[Pa
 
 
 def mend(damages: list[Damage]) -> set[Path]:
-    """Delete what is damaged, and the stamps of the steps that made it.
+    """Delete what is damaged, and the stamps of the steps that made it; what describes folders is written again.
 
     Parameters
     ----------
@@ -159,6 +223,9 @@ def mend(damages: list[Damage]) -> set[Path]:
     """
     stamps = set()
     for damage in damages:
+        if damage.result is None:
+            restore_group(damage.file.parent)
+            continue
         if damage.block is None and damage.file.parent == damage.result:
             remove(damage.result)
         elif damage.block is None:
@@ -175,7 +242,8 @@ def mend(damages: list[Damage]) -> set[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Files that killed runs had begun; younger ones than an hour may be those of a run at work."""
-    found = (path for result in results_in(folder) for path in result.glob(f"[0-9]/**/.*{PARTIAL}"))
+    results = (result for store in stores_in(folder) for result in results_of(store))
+    found = (path for result in results for path in result.glob(f"[0-9]/**/.*{PARTIAL}"))
     return [path for path in found if path.is_file() and path.stat().st_mtime < time.time() - 3600]
 
 
@@ -215,5 +283,7 @@ def main(arguments: list[str]) -> None:
             "verify: 'python -m unet_core verify --mend' with the same folder deletes what is damaged, "
             "for snakemake to make it again"
         )
+    if folders := [damage.file for damage in damages if damage.result is None]:
+        print(f"verify: {len(folders)} descriptions of folders written again")
     for stamp in sorted(mend(damages)):
         print(f"verify: {stamp} deleted: its step runs again, for what is missing alone")
