@@ -210,7 +210,9 @@ def stored(folder: Path) -> Path:
     return store
 
 
-@pytest.mark.parametrize("harm", ["", "{}", "flip", "delete", "of an array", "of another folder"])
+@pytest.mark.parametrize(
+    "harm", ["", "{}", "flip", "delete", "of an array", "of another folder", "strange", "strange labels"]
+)
 @pytest.mark.parametrize("folder", ["", "a/labels"])
 def test_a_damaged_description_of_a_folder_is_found_and_written_again(tmp_path: Path, folder: str, harm: str) -> None:
     store = stored(tmp_path)
@@ -220,8 +222,11 @@ def test_a_damaged_description_of_a_folder_is_found_and_written_again(tmp_path: 
     others = {"of an array": store / "a" / "0" / "zarr.json", "of another folder": store / "zarr.json"}
     if harm == "of another folder" and not folder:
         others[harm] = store / "a" / "labels" / "zarr.json"
+    ome = {"strange": [3], "strange labels": {"version": "0.5", "labels": 3}}
     if harm == "delete":
         file.unlink()
+    elif harm in ome:
+        file.write_text(json.dumps({"attributes": {"ome": ome[harm]}, "zarr_format": 3, "node_type": "group"}))
     elif harm == "flip":
         file.write_bytes(content.replace(b"attributes", b"attribUtes"))
     else:
@@ -240,24 +245,47 @@ def test_any_bit_of_a_list_of_label_images_is_missed(tmp_path: Path) -> None:
         assert len(verify(tmp_path)[1]) == 1, text[place - 20 : place + 20]
 
 
+ALL_LABELS = {f"a/labels/{name}" for name in LABELS}
+
+
 @pytest.mark.parametrize(
-    ("gone", "told"), [("a", 4), ("labels", 1), ("c", 1), ("a/labels/classes", 1), ("a/labels", 3)]
+    ("gone", "lost"),
+    [
+        ("a", {"a", *ALL_LABELS}),
+        ("a/labels", ALL_LABELS),
+        ("a/labels/classes", {"a/labels/classes"}),
+        ("labels", {"labels"}),
+        ("c", {"c"}),
+    ],
 )
-@pytest.mark.parametrize("whole", [True, False])
-def test_results_that_the_stamp_names_and_that_are_gone_are_missing(
-    tmp_path: Path, gone: str, told: int, whole: bool
-) -> None:
+def test_results_that_the_stamp_names_and_that_are_gone_are_missing(tmp_path: Path, gone: str, lost: set[str]) -> None:
     store = stored(tmp_path)
-    if whole:
-        shutil.rmtree(store / gone)
-    else:
-        (store / gone / "zarr.json").unlink()
+    shutil.rmtree(store / gone)
     damages = verify(tmp_path)[1]
-    assert {damage.result for damage in damages} >= {store / gone} if gone != "a/labels" else damages
-    assert whole is False or len({damage.result for damage in damages} - {None}) == told
+    assert {damage.result for damage in damages} - {None} == {store / name for name in lost}
+    assert mend(damages) == {store.with_suffix(".json")} and not store.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize("harmed", ["a", "a/labels/classes", "labels", "c"])
+def test_a_result_without_its_description_is_missing(tmp_path: Path, harmed: str) -> None:
+    store = stored(tmp_path)
+    (store / harmed / "zarr.json").unlink()
+    damages = verify(tmp_path)[1]
+    assert {damage.result for damage in damages} == {store / harmed}
+    assert mend(damages) == {store.with_suffix(".json")}
+
+
+@pytest.mark.parametrize("name", ["../other", "../../other", "/{folder}/other", ".", "..", ".hidden", "a/b", ""])
+def test_a_stamp_from_elsewhere_leads_to_nothing_outside_of_its_store(tmp_path: Path, name: str) -> None:
+    store = stored(tmp_path / "results")
+    for other in (tmp_path / "other", tmp_path / "results" / "other", store / ".hidden"):
+        other.mkdir()
+        (other / "kept").touch()
     stamp = store.with_suffix(".json")
-    mend(damages)
-    assert stamp.exists() == (gone == "a/labels" and not whole)
+    stamp.write_text(json.dumps({"step": "weights", "samples": {name.replace("{folder}", str(tmp_path)): {}}}))
+    damages = verify(tmp_path)[1]
+    assert damages == [] and mend(damages) == set()
+    assert len([*tmp_path.rglob("kept")]) == 3
 
 
 def test_unfinished_label_images_that_are_not_yet_listed_are_no_damage(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +94,8 @@ def _named(store: Path) -> dict[str, tuple[str, ...]]:
         return {
             name: labels if content["step"] != "groundtruth" or "labels" in entry else ()
             for name, entry in content["samples"].items()
+            # A name is a folder in the store; what a stamp from elsewhere says must not lead out of it.
+            if name and Path(name).name == name and not name.startswith(".")
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # what the next run makes again
         return {}
@@ -123,8 +125,10 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     damages: list[Damage] = []
     with ThreadPoolExecutor() as pool, tqdm(unit="B", unit_scale=True, desc="verify", file=sys.stderr) as progress:
         stores = stores_in(folder)
-        damages += [Damage(None, file, None, what) for store in stores for file, what in _checked_folders(store)]
-        for path in (path for store in stores for path in results_of(store)):
+        results = {path: None for store in stores for path in results_of(store)}
+        for store in stores:
+            damages += [Damage(None, file, None, what) for file, what in _checked_folders(store, results)]
+        for path in results:
             attributes = read_attributes(path)
             try:
                 result = Result(path)
@@ -145,24 +149,28 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     return states, damages
 
 
-def _checked_folders(store: Path) -> Iterator[tuple[Path, str]]:
+def _checked_folders(store: Path, results: Collection[Path]) -> Iterator[tuple[Path, str]]:
     """Descriptions of the folders between a store and its results that are damaged."""
-    results = {*results_of(store)}
-    for folder in (store, *_folders(store), *(path / "labels" for path in _folders(store))):
+    samples = _folders(store)
+    for folder in (store, *samples, *(path / "labels" for path in samples)):
         if folder in results or "reference" in read_attributes(folder) or not folder.is_dir():
             continue
         try:
-            found = read_group(folder).get("ome", {})
+            if not _describes(folder, store):
+                yield folder / METADATA_FILE, "damaged (it does not say what is in its folder)"
         except FileNotFoundError:
             yield folder / METADATA_FILE, "missing"
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             yield folder / METADATA_FILE, "damaged"
-        else:
-            here = _folders(folder) if folder.name == "labels" and folder.parent != store else []
-            done = {path.name for path in here if read_attributes(path).get("done")}
-            listed = {*found.get("labels", [])}
-            if (found and not _has_version({"ome": found})) or not done <= listed <= {path.name for path in here}:
-                yield folder / METADATA_FILE, "damaged (it does not list the label images that are here)"
+
+
+def _describes(folder: Path, store: Path) -> bool:
+    """Whether the description of a folder without a result lists the label images that are there, if any."""
+    attributes = read_group(folder)
+    here = _folders(folder) if folder.name == "labels" and folder.parent != store else []
+    done = {path.name for path in here if read_attributes(path).get("done")}
+    listed = {*attributes.get("ome", {}).get("labels", [])}
+    return ("ome" not in attributes or _has_version(attributes)) and done <= listed <= {path.name for path in here}
 
 
 def _has_version(attributes: dict[str, Any]) -> bool:
