@@ -205,7 +205,7 @@ def stored(folder: Path) -> Path:
         result.write(0, np.ones((1, 20, 20), np.uint8), "d")
         finish(path, "d", {})
     write_reference(store / "c", "d", {"file": "x.tif"}, {}, {})
-    samples = {"a": {"labels": "d"}, "labels": {}, "c": {}}
+    samples = {"a": {"labels": "d"}, "labels": {"labels": None}, "c": {"labels": None}}
     store.with_suffix(".json").write_text(json.dumps({"step": "groundtruth", "samples": samples}))
     return store
 

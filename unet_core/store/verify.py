@@ -92,7 +92,7 @@ def _named(store: Path) -> dict[str, tuple[str, ...]]:
         content = json.loads(stamp.read_bytes())
         labels = LABELS_OF.get(content["step"], ())
         return {
-            name: labels if content["step"] != "groundtruth" or "labels" in entry else ()
+            name: labels if content["step"] != "groundtruth" or entry.get("labels") else ()
             for name, entry in content["samples"].items()
             # A name is a folder in the store; what a stamp from elsewhere says must not lead out of it.
             if name and Path(name).name == name and not name.startswith(".")
