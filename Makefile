@@ -19,7 +19,7 @@ help:
 	@echo "make estimate [CONFIG=FILE]  what a run would do and take: jobs, time, disk, memory; measures for a minute"
 	@echo "make check-annotations [CONFIG=FILE]  reads and checks all annotations, without training:" \
 	    "what looks wrong, with pictures"
-	@echo "make verify [RESULTS=results] [MEND=1]  reads all stores: which files are damaged;" \
+	@echo "make verify [RESULTS=results] [MEND=1]  reads all results: which files are damaged;" \
 	    "MEND=1 deletes them, to be made again by snakemake"
 	@echo "make test    all tests that need no cluster, no GPU and no outside data"
 	@echo "make browser-test  install chromium (as root) where there is none, and test the report page in it"

@@ -37,10 +37,10 @@ import yaml
 from unet_core.config.parse import parse_config
 from unet_core.demo import run_lengths
 from unet_core.files import write_atomic
-from unet_core.groundtruth.contents import with_contents
+from unet_core.groundtruth.contents import wanted_of_files, with_contents
 from unet_core.groundtruth.samples import check_data
 from unet_core.groundtruth.step import hashes_of
-from unet_core.jobs import Jobs, wanted_of_files
+from unet_core.jobs import Jobs
 from unet_core.records import recorded
 from unet_core.runtime import write_stamp
 

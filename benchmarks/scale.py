@@ -40,9 +40,10 @@ from unet_core.estimate.command import inodes_of_job
 from unet_core.estimate.stand_in import Sized
 from unet_core.estimate.workload import PendingJob
 from unet_core.files import write_atomic
+from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import Sample, check_data
 from unet_core.groundtruth.step import hashes_of
-from unet_core.jobs import Jobs, wanted_of_files
+from unet_core.jobs import Jobs
 from unet_core.records import recorded
 from unet_core.runtime import write_stamp
 from unet_core.store.store import BLOCK, Result, Spec, begin

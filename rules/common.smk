@@ -7,8 +7,9 @@ from snakemake.exceptions import WorkflowError
 
 from unet_core.config.datasets import ConfigError
 from unet_core.config.parse import parse_config
+from unet_core.config.section import plain
 from unet_core.groundtruth.samples import check_data
-from unet_core.jobs import Jobs, plain
+from unet_core.jobs import Jobs
 from unet_core.lock import Locked, lock_results
 from unet_core.method import method
 

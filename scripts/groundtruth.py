@@ -5,9 +5,9 @@ from pathlib import Path
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.engine import open_job
+from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth, hashes_of
-from unet_core.jobs import wanted_of_files
 from unet_core.records import recorded
 
 stamp = Path(snakemake.output.stamp)

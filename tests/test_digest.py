@@ -203,8 +203,8 @@ def test_what_is_new_is_not_read_while_jobs_are_planned_and_what_was_touched_is(
     hashes = FileHashes(tmp_path / "cache.json")
     before = hashes.of(known)
     read: list[Path] = []
-    real = digest_module._hash_of
-    monkeypatch.setattr(digest_module, "_hash_of", lambda path: read.append(path) or real(path))
+    real = digest_module.hash_of_file
+    monkeypatch.setattr(digest_module, "hash_of_file", lambda path: read.append(path) or real(path))
     assert hashes.seen(known) == before and hashes.seen(new) != hashes.of(new)
     assert read == [new]  # by `of` alone
     os.utime(known, (5, 5))

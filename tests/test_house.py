@@ -22,7 +22,7 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 FLOORS = [
     {"blocks", "compiled", "failures", "files", "method", "patterns", "pictures", "slurm"},
     {"digest", "lock", "runtime"},
-    {"config"},
+    {"config", "sealed"},
     {"workers", "images", "demo", "records"},
     {"engine"},
     {"annotations", "metrics", "store"},

@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
 from unet_core.digest import FileHashes, digest
+from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import check_data
-from unet_core.jobs import Jobs, wanted_of_files
-from unet_core.records import TRAINING_DECISIONS, record_path, recorded
+from unet_core.jobs import Jobs
+from unet_core.records import TRAINING_DECISIONS, read_record, record_path, recorded
 
 CONFIG: dict[str, Any] = {
     "datasets": {
@@ -118,7 +119,8 @@ def outputs(jobs: Jobs) -> dict[str, str]:
         path: (jobs.results / path).read_text()
         for name, job in jobs.all.items()
         if name != "weights/screen"
-        for path in job.outputs
+        for path in (*job.outputs, *job.beside)
+        if path in job.outputs or (jobs.results / path).exists()
     }
 
 
@@ -195,7 +197,9 @@ def make(name: str, jobs: Jobs, results: Path) -> None:
             source.job: (results / jobs.all[source.job].outputs[0]).read_text()
             for source in jobs.all[name].parts["all"]
         }
-    for path in jobs.all[name].outputs:
+    # Of a data set without annotations no batches are kept.
+    beside = [path for path in jobs.all[name].beside if key != "screen" or "batches" not in path]
+    for path in (*jobs.all[name].outputs, *beside):
         if step != "train" or path.endswith(f"{key}.json"):
             (results / path).parent.mkdir(parents=True, exist_ok=True)
             (results / path).write_text(json.dumps(made))
@@ -260,6 +264,36 @@ def test_a_region_and_what_is_skipped_segment_anew_and_train_nothing(world: Worl
     world.config["models"]["cells"]["predict"] = {"skip": {"below": 9}}
     pairs = {f"{step}/cells/{name}" for step in ("predict", "instances") for name in ("cells", "screen")}
     assert world.stale() == {*pairs, "evaluate/cells/cells", "gate/cells", "report"}
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
+@pytest.mark.parametrize("name", ["batches.json", "findings.csv", "samples.csv", "check.html"])
+def test_a_damaged_file_of_the_check_makes_its_own_job_stale_alone(world: World, name: str, harm: Any) -> None:
+    harm(world.folder / "results/groundtruth/cells.check" / name)
+    assert world.stale() == world.run() == {"groundtruth/cells"}
+    assert world.stale() == set() and world.current() == world.fresh()
+
+
+def test_records_of_former_versions_name_no_files_of_the_check_and_stay_valid(world: World) -> None:
+    path = record_path(Path("results"), "groundtruth/cells")
+    record = read(path)
+    assert record.pop("checksum")
+    record["outputs"] = {name: seen for name, seen in record["outputs"].items() if ".check/" not in name}
+    path.write_text(json.dumps(record))
+    assert world.stale() == set()
+    shutil.rmtree(world.folder / "results/groundtruth/cells.check")
+    assert world.stale() == set()
+
+
+def test_no_flipped_bit_of_a_record_makes_a_job_pass_for_another(world: World) -> None:
+    path = record_path(Path("results"), "weights/cells")
+    whole, record = path.read_bytes(), read_record(Path("results"), "weights/cells")
+    for bit in range(8 * len(whole)):
+        harmed = bytearray(whole)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        found = read_record(Path("results"), "weights/cells")
+        assert not found or {key: found[key] for key in record} == record
 
 
 def test_touched_moved_and_copied_results_make_nothing_stale(world: World) -> None:

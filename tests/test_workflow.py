@@ -327,6 +327,33 @@ def test_damaged_tables_of_scores_are_written_again_by_the_next_run(project: Pro
     assert path.read_bytes() == whole
 
 
+def test_damage_beside_the_stores_that_no_time_tells_is_found_and_its_own_jobs_make_it_again(project: Project) -> None:
+    check = [
+        f"groundtruth/cells.check/{name}" for name in ("batches.json", "findings.csv", "samples.csv", "check.html")
+    ]
+    scores = ["evaluate/cells/cells/images.csv", "evaluate/history/cells/cells.jsonl"]
+    stores, whole = project.files("groundtruth"), dict[Path, bytes]()
+    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for names, steps in ((check, {"groundtruth"}), (scores, {"evaluate", "report"})):
+        for path in (project.folder / "results" / name for name in names):
+            status = path.stat()
+            whole[path] = flip(path)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert "Nothing to be done" in project.run("--dry-run")
+        found = subprocess.run(verify, cwd=project.folder, env=environment, capture_output=True, text=True)
+        assert found.returncode == 1 and all(f"results/{name}: damaged" in found.stdout for name in names)
+        assert f"{len(names)} files damaged" in found.stdout
+        assert subprocess.run([*verify, "--mend"], cwd=project.folder, env=environment).returncode == 0
+        assert project.jobs(project.run()) == steps
+        assert subprocess.run(verify, cwd=project.folder, env=environment).returncode == 0
+        assert "Nothing to be done" in project.run()
+    lines = project.folder / "results" / scores[1]
+    before, after = json.loads(whole.pop(lines)), json.loads(lines.read_text())
+    assert {path: path.read_bytes() for path in whole} == whole and project.files("groundtruth") == stores
+    assert (before["digest"], before["images"]) == (after["digest"], after["images"])
+
+
 def test_counts_of_a_sample_that_are_damaged_are_counted_again(finished: Project, project: Project) -> None:
     path = project.folder / "results/evaluate/cells/cells/samples/t001.json"
     whole = path.read_text()
@@ -660,6 +687,8 @@ def test_a_model_that_is_worse_than_the_one_before_is_stopped_before_a_data_set_
 ) -> None:
     history = project.folder / "results/evaluate/history/cells"
     line = json.loads((history / "cells.jsonl").read_text())
+    # As former versions wrote it, without checksums.
+    del line["checksum"], line["images"]
     images = pd.read_csv(history / "cells" / f"{line['digest']}.csv")
     # A model before this one, which made no mistake.
     images["iou_over"] = images["iou_under"]

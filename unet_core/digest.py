@@ -37,6 +37,12 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
+def hash_of_file(path: Path) -> str:
+    """Hash of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
+
+
 class Part(Protocol):
     """What of a file or folder is read, where that is not all of it; `unet_core.images.contents` has such.
 
@@ -129,7 +135,7 @@ class FileHashes:
         known = self._entry(str(path))
         if known and known[:2] == seen:
             return known[2]
-        content = _hash_of(path)
+        content = hash_of_file(path)
         self._note(str(path), [*seen, content])
         return content
 
@@ -172,7 +178,7 @@ class FileHashes:
         known = self._entry(key)
         if known and known[0] == seen:
             return known[2]
-        content = digest([_hash_of(file) for file in files])
+        content = digest([hash_of_file(file) for file in files])
         self._note(key, [seen, None, content])
         return content
 
@@ -355,11 +361,6 @@ def _status(path: Path) -> list[int]:
     """Size and time of a file."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
 
 
 def _bound(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -114,6 +114,12 @@ def write_atomic(path: Path, content: bytes, durable: bool = True, folder: int |
         file.write(content)
 
 
+def write_changed(path: Path, content: bytes) -> None:
+    """Write a file, unless it stands there with this content."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomic(path, content)
+
+
 def make_room(path: Path, size: int) -> None:
     """Make a file of zeros that has all of its space on the disk.
 

@@ -21,22 +21,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unet_core.config.datasets import Dataset
-from unet_core.config.folds import DIVIDED_SPLITS
 from unet_core.config.models import NO_FOLDER, networks_started_from
-from unet_core.config.options import Config, Groundtruth
-from unet_core.digest import FileHashes, Part, digest
-from unet_core.groundtruth.contents import files_with_parts
+from unet_core.config.options import Config
+from unet_core.config.section import plain
+from unet_core.digest import FileHashes, digest
+from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import Sample, expand
-from unet_core.images.readers import companions_of, split_internal
+from unet_core.images.readers import companions_of
 from unet_core.method import method
 from unet_core.records import Source, is_as_seen, names_in, read_record, wanted_digest
 
 # Output files beside the stamp that later steps read, below the folder of the stamp.
 MODEL_FILES = ("best.safetensors", "model.json")
 SCORE_FILES = ("images.csv", "images.parquet", "objects.csv", "objects.parquet")
-# Keys of a data set that say which files and samples there are, and not how these are read.
-NOT_READ = ("images", "unmatched", "split", "weights", "region")
+# Those that people read and no later step does.
+CHECK_FILES = ("batches.json", "findings.csv", "samples.csv", "check.html")
 REPORT = tuple(
     f"report/{name}"
     for name in (
@@ -60,12 +59,15 @@ class Job(NamedTuple):
         Part of the result -> what it is made from. Without parts of its own the result is ``all``.
     stores : tuple of str
         What must exist beside the outputs.
+    beside : tuple of str
+        Files that no later job reads: those that the job wrote must be as it wrote them, and are made again alone.
     """
 
     outputs: tuple[str, ...]
     options: dict[str, Any]
     parts: dict[str, list[Source]]
     stores: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 class Stale(NamedTuple):
@@ -85,11 +87,6 @@ class Stale(NamedTuple):
     why: str
     open: bool
     own: bool = False
-
-
-def plain(section: Any) -> dict[str, Any]:
-    """A section as builtins."""
-    return dict(section.model_dump(mode="json", by_alias=True))
 
 
 class Jobs:
@@ -139,10 +136,11 @@ class Jobs:
         return found | {"report": self._report()}
 
     def _groundtruth(self, name: str) -> Job:
-        options = {"dataset": plain(self.cfg.datasets[name]), "groundtruth": plain(self.cfg.groundtruth)}
+        options: dict[str, Any] = {"dataset": plain(self.cfg.datasets[name])}
+        options |= {"groundtruth": plain(self.cfg.groundtruth), "code": method("groundtruth")}
         parts: dict[str, list[Source]] = {part: [] for part in ("all", "images", "labels", "training")}
-        stamp = f"groundtruth/{name}.json"
-        return Job((stamp,), options | {"code": method("groundtruth")}, parts, (f"groundtruth/{name}.zarr",))
+        beside = tuple(f"groundtruth/{name}.check/{file}" for file in CHECK_FILES)
+        return Job((f"groundtruth/{name}.json",), options, parts, (f"groundtruth/{name}.zarr",), beside)
 
     def _weights(self, name: str) -> Job:
         options = {"classes": self.cfg.datasets[name].classes, "weights": plain(self.cfg.weights_of(name))}
@@ -306,7 +304,7 @@ class Jobs:
         for path in job.stores:
             if names_in(self.results / path) != record["stores"].get(path):
                 return Stale(f"{self.results / path} has not the samples that the step wrote", open=True)
-        return self._outdated(name, job, record) or self._follows(job, record)
+        return self._outdated(name, job, record) or self._follows(job, record) or self._beside(job, record)
 
     def _outdated(self, name: str, job: Job, record: dict[str, Any]) -> Stale | None:
         """Whether options or source files differ from those that a result was made of."""
@@ -333,6 +331,13 @@ class Jobs:
                 return Stale(f"{source.job} is to be made again", open=True)
         return None
 
+    def _beside(self, job: Job, record: dict[str, Any]) -> Stale | None:
+        """Whether a file that no later job reads is gone or damaged; former versions did not note it."""
+        for path in job.beside:
+            if path in record["outputs"] and not is_as_seen(self.results / path, record["outputs"][path]):
+                return Stale(f"{self.results / path} is not what the step wrote", open=False)
+        return None
+
     # What Snakemake is told.
 
     def described(self, name: str) -> dict[str, Any]:
@@ -344,6 +349,7 @@ class Jobs:
             "name": name,
             "outputs": list(job.outputs),
             "stores": list(job.stores),
+            "beside": list(job.beside),
             "own": digest(job.options),
             "parts": parts,
         }
@@ -383,38 +389,3 @@ class Jobs:
 
 def _set_time(path: Path, seconds: float) -> None:
     os.utime(path, (seconds, seconds))
-
-
-def wanted_of_files(
-    cfg: Dataset, policy: Groundtruth, samples: list[Sample], hash_of: Callable[[Path, Part | None], str]
-) -> dict[str, str]:
-    """Digest of all that each part of a converted data set depends on: options, and files of its samples.
-
-    Parameters
-    ----------
-    cfg : Dataset
-        The data set.
-    policy : Groundtruth
-        Options of the step.
-    samples : list of Sample
-        Its samples.
-    hash_of : callable
-        `FileHashes.seen`.
-    """
-    code = method("groundtruth")
-    images, annotated = [], []
-    for sample in samples:
-        content, *marks = [hash_of(path, part) for path, part in files_with_parts(sample)]
-        images.append([sample.name, sample.internal, sample.time, sample.axes, sample.split, content])
-        if sample.split != "unannotated":
-            arrays = [[split_internal(str(file))[1] for file in files] for files in sample.annotations]
-            annotated.append([*images[-1], sample.group, arrays, marks])
-    shown = {key: value for key, value in plain(cfg).items() if key in ("channels", "pixel_size", "in_place")}
-    rest = {key: value for key, value in plain(cfg).items() if key not in NOT_READ}
-    learnt = [one for one in annotated if one[4] in DIVIDED_SPLITS]
-    parts = {
-        "images": digest(code, shown, images),
-        "labels": digest(code, rest, plain(policy), annotated),
-        "training": digest(code, rest, plain(policy), learnt),
-    }
-    return parts | {"all": digest(parts)}

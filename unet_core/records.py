@@ -7,7 +7,8 @@ A record stands in ``<results>/records/<step>/<name>.json``. It holds
 - ``outputs``: size, time and hash of its output files, so that one that was replaced, restored or damaged is noticed;
 - ``stores``: which samples its stores hold;
 - ``parts``: digests of the parts of what came out;
-- ``used``: the parts of earlier jobs that it was made from.
+- ``used``: the parts of earlier jobs that it was made from;
+- ``checksum``: of all this, so that a damaged record vouches for nothing.
 
 So what is stale follows from files below the results alone, wherever, by whom and from which working directory they
 were made, and never from times. `unet_core.jobs` compares.
@@ -16,15 +17,15 @@ were made, and never from times. `unet_core.jobs` compares.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unet_core.config.folds import DIVIDED_SPLITS
-from unet_core.digest import digest
+from unet_core.digest import digest, hash_of_file
 from unet_core.files import write_atomic
+from unet_core.sealed import seal, unseal
 
 FOLDER = "records"
 # Decisions of a plan that training depends on.
@@ -48,18 +49,23 @@ def record_path(results: Path, job: str) -> Path:
 def read_record(results: Path, job: str) -> dict[str, Any]:
     """Record of a job; empty if there is none that can be read."""
     try:
-        found = json.loads(record_path(results, job).read_text(encoding="utf-8"))
+        return open_record(record_path(results, job))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.keys() >= {"wanted", "outputs", "stores", "parts", "used"} else {}
+
+
+def open_record(path: Path) -> dict[str, Any]:
+    """Content of a record; ValueError where it is damaged."""
+    found = unseal(path.read_bytes())
+    if not found.keys() >= {"wanted", "outputs", "stores", "parts", "used"}:
+        raise ValueError("it cannot be read")
+    return found
 
 
 def see(path: Path) -> Seen:
     """Size, time and hash of a file."""
     status = path.stat()
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
-    return [status.st_size, status.st_mtime_ns, content]
+    return [status.st_size, status.st_mtime_ns, hash_of_file(path)]
 
 
 def is_as_seen(path: Path, seen: Seen) -> bool:
@@ -120,6 +126,7 @@ class Recording:
         self.results, self.name = Path(job["results"]), str(job["name"])
         self.outputs = [str(path) for path in job["outputs"]]
         self.stores, self.own = [str(path) for path in job["stores"]], str(job["own"])
+        self.beside = [str(path) for path in job["beside"]]
         self.parts = {part: [Source(*source) for source in listed] for part, listed in job["parts"].items()}
         sources = {source for listed in self.parts.values() for source in listed}
         records = {name: read_record(self.results, name) for name in {source.job for source in sources}}
@@ -133,15 +140,16 @@ class Recording:
 
     def keep(self) -> None:
         """Write the record."""
+        beside = [path for path in self.beside if (self.results / path).is_file()]
         record = {
             "wanted": self.wanted,
             "own": self.own,
-            "outputs": {path: see(self.results / path) for path in self.outputs},
+            "outputs": {path: see(self.results / path) for path in (*self.outputs, *beside)},
             "stores": {path: names_in(self.results / path) for path in self.stores},
             "parts": self._parts(),
             "used": self.used,
         }
-        write_atomic(record_path(self.results, self.name), (json.dumps(record, indent=1) + "\n").encode())
+        write_atomic(record_path(self.results, self.name), (seal(record, indent=1) + "\n").encode())
 
     def _parts(self) -> dict[str, str]:
         """Digest of each part of what came out."""
@@ -160,8 +168,8 @@ def recorded(job: Mapping[str, Any]) -> Iterator[Recording]:
     ----------
     job : mapping
         Builtins, as ``Jobs.described`` gives them: ``results``, ``name``, ``outputs`` (paths below the results, the
-        stamp first), ``stores`` beside them, the digest of its ``own`` options, and ``parts``: each with the parts of
-        other jobs that it is made from.
+        stamp first), ``stores`` beside them, files ``beside`` them that the job writes in most cases, the digest of its
+        ``own`` options, and ``parts``: each with the parts of other jobs that it is made from.
     """
     # Until the end nothing vouches for what this job writes.
     path = record_path(Path(job["results"]), str(job["name"]))

@@ -69,7 +69,7 @@ def test_each_evaluation_is_kept_once_with_its_model_and_the_change_since_the_la
     assert [(line["weights"], line["digest"], line["scores"]) for line in lines] == [
         (stamp["weights"], stamp["digest"], stamp["scores"]) for stamp in (first, second)
     ]
-    assert list(lines[0]) == ["time", "digest", "weights", "scores", "change"] and lines[0]["change"] == {}
+    assert list(lines[0]) == ["time", "digest", "weights", "scores", "change", "images"] and lines[0]["change"] == {}
     change = lines[1]["change"]["test"]["iou"]
     assert change == {
         "n_images": 6,
@@ -94,8 +94,78 @@ def test_a_history_with_damaged_lines_is_read_and_goes_on(project: Project) -> N
     assert read_images(project.history, read_history(project.history)[1]["digest"]) is None
     # What is lost of the latest evaluation is written again.
     assert project.evaluate(CFG) and read_images(project.history, "nothing") is None
+    assert read_images(project.history, read_history(project.history)[1]["digest"]) is not None
     train(project, "w3", eroded(1))
-    assert read_history(project.history)[2]["change"] == {}
+    assert read_history(project.history)[2]["change"]["test"]["iou"]["difference"] == 0
+
+
+def test_wrong_numbers_in_a_history_are_left_out_told_once_and_kept_aside(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        train(project, f"w{number}", eroded(number))
+    whole = project.history.read_bytes()
+    second = whole.split(b"\n")[1]
+    harmed = second.replace(b'"scores": {"test": {"n_images": 6', b'"scores": {"test": {"n_images": 7')
+    assert harmed != second and json.loads(harmed)["scores"]["test"]["n_images"] == 7
+    project.history.write_bytes(whole.replace(second, harmed))
+    for _ in range(2):
+        assert [line["weights"] for line in read_history(project.history)] == ["w0", "w2"]
+    assert [record.message for record in caplog.records] == [
+        f"evaluate: {project.history}: 1 of 3 lines are damaged: those evaluations are left out"
+    ]
+    project.evaluate(CFG)
+    assert project.history.read_bytes() == whole.replace(second + b"\n", b"")
+    aside = project.history.with_name("cells.jsonl.damaged")
+    assert aside.read_bytes() == whole.replace(second, harmed)
+    assert caplog.records[-1].message == (
+        f"evaluate: {project.history} is written without its damaged lines, and kept as {aside.name}"
+    )
+
+
+def test_a_history_of_a_former_version_is_read_and_gets_checksums(project: Project) -> None:
+    train(project, "w1", eroded(0))
+    lines = read_history(project.history)
+    former = {key: value for key, value in lines[0].items() if key != "images"}
+    project.history.write_text(json.dumps(former) + "\n")
+    assert read_history(project.history) == [former]
+    assert read_images(project.history, former["digest"]) is not None
+    train(project, "w2", eroded(1))
+    before, after = [json.loads(line) for line in project.history.read_text().splitlines()]
+    assert before.pop("checksum") and before == former
+    assert after["checksum"] and after["change"]["test"]["iou"]["n_images"] == 6
+
+
+def test_wrong_numbers_in_a_table_of_images_are_compared_with_nothing_and_told(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(project, "w1", eroded(0))
+    gate(project)
+    table = project.history.with_suffix("") / f"{read_history(project.history)[0]['digest']}.csv"
+    whole = table.read_text()
+    table.write_text(whole.replace("64.0", "65.0", 1))
+    train(project, "w2", eroded(3))
+    assert gate(project)["weights"] == "w2"
+    told = [record.message for record in caplog.records if str(table) in record.message]
+    assert told == [
+        f"evaluate: {table} is damaged (its checksum is another one): nothing is compared with that evaluation"
+    ]
+
+
+def test_a_damaged_note_of_the_accepted_model_is_told(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    train(project, "w1", eroded(0))
+    gate(project)
+    train(project, "w2", eroded(3))
+    note = project.history.parent / "accepted.json"
+    assert json.loads(note.read_text())["weights"] == "w1"
+    # As it is, the model would be compared with itself.
+    note.write_text(note.read_text().replace("w1", "w2"))
+    with pytest.raises(UserError, match="model unet is worse than the one it replaces"):
+        gate(project)
+    assert any(f"gate: {note} is damaged (its checksum is another one)" in record.message for record in caplog.records)
+    # A former version wrote no checksum.
+    note.write_text('{"weights": "w2"}\n')
+    assert gate(project)["weights"] == "w2"
 
 
 def images_of(values: list[float], split: str = "test", truth: str = "1") -> pd.DataFrame:

@@ -26,7 +26,9 @@ from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.images.in_place import InPlace
 from unet_core.method import VERSIONS
+from unet_core.records import record_path, see
 from unet_core.runtime import UserError
+from unet_core.sealed import seal
 from unet_core.store.store import Result
 
 Convert = Callable[..., list[tuple[str, str, str]]]
@@ -260,6 +262,76 @@ def test_batches_of_release_0_1_0_are_taken_over(tmp_path: Path, convert: Conver
     assert batches_of(tmp_path) == {"a": "1", "b": "2", "c": "3"}
 
 
+@pytest.mark.parametrize("name", ["findings.csv", "samples.csv", "check.html"])
+def test_damage_of_each_file_of_the_check_is_mended_by_the_step(tmp_path: Path, convert: Convert, name: str) -> None:
+    write(tmp_path, a=RING, b=DISC)
+    convert()
+    path = tmp_path / "cells.check" / name
+    whole, stores = path.read_bytes(), times_of(tmp_path / "cells.zarr")
+    for place in (0, len(whole) // 3, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        convert()
+        assert path.read_bytes() == whole
+    assert times_of(tmp_path / "cells.zarr") == stores
+
+
+def times_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_damaged_batches_are_told_kept_aside_and_begin_anew(
+    tmp_path: Path, convert: Convert, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, a=RING, b=DISC)
+    convert()
+    write(tmp_path, c=DISC)
+    convert()
+    assert batches_of(tmp_path) == {"a": "1", "b": "1", "c": "2"}
+    path = tmp_path / "cells.check" / "batches.json"
+    whole = path.read_text()
+    harmed = whole.replace("\n2\n", "\n3\n")
+    assert harmed != whole
+    path.write_text(harmed)
+    caplog.clear()
+    convert()
+    assert batches_of(tmp_path) == {"a": "1", "b": "1", "c": "1"}
+    (told,) = [record.message for record in caplog.records if "is damaged" in record.message]
+    assert told.startswith(f"groundtruth: {path} is damaged (its checksum is another one) and kept as")
+    aside = path.with_name("batches.json.damaged")
+    assert aside.read_text() == harmed and aside.name in told and "\n" not in told
+    # As the message says.
+    path.write_text(whole)
+    convert()
+    assert batches_of(tmp_path) == {"a": "1", "b": "1", "c": "2"}
+
+
+def test_any_bit_of_the_batches_is_missed(tmp_path: Path) -> None:
+    path, annotations = tmp_path / "batches.json", {"a": "3f", "samples": "5c"}
+    batch_numbers(path, annotations, {*annotations})
+    expected = batch_numbers(path, annotations | {"c": "77"}, {*annotations, "c"})
+    assert expected == {"a": 1, "samples": 1, "c": 2}
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        harmed = bytearray(whole)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        numbers = batch_numbers(path, annotations | {"c": "77"}, {*annotations, "c"})
+        aside = path.with_name("batches.json.damaged")
+        assert numbers == (dict.fromkeys(numbers, 1) if aside.exists() else expected), (bit // 8, bit % 8)
+        aside.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("former", [{"samples": ["annotation 1", 4]}, {"checksum": ["annotation 2", 4]}])
+def test_batches_of_former_versions_are_read_and_get_a_checksum(tmp_path: Path, former: dict[str, list[Any]]) -> None:
+    path, (name, (mark, _)) = tmp_path / "batches.json", *former.items()
+    path.write_text(json.dumps(former))
+    annotations = {name: mark.removeprefix("annotation ")}
+    assert batch_numbers(path, annotations, {name}) == {name: 4}
+    written = json.loads(path.read_text())
+    assert written["samples"] == former and isinstance(written["checksum"], str)
+    assert batch_numbers(path, annotations, {name}) == {name: 4}
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": [1, 2]}', '{"a": ["annotation x", "y"]}'])
 def test_a_damaged_file_of_batches_counts_as_empty(tmp_path: Path, text: str) -> None:
     (tmp_path / "batches.json").write_text(text, encoding="utf-8")
@@ -416,6 +488,31 @@ def test_after_a_run_that_failed_its_status_is_handed_on_and_the_check_is_dated(
     assert lines[4].startswith("  error, file: b: ") and "nothing to look at" not in " ".join(lines)
     # By itself, errors end with 1.
     assert printed([config], capsys)[0] == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_damaged_tables_are_told_and_not_shown(
+    tmp_path: Path, convert: Convert, capsys: pytest.CaptureFixture[str], known: bool
+) -> None:
+    write(tmp_path, a=RING)
+    convert()
+    config = checked(tmp_path, convert)
+    table = tmp_path / "results/groundtruth/cells.check/samples.csv"
+    outputs = {"groundtruth/cells.check/samples.csv": see(table)} if known else {}
+    record = {"wanted": {}, "stores": {}, "parts": {}, "used": {}, "outputs": outputs}
+    record_path(tmp_path / "results", "groundtruth/cells").parent.mkdir(parents=True)
+    record_path(tmp_path / "results", "groundtruth/cells").write_text(seal(record))
+    assert printed([config], capsys)[0] == 0
+    row = table.read_text()
+    for harmed in (row.replace("a,train,1,1,", "a,train,1,2,"), row.replace("a,train,1,1,", "a,train,1,q,")):
+        assert harmed != row
+        table.write_text(harmed)
+        status, lines = printed([config], capsys)
+        if known:
+            assert lines == [f"cells: {table} is damaged; delete it, and the next run writes it again"]
+        elif "1,q," in harmed:
+            assert lines[0].endswith("is damaged; 'snakemake --forcerun groundtruth' writes its tables again")
+        assert status == int(known or "1,q," in harmed)
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_hashes_of_chunks_that_a_killed_run_read_are_not_read_again(
     class Killed(BaseException):
         pass
 
-    read, real = list[Path](), digest._hash_of
+    read, real = list[Path](), digest.hash_of_file
 
     def dies(path: Path) -> str:
         if len(read) == 150:
@@ -294,14 +294,14 @@ def test_hashes_of_chunks_that_a_killed_run_read_are_not_read_again(
         read.append(path)
         return real(path)
 
-    monkeypatch.setattr(digest, "_hash_of", dies)
+    monkeypatch.setattr(digest, "hash_of_file", dies)
     with pytest.raises(Killed):
         FileHashes(tmp_path / "c.json").learn([(tmp_path / "a.zarr", ZarrPart(""))], threads=1, save_every=0)
     read.clear()
     hashes = FileHashes(tmp_path / "c.json")
     found = hashes.of(tmp_path / "a.zarr", ZarrPart(""))
     assert len(read) == 72  # of 200 two batches of 64 were kept
-    monkeypatch.setattr(digest, "_hash_of", real)
+    monkeypatch.setattr(digest, "hash_of_file", real)
     assert found == FileHashes(tmp_path / "other.json").of(tmp_path / "a.zarr", ZarrPart(""))
 
 

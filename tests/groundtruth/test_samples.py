@@ -16,6 +16,7 @@ from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.options import Config, Groundtruth
 from unet_core.config.parse import parse_config
 from unet_core.digest import FileHashes
+from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import (
     Sample,
     _at_least_one,
@@ -25,7 +26,6 @@ from unet_core.groundtruth.samples import (
     split_of,
 )
 from unet_core.images.readers import SUFFIXES, companions_of
-from unet_core.jobs import wanted_of_files
 
 ALL_TRAIN = {"test": 0, "validation": 0}
 KNOWN_SPLITS = ["train", "test", "train", "validation", "test", "validation"]

@@ -15,9 +15,12 @@ import pytest
 import zarr
 
 from tests.predict.test_step import predict, prepare
+from unet_core.digest import hash_of_file
 from unet_core.engine import Engine
-from unet_core.files import temporary_path
+from unet_core.files import temporary_path, write_atomic
+from unet_core.records import record_path, recorded
 from unet_core.runtime import UserError
+from unet_core.sealed import seal
 from unet_core.store.shards import check_shard, read_part, write_shard
 from unet_core.store.store import LABELS, Result, Spec, begin, finish, read_attributes, write_reference
 from unet_core.store.verify import mend, verify
@@ -293,3 +296,112 @@ def test_unfinished_label_images_that_are_not_yet_listed_are_no_damage(tmp_path:
     begin(store / "a" / "labels" / "more", "d", Spec((1, 20, 20), "uint8", "labels"), {})
     begin(store / "b" / "labels" / "more", "d", Spec((1, 20, 20), "uint8", "labels"), {})
     assert verify(tmp_path)[1] == []
+
+
+# ---- files beside the stores ----
+
+
+def left_by_a_job(results: Path, name: str, *files: str) -> list[Path]:
+    """Files of a job that has ended well, the stamp first; their record stands beside."""
+    outputs = [f"{name}.json", *(f"{name}/{file}" for file in files)]
+    job = {"results": str(results), "name": name, "outputs": outputs[:1], "beside": outputs[1:]}
+    with recorded(job | {"stores": [], "own": "", "parts": {"all": []}}):
+        for number, output in enumerate(outputs):
+            write_atomic(results / output, json.dumps({"step": "evaluate", "number": number}).encode())
+    return [results / output for output in outputs]
+
+
+def flip_unseen(path: Path) -> None:
+    """As a disk does it: time and size stay."""
+    status = path.stat()
+    flip(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def found_in(folder: Path) -> list[tuple[Path, str]]:
+    return [(damage.file, damage.what) for damage in verify(folder)[1]]
+
+
+@pytest.mark.parametrize("folder", ["", "evaluate", "evaluate/m"])
+def test_files_that_records_name_are_read_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = left_by_a_job(Path("results"), "evaluate/m/cells", "images.csv", "objects.csv")
+    others = left_by_a_job(Path("results"), "train/m", "model.json")
+    asked = Path("results", folder)
+    assert found_in(asked) == []
+    for path in (*files, others[1]):
+        flip_unseen(path)
+    wrong = "damaged (it is not what its step wrote)"
+    expected = [(path, wrong) for path in (*files, *([others[1]] if not folder else []))]
+    assert found_in(asked) == expected
+    files[1].unlink()
+    assert (files[1], "missing") in found_in(asked)
+    mend(verify(asked)[1])
+    assert not any(path.exists() for path in files) and others[1].exists() == bool(folder)
+    # What has no stamp is to be made again: nothing of it is missing.
+    assert [path for path, _ in found_in(asked)] == ([] if folder else [others[1]])
+    monkeypatch.chdir(asked)
+    assert len(found_in(Path())) == len(found_in(Path.cwd()))
+
+
+def test_a_damaged_record_is_found_and_costs_no_file(tmp_path: Path) -> None:
+    files = left_by_a_job(tmp_path, "train/m", "best.safetensors")
+    record = record_path(tmp_path, "train/m")
+    text = record.read_text()
+    seen = json.loads(text)["outputs"]["train/m/best.safetensors"][2]
+    record.write_text(text.replace(seen, seen[::-1]))
+    assert found_in(tmp_path) == [(record, "damaged")]
+    mend(verify(tmp_path)[1])
+    assert all(path.exists() for path in files) and not record.exists()
+
+
+@pytest.mark.parametrize("name", ["../kept", "train/../../kept", "{folder}/kept"])
+def test_a_record_from_elsewhere_leads_to_nothing_outside_of_the_results(tmp_path: Path, name: str) -> None:
+    left_by_a_job(tmp_path / "results", "train/m")
+    (tmp_path / "kept").write_text("it")
+    record = record_path(tmp_path / "results", "train/m")
+    content = json.loads(record.read_text())
+    del content["checksum"]
+    content["outputs"][name.replace("{folder}", str(tmp_path))] = [1, 1, "another"]
+    record.write_text(json.dumps(content))
+    assert found_in(tmp_path / "results") == []
+
+
+def test_batches_of_annotations_are_kept_aside_and_a_backup_of_them_is_no_damage(tmp_path: Path) -> None:
+    (batches,) = left_by_a_job(tmp_path, "groundtruth/cells.check/batches")
+    batches.write_text(seal({"samples": {"a": ["annotation 1", 1]}}))
+    assert found_in(tmp_path) == []
+    batches.write_text(batches.read_text().replace("1]", "2]"))
+    assert found_in(tmp_path) == [(batches, "damaged (its checksum is another one)")]
+    assert mend(verify(tmp_path)[1]) == set() and not batches.exists()
+    assert json.loads(batches.with_name("batches.json.damaged").read_text())["samples"] == {"a": ["annotation 1", 2]}
+
+
+def test_histories_of_evaluations_are_compared_with_their_checksums(tmp_path: Path) -> None:
+    left_by_a_job(tmp_path, "evaluate/m/cells")
+    history = tmp_path / "evaluate/history/m"
+    tables = [history / "cells" / f"{name}.csv" for name in ("one", "two")]
+    for path in tables:
+        write_atomic(path, path.name.encode())
+    lines = [seal({"digest": path.stem, "images": hash_of_file(path), "iou": 0.5}) for path in tables]
+    (history / "cells.jsonl").write_text("\n".join([*lines, '{"digest": "of a former version"}', ""]))
+    (history / "accepted.json").write_text(seal({"weights": "w1"}))
+    assert found_in(tmp_path) == []
+    stamp = tmp_path / "evaluate/m/cells.json"
+    flip(tables[0])
+    assert found_in(tmp_path) == [(tables[0], "damaged (its checksum is another one)")]
+    assert mend(verify(tmp_path)[1]) == {stamp} and not tables[0].exists() and not stamp.exists()
+    (history / "cells.jsonl").write_text("\n".join([lines[0].replace("0.5", "0.6"), lines[1]]))
+    assert found_in(tmp_path) == [(history / "cells.jsonl", "damaged (1 of 2 lines)")]
+    # The step that reads it writes it without the line, and tells it.
+    assert mend(verify(tmp_path)[1]) == {stamp} and (history / "cells.jsonl").exists()
+    # The latest one alone can be made again.
+    (history / "cells.jsonl").write_text("\n".join(lines))
+    tables[1].unlink()
+    assert found_in(tmp_path) == [(tables[1], "missing")] and mend(verify(tmp_path)[1]) == {stamp}
+    (history / "cells.jsonl").unlink()
+    (history / "accepted.json").write_text(seal({"weights": "w1"}).replace("w1", "w2"))
+    assert found_in(tmp_path) == [(history / "accepted.json", "damaged (its checksum is another one)")]
+    assert mend(verify(tmp_path)[1]) == set() and not (history / "accepted.json").exists()

@@ -29,6 +29,11 @@ class Section(BaseModel):
         return values
 
 
+def plain(section: Any) -> dict[str, Any]:
+    """A section as builtins."""
+    return dict(section.model_dump(mode="json", by_alias=True))
+
+
 def override(section: Any, own: Mapping[str, Any]) -> Any:
     """A section with some of its keys replaced."""
     return type(section).model_validate(merge(section.model_dump(), own)) if own else section

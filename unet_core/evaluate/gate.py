@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from unet_core.config.options import Evaluate
 from unet_core.evaluate.history import compare, read_history, read_images
 from unet_core.files import write_atomic
 from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.sealed import seal, unseal
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +81,24 @@ def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], hist
 
 def _accepted(history: Path, weights: str, datasets: list[str]) -> str | None:
     """Weights of the model to compare with: the one accepted last, or else the latest other one that was scored."""
+    path = history / "accepted.json"
     try:
-        return str(json.loads((history / "accepted.json").read_text(encoding="utf-8"))["weights"])
-    except (OSError, ValueError, KeyError, TypeError):
-        lines = [
-            line for name in datasets for line in read_history(history / f"{name}.jsonl") if line["weights"] != weights
-        ]
-        return max(lines, key=lambda line: line["time"])["weights"] if lines else None
+        return str(unseal(path.read_bytes())["weights"])
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError) as error:
+        logger.warning(
+            "gate: %s is damaged (%s): model %s is compared with the latest other one that was scored",
+            *(path, error, history.name),
+        )
+    lines = [
+        line for name in datasets for line in read_history(history / f"{name}.jsonl") if line["weights"] != weights
+    ]
+    return max(lines, key=lambda line: line["time"])["weights"] if lines else None
 
 
 def _accept(history: Path, weights: str) -> None:
-    write_atomic(history / "accepted.json", (json.dumps({"weights": weights}) + "\n").encode())
+    write_atomic(history / "accepted.json", (seal({"weights": weights}) + "\n").encode())
 
 
 def _changes(evaluations: dict[str, Path], history: Path, accepted: str | None) -> pd.DataFrame:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
+import functools
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from unet_core.digest import hash_of_file
 from unet_core.evaluate.bootstrap import Sums, differences, score
-from unet_core.files import write_atomic
+from unet_core.files import write_atomic, write_changed
+from unet_core.sealed import keep_aside, seal, unseal_lines
+
+logger = logging.getLogger(__name__)
 
 # The main measures, with the score where the images add up to nothing.
 MEASURES = {
@@ -69,7 +73,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Evaluations of a model on a data set, the latest last; damaged lines are left out.
+    """Evaluations of a model on a data set, the latest last; damaged lines are left out, which is told.
 
     Parameters
     ----------
@@ -79,26 +83,43 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        time, digest, weights (digest of the model), scores by split, and change by split and measure since the line
-        before.
+        time, digest, weights (digest of the model), scores by split, change by split and measure since the line before,
+        and images, the checksum of the table of images, which lines of former versions do not have.
     """
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-            found.append({"time": entry["time"], "digest": entry["digest"], "weights": entry["weights"], **entry})
-        except (ValueError, KeyError, TypeError):
-            continue
+    found, damaged = _lines(path)
+    if damaged:
+        _tell(f"{path}: {damaged} of {len(found) + damaged} lines are damaged: those evaluations are left out")
     return found
 
 
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Evaluations, and how many other lines there are, which are damaged."""
+    lines, damaged = unseal_lines(path)
+    found = [line for line in lines if all(isinstance(line.get(key), str) for key in ("time", "digest", "weights"))]
+    return found, damaged + len(lines) - len(found)
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Warn, but once in a job: a history is read several times."""
+    logger.warning("evaluate: %s", text)
+
+
 def read_images(path: Path, digest: str) -> pd.DataFrame | None:
-    """Table of the images of one evaluation; None where it is gone or damaged."""
+    """Table of the images of one evaluation; None where it is gone or damaged, the latter of which is told."""
+    table, wanted = _images(path, digest), [line.get("images") for line in _lines(path)[0] if line["digest"] == digest]
     try:
-        table = pd.read_csv(_images(path, digest), dtype=dict.fromkeys(KEYS, str), keep_default_na=False)
-    except (OSError, ValueError):
+        if wanted and wanted[-1] not in (None, hash_of_file(table)):
+            raise ValueError("its checksum is another one")
+        images = pd.read_csv(table, dtype=dict.fromkeys(KEYS, str), keep_default_na=False)
+        if not {*KEYS, *(f"{name}_{part}" for name in MEASURES for part in ("over", "under"))} <= {*images.columns}:
+            raise ValueError("columns are missing")
+    except FileNotFoundError:
         return None
-    return table if set(KEYS) < set(table.columns) and f"{next(reversed(MEASURES))}_under" in table.columns else None
+    except (OSError, ValueError) as error:
+        _tell(f"{table} is damaged ({error}): nothing is compared with that evaluation")
+        return None
+    return images
 
 
 def keep_evaluation(path: Path, images: pd.DataFrame, scores: dict[str, Any], weights: str, digest: str) -> None:
@@ -119,11 +140,9 @@ def keep_evaluation(path: Path, images: pd.DataFrame, scores: dict[str, Any], we
         Of all that determines the scores.
     """
     earlier = read_history(path)
+    damaged = _lines(path)[1]
     last = earlier[-1] if earlier else None
-    if last is None or last["digest"] != digest or not _images(path, digest).is_file():
-        text = io.StringIO()
-        images.to_csv(text, index=False)
-        write_atomic(_images(path, digest), text.getvalue().encode())
+    text = images.to_csv(index=False).encode()
     if last is None or last["digest"] != digest:
         before = read_images(path, last["digest"]) if last else None
         entry = {
@@ -133,9 +152,16 @@ def keep_evaluation(path: Path, images: pd.DataFrame, scores: dict[str, Any], we
             "scores": scores,
         }
         entry["change"] = {} if before is None else _by_split(compare(before, images))
-        # Written whole: a line that was cut short would spoil the next one too.
-        lines = [json.dumps(line, allow_nan=False) for line in [*earlier, entry]]
-        write_atomic(path, ("\n".join(lines) + "\n").encode())
+        write_atomic(_images(path, digest), text)
+        earlier.append(entry | {"images": hash_of_file(_images(path, digest))})
+    elif read_images(path, digest) is None:
+        write_atomic(_images(path, digest), text)
+        earlier[-1] = last | {"images": hash_of_file(_images(path, digest))}
+    content = "".join(f"{seal(line)}\n" for line in earlier).encode()
+    if damaged:
+        logger.warning("evaluate: %s is written without its damaged lines, and kept as %s", path, keep_aside(path).name)
+    # Written whole: a line that was cut short would spoil the next one too.
+    write_changed(path, content)
 
 
 def _images(path: Path, digest: str) -> Path:

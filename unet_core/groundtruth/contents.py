@@ -9,15 +9,22 @@ from typing import Any, NamedTuple
 
 from unet_core.annotations.layer import Image, view_of
 from unet_core.blocks import ZYX
+from unet_core.config.datasets import Dataset
+from unet_core.config.folds import DIVIDED_SPLITS
+from unet_core.config.options import Groundtruth
+from unet_core.config.section import plain
 from unet_core.digest import FileHashes, Part, digest
 from unet_core.groundtruth.samples import Sample
 from unet_core.images.contents import Hashed, ZarrPart, hash_of_view, part_of
 from unet_core.images.readers import image_shape, open_image, split_internal
 from unet_core.images.signatures import kind_of, signature_of
+from unet_core.method import method
 
 # A sample with the hashes of its image and of the annotation files of each source.
 Item = tuple[Sample, str, tuple[str, ...]]
 HashOf = Callable[[Path, Part | None], str | None]
+# Keys of a data set that say which files and samples there are, and not how these are read.
+NOT_READ = ("images", "unmatched", "split", "weights", "region")
 
 
 def with_contents(sample: Sample, hash_of: HashOf) -> Item | None:
@@ -133,3 +140,38 @@ def _spatial(file: Path, internal: str, axes: str) -> ZYX:
     """Extent of an image along z, y, x."""
     size = dict(zip(axes, image_shape(file, internal), strict=True))
     return size.get("z", 1), size["y"], size["x"]
+
+
+def wanted_of_files(
+    cfg: Dataset, policy: Groundtruth, samples: list[Sample], hash_of: Callable[[Path, Part | None], str]
+) -> dict[str, str]:
+    """Digest of all that each part of a converted data set depends on: options, and files of its samples.
+
+    Parameters
+    ----------
+    cfg : Dataset
+        The data set.
+    policy : Groundtruth
+        Options of the step.
+    samples : list of Sample
+        Its samples.
+    hash_of : callable
+        `FileHashes.seen`.
+    """
+    code = method("groundtruth")
+    images, annotated = [], []
+    for sample in samples:
+        content, *marks = [hash_of(path, part) for path, part in files_with_parts(sample)]
+        images.append([sample.name, sample.internal, sample.time, sample.axes, sample.split, content])
+        if sample.split != "unannotated":
+            arrays = [[split_internal(str(file))[1] for file in files] for files in sample.annotations]
+            annotated.append([*images[-1], sample.group, arrays, marks])
+    shown = {key: value for key, value in plain(cfg).items() if key in ("channels", "pixel_size", "in_place")}
+    rest = {key: value for key, value in plain(cfg).items() if key not in NOT_READ}
+    learnt = [one for one in annotated if one[4] in DIVIDED_SPLITS]
+    parts = {
+        "images": digest(code, shown, images),
+        "labels": digest(code, rest, plain(policy), annotated),
+        "training": digest(code, rest, plain(policy), learnt),
+    }
+    return parts | {"all": digest(parts)}

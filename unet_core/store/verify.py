@@ -1,8 +1,8 @@
-"""Reads every byte of the stores and tells what is damaged.
+"""Reads every byte of the results and tells what is damaged.
 
 ``python -m unet_core verify [--mend] results`` ends with status 1 where a file is damaged. With ``--mend`` the damaged
 blocks are deleted, with the stamps of their steps, so that ``snakemake`` computes those blocks again and nothing else;
-and what killed runs left behind.
+so are damaged files beside the stores (`unet_core.store.beside`), and what killed runs left behind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
+from unet_core.store.beside import damaged_beside, has_records, mend_beside
 from unet_core.store.ngff import METADATA_FILE, NGFF_VERSION, read_group
 from unet_core.store.removal import remove
 from unet_core.store.result import store_of
@@ -36,7 +37,7 @@ LABELS_OF = {"groundtruth": LABELS, "weights": ("target",)}
 class Damage(NamedTuple):
     """A file that is not as it was written; without a block it is a description, or lies beside the store.
 
-    Without a result it describes a folder between the store and its results.
+    Without a result it describes a folder between the store and its results, or is none of a store.
     """
 
     result: Path | None
@@ -60,10 +61,10 @@ def stores_in(folder: Path) -> list[Path]:
     Raises
     ------
     UserError
-        If no results are there. Images that stay in place have none.
+        If no results are there. Images that stay in place have none; files beside stores may have records.
     """
     stores = [folder] if folder.suffix == ".zarr" else sorted(folder.rglob("*.zarr"))
-    if not any(True for store in stores for _ in results_of(store)):
+    if not any(True for store in stores for _ in results_of(store)) and not has_records(folder):
         raise UserError(
             f"{folder} has no stores; name a folder of results, or a store, as in results/predict/hela/hela.zarr"
         )
@@ -118,8 +119,8 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     states : list of State
         Of each result.
     damages : list of Damage
-        What is missing or damaged in results that are done, and damaged in those that are not; and in the descriptions
-        of the folders above them.
+        What is missing or damaged in results that are done, and damaged in those that are not; in the descriptions of
+        the folders above them; and of the files beside the stores.
     """
     states: list[State] = []
     damages: list[Damage] = []
@@ -146,6 +147,7 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
                 progress.update(size)
             damages += [Damage(path, file, None, what) for file, what in _checked_beside(path, attributes)]
             states.append(State(path, attributes["done"], written, len(result.grid)))
+        damages += [Damage(None, file, None, what) for file, what in damaged_beside(folder)]
     return states, damages
 
 
@@ -217,7 +219,7 @@ def _checked_beside(path: Path, attributes: dict[str, Any]) -> Iterator[tuple[Pa
 
 
 def mend(damages: list[Damage]) -> set[Path]:
-    """Delete what is damaged, and the stamps of the steps that made it; what describes folders is written again.
+    """Delete what is damaged, and stamps of the steps that made it; what describes folders is written again.
 
     Parameters
     ----------
@@ -232,7 +234,10 @@ def mend(damages: list[Damage]) -> set[Path]:
     stamps = set()
     for damage in damages:
         if damage.result is None:
-            restore_group(damage.file.parent)
+            if damage.file.name == METADATA_FILE:
+                restore_group(damage.file.parent)
+            elif stamp := mend_beside(damage.file):
+                stamps.add(stamp)
             continue
         if damage.block is None and damage.file.parent == damage.result:
             remove(damage.result)
@@ -258,7 +263,7 @@ def leftovers(folder: Path) -> list[Path]:
 def main(arguments: list[str]) -> None:
     """Read the command line, verify, and print what was found."""
     parser = argparse.ArgumentParser(
-        prog="python -m unet_core verify", description="Reads every byte of the stores; tells what is damaged."
+        prog="python -m unet_core verify", description="Reads every byte of the results; tells what is damaged."
     )
     parser.add_argument("folder", type=Path, help="results, a step in it, or a store")
     parser.add_argument(
@@ -291,7 +296,10 @@ def main(arguments: list[str]) -> None:
             "verify: 'python -m unet_core verify --mend' with the same folder deletes what is damaged, "
             "for snakemake to make it again"
         )
-    if folders := [damage.file for damage in damages if damage.result is None]:
-        print(f"verify: {len(folders)} descriptions of folders written again")
+    alone = [damage.file for damage in damages if damage.result is None]
+    if folders := sum(file.name == METADATA_FILE for file in alone):
+        print(f"verify: {folders} descriptions of folders written again")
+    if others := len(alone) - folders:
+        print(f"verify: {others} files beside the stores taken away, or to be written again by the next run")
     for stamp in sorted(mend(damages)):
         print(f"verify: {stamp} deleted: its step runs again, for what is missing alone")

@@ -6,6 +6,7 @@ Only the tables that the step groundtruth wrote are read, so that it takes secon
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import sys
 import time
@@ -18,8 +19,11 @@ import yaml
 from unet_core.config.datasets import ConfigError
 from unet_core.config.options import Config
 from unet_core.config.parse import parse_config
+from unet_core.digest import hash_of_file
 from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
 from unet_core.groundtruth.samples import expand
+from unet_core.records import read_record
+from unet_core.runtime import UserError
 
 # Different values of one kind that a line lists.
 MAX_VALUES = 3
@@ -44,18 +48,40 @@ def main(arguments: list[str]) -> None:
     if not annotated:
         print("no data set has annotations: there is nothing to check")
     for name in annotated:
-        folder = Path(expand(cfg.results)) / "groundtruth" / f"{name}.check"
         try:
-            samples, findings = read_table(folder / "samples.csv"), read_table(folder / "findings.csv")
-            written = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / "check.html").stat().st_mtime))
+            lines, wrong = _shown(Path(expand(cfg.results)), name, dated=bool(given.status))
         except FileNotFoundError:
             print(f"{name}: was not checked yet")
             continue
-        errors += sum(row["level"] == "error" for row in findings)
-        print(f"{name}{f', written {written}' if given.status else ''}: {_images(samples)}")
-        print("\n".join(f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]))
-        print(f"  pictures: {folder / 'check.html'}" if findings else "  nothing to look at")
+        except UserError as error:
+            lines, wrong = [f"{name}: {error}"], 1
+        errors += wrong
+        print("\n".join(lines))
     sys.exit(given.status or (1 if errors else 0))
+
+
+def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
+    """Lines about a data set, and how many errors its check found; UserError where its tables are damaged."""
+    tables, page = (
+        [results / f"groundtruth/{name}.check/{table}.csv" for table in ("samples", "findings")],
+        "check.html",
+    )
+    outputs = read_record(results, f"groundtruth/{name}").get("outputs", {})
+    for path in tables:
+        seen = outputs.get(path.relative_to(results).as_posix())
+        if seen and hash_of_file(path) != seen[2]:
+            raise UserError(f"{path} is damaged; delete it, and the next run writes it again")
+    try:
+        samples, findings = map(read_table, tables)
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(tables[0].with_name(page).stat().st_mtime))
+        lines = [f"{name}{f', written {written}' if dated else ''}: {_images(samples)}"]
+        lines += [f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]]
+        errors = sum(row["level"] == "error" for row in findings)
+    except (ValueError, LookupError, TypeError, csv.Error):
+        raise UserError(
+            f"{tables[0].parent} is damaged; 'snakemake --forcerun groundtruth' writes its tables again"
+        ) from None
+    return [*lines, f"  pictures: {tables[0].with_name(page)}" if findings else "  nothing to look at"], errors
 
 
 def _read(path: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.digest import digest
-from unet_core.files import write_atomic
+from unet_core.files import write_atomic, write_changed
 from unet_core.groundtruth.canvas import Canvas, paint
 from unet_core.groundtruth.check.batches import batch_numbers
 from unet_core.groundtruth.check.headers import header_findings
@@ -88,7 +89,7 @@ class Checked(NamedTuple):
 
 
 def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path) -> Path:
-    """Write ``findings.csv``, ``samples.csv`` and ``check.html``, unless they stand there for the same findings.
+    """Write ``findings.csv``, ``samples.csv`` and ``check.html``, but for those that stand there, whole, already.
 
     Parameters
     ----------
@@ -111,14 +112,12 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
     findings = _findings(cfg, checked, batches)
     table = _sample_table(cfg, checked, batches, findings)
     wanted = digest(findings, table.decode(), cfg.classes, [[one.content, one.labels] for one in checked])
-    # Read from the page itself, which is written last.
-    if not (page.is_file() and wanted in page.read_text(encoding="utf-8")[-200:]):
-        samples = {one.sample.name: one.sample for one in checked}
-        write_atomic(
-            folder / "findings.csv",
-            write_table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings]),
-        )
-        write_atomic(folder / "samples.csv", table)
+    samples = {one.sample.name: one.sample for one in checked}
+    found = write_table(FINDINGS, [_row(name, finding, samples.get(name)) for name, finding in findings])
+    for path, content in ((folder / "findings.csv", found), (folder / "samples.csv", table)):
+        write_changed(path, content)
+    # To paint the pictures takes longest: that they are the same is read from the page itself.
+    if not _is_whole(page, wanted):
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
         html = environment.get_template("check.html.j2").render(
             dataset=store.stem,
@@ -129,9 +128,8 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
             told="what the reader of the annotation tells",
             shown=_pictured(cfg, checked, findings, store),
             findings=len(findings),
-            digest=wanted,
         )
-        write_atomic(page, html.encode())
+        write_atomic(page, html.encode() + _end(html.encode(), wanted))
     if findings:
         for _, finding in findings:
             if finding.kind in LOGGED:
@@ -141,6 +139,18 @@ def write_check(cfg: Dataset, checked: list[Checked], store: Path, folder: Path)
             "groundtruth: the check of %s found %d things to look at (%s): %s", store.stem, len(findings), kinds, page
         )
     return page
+
+
+def _end(html: bytes, wanted: str) -> bytes:
+    """Last line of a page: the digest of all that it shows, and the checksum of what stands before."""
+    return f"\n<!-- {wanted} {hashlib.blake2b(html, digest_size=10).hexdigest()} -->\n".encode()
+
+
+def _is_whole(page: Path, wanted: str) -> bool:
+    """Whether a page is there as it was written, and shows what is wanted."""
+    content = page.read_bytes() if page.is_file() else b""
+    html = content.rpartition(b"\n<!-- ")[0]
+    return content == html + _end(html, wanted)
 
 
 def _findings(cfg: Dataset, checked: list[Checked], batches: dict[str, str]) -> list[tuple[str, Finding]]:
