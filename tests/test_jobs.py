@@ -267,10 +267,20 @@ def test_a_region_and_what_is_skipped_segment_anew_and_train_nothing(world: Worl
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
-@pytest.mark.parametrize("name", ["batches.json", "findings.csv", "samples.csv", "check.html"])
-def test_a_damaged_file_of_the_check_makes_its_own_job_stale_alone(world: World, name: str, harm: Any) -> None:
-    harm(world.folder / "results/groundtruth/cells.check" / name)
-    assert world.stale() == world.run() == {"groundtruth/cells"}
+@pytest.mark.parametrize(
+    ("job", "file"),
+    [
+        *(("groundtruth/cells", f"cells.check/{one}") for one in ("batches.json", "findings.csv", "samples.csv")),
+        ("groundtruth/cells", "cells.check/check.html"),
+        ("groundtruth/screen", "screen.check/samples.csv"),
+        ("report", "config.yaml"),
+    ],
+)
+def test_a_damaged_file_that_no_job_reads_makes_its_own_job_stale_alone(
+    world: World, job: str, file: str, harm: Any
+) -> None:
+    harm(world.folder / "results" / job.partition("/")[0] / file)
+    assert world.stale() == world.run() == {job}
     assert world.stale() == set() and world.current() == world.fresh()
 
 

@@ -204,7 +204,8 @@ class Jobs:
         options = {"report": plain(self.cfg.report), "pairs": self.pairs, "jobs": rests_on, "code": method("report")}
         names = [f"{step}/{name}" for step, listed in rests_on.items() for name in listed]
         names += [f"train/{model}" for model, _ in self.pairs]
-        return Job(REPORT, options, {"all": [Source(name, "all") for name in dict.fromkeys(names)]})
+        sources = [Source(name, "all") for name in dict.fromkeys(names)]
+        return Job(REPORT, options, {"all": sources}, beside=("report/config.yaml",))
 
     def of_report(self) -> dict[str, list[str]]:
         """Names of all jobs that the report rests on, by step.
