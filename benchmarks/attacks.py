@@ -52,8 +52,11 @@ CONFIG: dict[str, Any] = {
     },
     "predict": {"precision": "float32"},
 }
-# What is not a result: logs and costs, what is remembered of files, and what says when something was made.
-NOT_COMPARED = re.compile(r"(logs|benchmarks|records|tensorboard|history)/|\.files\.json$|report\.html$|\.lock$")
+# What is not a result: logs and costs, what is remembered of files, what says when something was made, and copies of
+# damaged files.
+NOT_COMPARED = re.compile(
+    r"(logs|benchmarks|records|tensorboard|history)/|\.files\.json$|report\.html$|\.lock$|\.damaged$"
+)
 # In attributes of stores, stamps of evaluations and descriptions of models.
 TIMES = re.compile(rb'"(time|seconds|generation|checksum)": ?("[^"]*"|[\d.]+)')
 
