@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(LIBRARIES - OF_SNAKEMAKE)!r}:
+        if sys.prefix == {sys.prefix!r} and name.partition(".")[0] in {sorted(LIBRARIES - OF_SNAKEMAKE)!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Refuse())
@@ -46,10 +47,10 @@ sys.meta_path.insert(0, Refuse())
 
 
 def without_libraries(folder: Path) -> dict[str, str]:
-    """Environment of a Python that has none of the libraries."""
-    folder.mkdir()
+    """Environment in which the Python that runs the tests has none of the libraries."""
+    folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(REFUSES)
-    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return os.environ | {"PYTHONPATH": str(folder)}
 
 
 def imported(code: str) -> set[str]:
@@ -57,6 +58,27 @@ def imported(code: str) -> set[str]:
     code = f"{code}; import sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return {*run.stdout.split()} & LIBRARIES
+
+
+def write_project(folder: Path) -> None:
+    """Four images with masks, and a configuration."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+        for number in range(4):
+            Image.fromarray(np.full((8, 8), number % 2, np.uint8)).save(folder / part / f"{number}.png")
+    sources = [{"format": "binary", "path": "masks/{stem}.png"}]
+    split = {"test": ["0"], "validation": ["1"]}
+    config = {
+        "datasets": {"cells": {"images": "images/*.png", "axes": "yx", "annotations": sources, "split": split}},
+        "models": {"cells": {}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def run_rules(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a project."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", sorted(DESCRIPTIONS))
@@ -69,21 +91,42 @@ def test_a_process_that_reads_the_rules_imports_no_library() -> None:
 
 
 def test_rules_are_read_and_jobs_planned_where_snakemake_alone_is_installed(tmp_path: Path) -> None:
-    for part in ("images", "masks"):
-        (tmp_path / part).mkdir()
-        for number in range(4):
-            Image.fromarray(np.full((8, 8), number, np.uint8)).save(tmp_path / part / f"{number}.png")
-    sources = [{"format": "binary", "path": "masks/{stem}.png"}]
-    config = {
-        "datasets": {"cells": {"images": "images/*.png", "axes": "yx", "annotations": sources}},
-        "models": {"cells": {}},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", ROOT / "Snakefile"]
-    environment = without_libraries(tmp_path / "python")
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    write_project(tmp_path)
+    run = run_rules(tmp_path, without_libraries(tmp_path / "python"), "-n")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "groundtruth: cells" in run.stdout and "train: cells" in run.stdout
+
+
+# What stands in for conda: an environment with the libraries, but without this package.
+CONDA = """#!/bin/bash
+case "$*" in
+"info --json") echo '{"conda_prefix": "PREFIX", "platform": "linux-64"}' ;;
+"--version") echo "conda 25.1.1" ;;
+"config --get channel_priority --json") echo '{"get": {"channel_priority": "strict"}}' ;;
+"env create"*)
+    PYTHON -m venv --without-pip "${@: -1}" && echo LIBRARIES > "${@: -1}/lib/VERSION/site-packages/libraries.pth" ;;
+"clean"*) ;;
+*) echo "conda: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_jobs_run_in_an_environment_of_conda_where_snakemake_alone_is_installed(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    programs = tmp_path / "conda" / "bin"
+    programs.mkdir(parents=True)
+    script, base = CONDA, Path(sys.executable).resolve()
+    libraries = Path(sysconfig.get_path("platlib"))
+    for word, value in {"PREFIX": programs.parent, "PYTHON": base, "LIBRARIES": libraries}.items():
+        script = script.replace(word, str(value))
+    (programs / "conda").write_text(script.replace("VERSION", libraries.parent.name))
+    (programs / "conda").chmod(0o755)
+    (programs / "activate").write_text('export PATH="$1/bin:$PATH" CONDA_PREFIX="$1"\n')
+    environment = without_libraries(tmp_path / "python")
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    run = run_rules(tmp_path, environment, "--cores", "2", "--sdm", "conda", "--until", "groundtruth")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "4 samples, 4 images and 4 annotations converted" in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(
