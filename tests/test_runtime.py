@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_core.runtime import UserError, job_log, read_json, versions, write_stamp
+from unet_core.runtime import UserError, available_cores, job_log, read_json, versions, write_stamp
 
 
 @pytest.fixture
@@ -159,6 +160,16 @@ def test_an_interrupted_job_closes_what_is_open_and_says_what_to_do(
 def test_the_third_interruption_ends_a_job_that_hangs(tmp_path: Path) -> None:
     code, text = interrupted_job(tmp_path / "step.log", 60, 3)
     assert code == 130 and "closed" not in text and "Traceback" not in text
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(
+    tmp_path: Path, root_logger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cores() == os.cpu_count()
+    with job_log(tmp_path / "job.log", 1):
+        logging.info("at work")
 
 
 def test_versions_name_what_computes_the_results() -> None:

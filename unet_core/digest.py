@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from unet_core.files import write_atomic
 
 # Files of a part that have one entry in the cache: what a kill makes to be read again at most.
@@ -200,6 +198,8 @@ class FileHashes:
         waiting = self._waiting(wanted, threads)
         if not waiting:
             return
+        from tqdm import tqdm  # not for those who hash nothing
+
         self._save_every, self._save_at = save_every, time.monotonic() + save_every
         total = sum(size for size, _ in waiting)
         try:

@@ -75,7 +75,7 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
     if unwritten:
         logger.warning("the log cannot be written, and what the job says stands here alone: %s", unwritten)
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
-        sys.modules["torch"].set_num_threads(min(threads, len(os.sched_getaffinity(0))))
+        sys.modules["torch"].set_num_threads(min(threads, available_cores()))
     try:
         with _end_in_order():
             yield
@@ -143,6 +143,11 @@ def end_at_once_if_urged(came: list[int]) -> None:
     """End the process where the user has pressed Ctrl-C again and again: its files are whole at any time."""
     if came.count(signal.SIGINT) >= INTERRUPTS:
         os._exit(128 + signal.SIGINT)
+
+
+def available_cores() -> int:
+    """Cores that this process may use; where the system does not say (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def return_freed_memory() -> None:

@@ -11,7 +11,7 @@ import resource
 import sys
 from pathlib import Path
 
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image, Images, Told
 from unet_core.config.datasets import Annotation
 
@@ -25,9 +25,9 @@ def main(name: str, file: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
     images: Images = [Image("a")]
     try:
-        FORMATS[name].find(file, images)
+        module_of(name).find(file, images)
         files = (Path(file),)
-        for layer in FORMATS[name].read(
+        for layer in module_of(name).read(
             files, images[0], SHAPE, Annotation.model_validate({"format": name, "path": file})
         ):
             assert isinstance(layer, Told) or layer.position.size <= SHAPE[1] * SHAPE[2]

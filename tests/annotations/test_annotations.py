@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.measure import label
 
 from unet_core.annotations import binary, ctc, labels, masks, rle
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image, Layer, as_labels, read_volume
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -48,7 +48,7 @@ def read(
     form: str, files: tuple[Path, ...], shape: ZYX = PLANE, image: Image = IMAGE, **options: Any
 ) -> list[np.ndarray]:
     """Objects of each layer as an array; ignored voxels are -1."""
-    found = FORMATS[form].read(files, image, shape, source(form, **options))
+    found = module_of(form).read(files, image, shape, source(form, **options))
     return [as_array(layer, shape) for layer in found if isinstance(layer, Layer)]
 
 
@@ -427,7 +427,7 @@ def test_formats_for_single_images_do_not_annotate_films(tmp_path: Path, form: s
     with pytest.raises(
         ValueError, match=f"format {form} annotates one image per file, but axes has a t; use format labels or ctc"
     ):
-        FORMATS[form].find(
+        module_of(form).find(
             f"{tmp_path}/{'{stem}' if form == 'masks' else 'film'}", [Image("film", 0), Image("film", 1)]
         )
 
@@ -515,13 +515,13 @@ def test_values_above_a_threshold_are_objects(tmp_path: Path) -> None:
 
 def test_a_binary_mask_of_many_values_is_told(tmp_path: Path) -> None:
     path = tif(tmp_path / "a.tif", [[200, 90, 140], [0, 20, 0]])
-    told, _ = FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary"))
+    told, _ = module_of("binary").read((path,), IMAGE, PLANE, source("binary"))
     assert told.kind == "grays"
     assert told.text.startswith("a.tif has 5 different values, and all but 0 are object;")
     assert "threshold: 100" in told.text
-    assert len([*FORMATS["binary"].read((path,), IMAGE, PLANE, source("binary", threshold=100))]) == 1
+    assert len([*module_of("binary").read((path,), IMAGE, PLANE, source("binary", threshold=100))]) == 1
     two = tif(tmp_path / "b.tif", [[255, 7, 0], [0, 0, 0]])
-    assert len([*FORMATS["binary"].read((two,), IMAGE, PLANE, source("binary", ignore_label=7))]) == 1
+    assert len([*module_of("binary").read((two,), IMAGE, PLANE, source("binary", ignore_label=7))]) == 1
 
 
 @pytest.mark.parametrize(("connectivity", "corners"), [(4, False), (6, False), (8, True), (26, True)])

@@ -14,7 +14,7 @@ import tifffile
 from skimage.measure import label
 
 from tests.annotations.layers import objects_in
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -105,10 +105,10 @@ def test_ilastik_volumes_and_time_points(tmp_path: Path) -> None:
     volume = np.stack([MASK, MASK[::-1]])
     source = Annotation(format="ilastik", path="unused")
     path = exported(tmp_path / "a.h5", volume[..., None], "zyxc")
-    (layer,) = FORMATS["ilastik"].read((path,), Image("a"), (2, 4, 6), source)
+    (layer,) = module_of("ilastik").read((path,), Image("a"), (2, 4, 6), source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(volume))
     path = exported(tmp_path / "b.h5", volume[..., None], "tyxc")
-    (layer,) = FORMATS["ilastik"].read((path,), Image("b", 1), SHAPE, source)
+    (layer,) = module_of("ilastik").read((path,), Image("b", 1), SHAPE, source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(MASK[::-1]))
 
 
@@ -142,7 +142,7 @@ def test_ilastik_files_that_are_wrong_are_told(
 def test_cellpose_masks_are_label_images(tmp_path: Path) -> None:
     path = tmp_path / "a_cp_masks.png"
     path.write_bytes(imagecodecs.png_encode(MASK.astype(np.uint16)))
-    assert FORMATS["cellpose"].find(f"{tmp_path}/{{stem}}_cp_masks.png", [Image("a")]) == ({0: (path,)}, [])
+    assert module_of("cellpose").find(f"{tmp_path}/{{stem}}_cp_masks.png", [Image("a")]) == ({0: (path,)}, [])
     ((_, found),) = objects_in("cellpose", path, SHAPE)
     np.testing.assert_array_equal(found, MASK)
 
@@ -171,7 +171,7 @@ def test_colours_of_the_table_are_the_same_in_upper_and_lower_case(tmp_path: Pat
     path.write_bytes(imagecodecs.png_encode(np.array([[0, 0, 0], [255, 171, 0], [0, 0, 0], [0, 0, 0]], np.uint8)[MASK]))
     raw = {"format": "colours", "path": str(path), "classes": {"#FFaB00": "dead"}}
     source, canvas = Annotation.model_validate(raw), Canvas(SHAPE, "error")
-    layers = FORMATS["colours"].read((path,), Image("a"), SHAPE, source)
+    layers = module_of("colours").read((path,), Image("a"), SHAPE, source)
     assert paint_layers(canvas, source, layers, ["cell", "dead"]) == []
     np.testing.assert_array_equal(canvas.classes[0], (MASK == 1) * 2)
     with pytest.raises(ValueError, match="a colour stands there twice"):

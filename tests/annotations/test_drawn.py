@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.annotations.layers import objects_in, told_of
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import Annotation
 from unet_core.config.formats import DESCRIPTIONS
@@ -72,7 +72,7 @@ def written(folder: Path, name: str, rings: list[Ring]) -> Path:
     path = folder / f"{len(rings)}.{name}"
     path.write_text(WRITERS[name](rings), encoding="utf-8")
     if name in ("coco", "cvat"):
-        FORMATS[name].find(str(path), [Image("a")])
+        module_of(name).find(str(path), [Image("a")])
     return path
 
 
@@ -107,9 +107,9 @@ def test_damaged_files_are_errors_whatever_becomes_of_broken_objects(tmp_path: P
     path.write_text(path.read_text(encoding="utf-8")[:-20] if name != "napari" else "index,shape", encoding="utf-8")
     source = Annotation.model_validate({"format": name, "path": "unused", "broken": "skip"})
     if name == "coco":
-        FORMATS[name]._index.cache_clear()
+        module_of(name)._index.cache_clear()
     with pytest.raises(ValueError, match=f"{path}: is no "):
-        list(FORMATS[name].read((path,), Image("a"), SHAPE, source))
+        list(module_of(name).read((path,), Image("a"), SHAPE, source))
 
 
 @pytest.mark.parametrize("name", sorted({*WRITERS} - {"yolo"}))
@@ -130,7 +130,7 @@ def test_objects_of_which_a_part_cannot_be_read_are_left_out_as_a_whole(tmp_path
     }
     path.write_text(grouped[name], encoding="utf-8")
     if name == "cvat":
-        FORMATS[name]._images.cache_clear()
+        module_of(name)._images.cache_clear()
     ((_, array),) = objects_in(name, path, SHAPE, broken="skip")
     assert array.sum() == array[3:8, 8:12].sum() == 20
 

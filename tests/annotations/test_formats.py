@@ -14,8 +14,8 @@ import tifffile
 from roifile import ImagejRoi
 
 from tests.annotations import scene
-from unet_core.annotations.formats import FORMATS
 from unet_core.config.datasets import Dataset
+from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Groundtruth
 from unet_core.engine import Engine, local_engine
 from unet_core.groundtruth.canvas import paint
@@ -128,7 +128,7 @@ def engine() -> Iterator[Engine]:
 
 def test_each_format_that_draws_is_compared() -> None:
     painted = {"labels", "binary", "colours", "ctc", "rle", "masks", "boundaries", "ilastik", "cellpose", "matlab"}
-    assert set(WRITERS) == set(FORMATS) - painted
+    assert set(WRITERS) == set(DESCRIPTIONS) - painted
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
@@ -164,10 +164,10 @@ def test_all_formats_give_the_same_labels(tmp_path: Path, engine: Engine, name: 
 
 
 def test_the_scene_is_written_in_each_format() -> None:
-    assert set(scene.WRITERS) == set(scene.LOSSES) == set(FORMATS)
+    assert set(scene.WRITERS) == set(scene.LOSSES) == set(DESCRIPTIONS)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", sorted(DESCRIPTIONS))
 def test_one_scene_in_every_format_is_the_same_but_for_what_the_format_cannot_say(tmp_path: Path, name: str) -> None:
     stem = "t007" if name == "ctc" else scene.STEM
     (tmp_path / "images").mkdir()

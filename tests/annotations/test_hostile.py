@@ -26,7 +26,7 @@ from roifile import ImagejRoi
 
 from tests.annotations import scene
 from tests.annotations.hostile import SHAPE
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image, Layer
 from unet_core.config.datasets import Annotation
 
@@ -362,13 +362,13 @@ def test_members_of_archives_are_never_written_and_never_leave_the_archive(tmp_p
     names = ("../escaped.roi", "/escaped.roi", "C:\\escaped.roi", "a/../../escaped.roi")
     (tmp_path / "rois" / "a.zip").write_bytes(archive(**dict.fromkeys(names, ROI)))
     source = Annotation(format="imagej", path="unused")
-    assert len([*FORMATS["imagej"].read((tmp_path / "rois" / "a.zip",), Image("a"), SHAPE, source)]) == 4
+    assert len([*module_of("imagej").read((tmp_path / "rois" / "a.zip",), Image("a"), SHAPE, source)]) == 4
     assert [path.name for path in tmp_path.rglob("*")] == ["rois", "a.zip"] and not Path("/escaped.roi").exists()
 
 
 def test_names_of_images_in_tables_reach_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_bytes(of_coco([[0, 0, 9, 0, 9, 9]], file_name="../../../etc/passwd"))
-    found, strangers = FORMATS["coco"].find(str(tmp_path / "c.json"), [Image("a"), Image("passwd")])
+    found, strangers = module_of("coco").find(str(tmp_path / "c.json"), [Image("a"), Image("passwd")])
     assert (found, strangers) == ({1: (tmp_path / "c.json",)}, [])
 
 
@@ -403,7 +403,7 @@ def test_damaged_files_are_read_or_end_in_an_error_that_names_them(
     image = Image("t007" if name == "ctc" else scene.STEM)
     source = Annotation.model_validate({"format": name, "path": "unused"})
     try:
-        read = FORMATS[name].read((path,), image, (1, scene.HEIGHT, scene.WIDTH), source)
+        read = module_of(name).read((path,), image, (1, scene.HEIGHT, scene.WIDTH), source)
         layers = [layer for layer in read if isinstance(layer, Layer)]
         assert all(
             (layer.position >= 0).all() and (layer.position < scene.HEIGHT * scene.WIDTH).all() for layer in layers
@@ -427,7 +427,7 @@ def test_any_points_are_painted_or_refused(
     path.write_bytes(of_labelme({"points": points, "shape_type": kind}))
     source = Annotation(format="labelme", path="unused")
     try:
-        for layer in FORMATS["labelme"].read((path,), Image("a"), SHAPE, source):
+        for layer in module_of("labelme").read((path,), Image("a"), SHAPE, source):
             assert (np.diff(layer.position) > 0).all() and set(layer.position) <= set(range(SHAPE[1] * SHAPE[2]))
     except ValueError as error:
         assert "a.json" in str(error)

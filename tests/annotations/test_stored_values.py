@@ -13,7 +13,7 @@ from PIL import Image as Picture
 from skimage.measure import label
 
 from tests.annotations.layers import objects_in, told_of
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image, Layer
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
@@ -142,7 +142,7 @@ def test_colours_of_volumes_and_films(tmp_path: Path, film: bool) -> None:
     source = Annotation.model_validate({"format": "colours", "path": "unused", "classes": TABLE})
     image = Image("a", 1, "tyx") if film else Image("a", None, "zyx")
     known, shape = (stack[1:], SHAPE) if film else (stack, (2, 6, 8))
-    layers = list(FORMATS["colours"].read((tmp_path / "a.tif",), image, shape, source))
+    layers = list(module_of("colours").read((tmp_path / "a.tif",), image, shape, source))
     assert [layer.class_name for layer in layers if isinstance(layer, Layer)] == ["#808080", "#ff0000", "#ffffff"]
     for layer in layers:
         assert isinstance(layer, Layer)
@@ -187,7 +187,7 @@ def test_axes_of_length_one_may_stand_in_the_order_of_imagej(tmp_path: Path, kin
     stack = np.stack([LABELS, LABELS[::-1], LABELS[:, ::-1]])
     source = Annotation(format="labels", path="unused")
     path = saved(tmp_path, kind, stack[None, :, None])
-    (layer,) = FORMATS["labels"].read((path,), Image("a", None, "zyx"), stack.shape, source)
+    (layer,) = module_of("labels").read((path,), Image("a", None, "zyx"), stack.shape, source)
     np.testing.assert_array_equal(layer.position, np.flatnonzero(stack))
     np.testing.assert_array_equal(layer.label, stack[stack > 0])
 

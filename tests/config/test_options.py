@@ -17,7 +17,7 @@ from tests.config_text import (
     formats_table,
     options_text,
 )
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.config.datasets import Annotation, ConfigError, Dataset, Split
 from unet_core.config.formats import DESCRIPTIONS
 from unet_core.config.options import Config, Train
@@ -55,7 +55,7 @@ def test_config_yaml_and_the_docs_list_every_annotation_format() -> None:
 
 def test_each_annotation_format_is_read_by_a_module_and_each_path_is_allowed() -> None:
     for name, described in DESCRIPTIONS.items():
-        assert callable(FORMATS[name].find) and callable(FORMATS[name].read)
+        assert callable(module_of(name).find) and callable(module_of(name).read)
         assert Annotation(format=name, path=described.path).format == name
 
 

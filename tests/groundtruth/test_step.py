@@ -17,7 +17,7 @@ import zarr
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import NO_POSITIONS, Layer, Told
 from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
@@ -382,7 +382,7 @@ def test_what_readers_tell_becomes_a_warning(
         yield Told("spline", "ROI 1 has a fitted spline")
         yield Layer(np.array([0]), np.ones(1, np.uint32), NO_POSITIONS)
 
-    monkeypatch.setattr(FORMATS["labels"], "read", read)
+    monkeypatch.setattr(module_of("labels"), "read", read)
     convert(cells)
     table = (tmp_path / "cells.check" / "findings.csv").read_text(encoding="utf-8")
     assert "warning,spline,a,,,,ROI 1 has a fitted spline" in table

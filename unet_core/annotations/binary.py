@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cc3d
-import fastremap
 import numpy as np
 
 from unet_core.annotations.layer import Image, Layer, Told, as_labels, equal, layer_of, read_volume
@@ -22,6 +20,9 @@ __all__ = ["find", "read"]
 
 def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image; see `unet_core.annotations`."""
+    import cc3d
+    import fastremap
+
     for file in files:
         values = read_volume(file, image, shape)
         ignore = None if source.ignore_label is None else equal(values, source.ignore_label)

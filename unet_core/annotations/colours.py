@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cc3d
 import numpy as np
 
 from unet_core.annotations.layer import Image, Layer, as_labels, gray_of, layer_of, opened_view
@@ -54,6 +53,8 @@ def classes_of(
     ValueError
         If there are more values than a data set may have classes.
     """
+    import cc3d
+
     present = np.unique(values).tolist()
     if len(present) > MAX_COLOURS:
         raise ValueError(

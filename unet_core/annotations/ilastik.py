@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from unet_core.annotations.colours import classes_of
@@ -39,6 +38,8 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
 
 def _exported(path: Path, time: int | None, shape: ZYX) -> np.ndarray:
     """The exported array as z y x, by the axes that ilastik writes beside it."""
+    import h5py
+
     file, internal = split_internal(str(path))
     try:
         with h5py.File(file, "r") as opened:

@@ -12,9 +12,9 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from unet_core.annotations import labels, masks, outlines, raster
 from unet_core.annotations.drawn import Drawn, beyond
@@ -22,6 +22,9 @@ from unet_core.annotations.layer import Found, Image, Images, Layer, Told, objec
 from unet_core.annotations.parsed import read_bytes
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+
+if TYPE_CHECKING:
+    from roifile import ImagejRoi
 
 # A ROI is some kilobytes; more than these is no set of ROIs, or one that was made to fill the memory.
 MAX_ROI_BYTES, MAX_ROI_SET_BYTES = 2**27, 2**30
@@ -54,6 +57,8 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
 
 
 def _decoded(data: bytes, where: str) -> ImagejRoi:
+    from roifile import ImagejRoi
+
     try:
         return ImagejRoi.frombytes(data)
     except Exception as error:  # of many kinds, where the file is damaged
@@ -139,6 +144,8 @@ def _slice_of(roi: ImagejRoi, shape: ZYX, given: int | None, where: str) -> tupl
 
 def _pixels(roi: ImagejRoi, data: bytes, size: tuple[int, int], where: str) -> np.ndarray:
     """Flat positions of a ROI in its plane."""
+    from roifile import ROI_SUBTYPE, ROI_TYPE
+
     if roi.subpixelrect:
         low, high = (roi.xd, roi.yd), (roi.xd + roi.widthd, roi.yd + roi.heightd)
     else:
@@ -165,6 +172,8 @@ def _pixels(roi: ImagejRoi, data: bytes, size: tuple[int, int], where: str) -> n
 
 def _outline(roi: ImagejRoi, data: bytes, where: str) -> np.ndarray:
     """Corners of the polygon that ImageJ fills for a ROI with points."""
+    from roifile import ROI_OPTIONS, ROI_SUBTYPE
+
     ends = np.array([(roi.x1, roi.y1), (roi.x2, roi.y2)])
     if roi.subtype in (ROI_SUBTYPE.ELLIPSE, ROI_SUBTYPE.ROTATED_RECT) and (ends[0] != ends[1]).any():
         # The points that stand in the file too may be rounded; ImageJ passes them over.

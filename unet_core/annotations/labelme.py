@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 from unet_core.annotations import labels, raster
@@ -100,6 +99,8 @@ def _mask(shape: _Shape, points: np.ndarray, size: tuple[int, int], where: str) 
             f"{where}: its mask from {left}, {top} to {right}, {bottom} leaves the image of {size[0]} x {size[1]} "
             "pixels"
         )
+    import imagecodecs
+
     try:
         data = base64.b64decode(shape.mask or "", validate=True)
         # Width and height in the header, before memory is asked for.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import fastremap
 import numpy as np
 
 from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of, one_image_each, read_volume
@@ -34,6 +33,8 @@ def find(path: str, images: Images, name: str = "masks") -> Found:
 
 def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) -> Iterator[Layer | Told]:
     """The objects of one image, a layer each, since they may overlap; see `unet_core.annotations`."""
+    import fastremap
+
     gray = list[tuple[int, str]]()
     for file in files:
         values = read_volume(file, image, shape)

@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import h5py
 import numpy as np
 
 from unet_core.annotations.parsed import read_bytes
+
+if TYPE_CHECKING:
+    import h5py
 
 # Numbers of the format for the types of data and the classes of arrays.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -60,6 +62,8 @@ def arrays_of(file: Path) -> Iterator[Arrays]:
     ValueError
         If the file is missing, cut short or something else.
     """
+    import h5py
+
     if not file.is_file():
         raise ValueError(f"no file {file}")
     try:
@@ -74,6 +78,8 @@ def arrays_of(file: Path) -> Iterator[Arrays]:
 
 def _of_hdf5(opened: h5py.File, file: Path) -> Arrays:
     """Arrays of a file of MATLAB 7.3, which writes columns as rows."""
+    import h5py
+
     found = {
         name: item
         for name in opened

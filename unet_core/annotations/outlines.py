@@ -8,7 +8,6 @@ does stands in its public source (``ij/gui/PolygonRoi.java``, ``EllipseRoi.java`
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 # Points with which a closed spline is continued at its ends, corners of an ellipse, and fewest points of a spline.
 CONTINUED, ELLIPSE_CORNERS, FEWEST_POINTS = 7, 72, 100
@@ -50,6 +49,8 @@ def spline(points: np.ndarray) -> np.ndarray:
     more = min(CONTINUED, len(points))
     longer = np.r_[knots[-1 - more : -1] - knots[-1], knots, knots[1 : more + 1] + knots[-1]]
     through = np.vstack([closed[-1 - more : -1], closed, closed[1 : more + 1]])
+    from scipy.interpolate import CubicSpline
+
     return CubicSpline(longer, through, bc_type="natural")(
         np.linspace(0, knots[-1], max(FEWEST_POINTS, int(length / 2)))
     )

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # Tables for all images of a data set are read at once.
@@ -96,6 +94,9 @@ def read_xml(file: Path, name: str) -> Element:
     ValueError
         If the file is missing, too large, truncated or something else.
     """
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
     try:
         root: Element = fromstring(read_bytes(file), forbid_dtd=True)
     except DefusedXmlException:

@@ -33,7 +33,7 @@ from unet_core.estimate.workload import STEPS, PendingJob, Workload, pending, si
 from unet_core.groundtruth.samples import check_data, expand
 from unet_core.instances.objects import SUFFIXES
 from unet_core.network.model import device
-from unet_core.runtime import UserError
+from unet_core.runtime import UserError, available_cores
 from unet_core.store.store import LABELS, Spec
 
 # Steps that belong to a model.
@@ -277,7 +277,7 @@ def run(configfile: Path) -> list[Row]:
     if not work.jobs:
         print("estimate: nothing to be done")
         return []
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     print(f"estimate: measuring a few samples of each data set on {cores} cores", flush=True)
     starts = {
         step: process_start(step, min(threads_of(step), cores))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from unet_core.annotations.classes import UnknownClasses
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Layer, Told
 from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Annotation, Dataset
@@ -245,7 +245,7 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX, tolerance: fl
     several = sum(map(bool, sample.annotations)) > 1
     for source, files in zip(cfg.annotations, sample.annotations, strict=True):
         if files:
-            layers = FORMATS[source.format].read(files, sample.annotated, shape, source)
+            layers = module_of(source.format).read(files, sample.annotated, shape, source)
             # Of several files the name of an object does not say in which it is.
             where = f" of {files[0].name}" if several and len(files) == 1 else ""
             unknown += paint_layers(canvas, source, layers, cfg.classes, where)

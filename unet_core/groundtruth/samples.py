@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.annotations.layer import Image
 from unet_core.config.datasets import ConfigError, Dataset, Split
 from unet_core.config.folds import DIVIDED_SPLITS, divide_into_folds
@@ -23,6 +23,7 @@ from unet_core.config.options import Config
 from unet_core.groundtruth.absent import missing
 from unet_core.groundtruth.listing import Placed, expand, list_images, some
 from unet_core.images.readers import is_url, split_internal
+from unet_core.images.source import NotInstalledError
 from unet_core.images.urls import unset_variable, written_secret
 from unet_core.patterns import fits, matching, names_first, nfc, on_disk
 
@@ -91,7 +92,10 @@ def find_samples(cfg: Dataset) -> tuple[list[Sample], list[str]]:
     problems : list of str
         All that is wrong, one line each.
     """
-    images, problems = list_images(cfg)
+    try:
+        images, problems = list_images(cfg)
+    except NotInstalledError as error:
+        return [], [f"images: {error}"]
     if problems or not images:
         return [], problems
     problems += _names_of_none(cfg, [image.name for image in images])
@@ -321,7 +325,7 @@ def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
     try:
         if lost := missing([split_internal(place)[0]]):
             return None, [], lost
-        found, strangers = FORMATS[source.format].find(place, [image.as_annotated for image in images])
+        found, strangers = module_of(source.format).find(place, [image.as_annotated for image in images])
         found = {i: files for i, files in found.items() if fits(images[i].name, source.samples)}
         if lost := missing(split_internal(str(file))[0] for files in found.values() for file in files):
             return None, [], lost

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_core.annotations.classes import UnknownClasses, problem_lines
-from unet_core.annotations.formats import FORMATS
+from unet_core.annotations.formats import module_of
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.digest import FileHashes, digest
@@ -296,7 +296,7 @@ def _labels_if_done(path: Path, labels_digest: str) -> dict[str, Any] | None:
 
 def _part_of(sample: Sample, source: Annotation, files: tuple[Path, ...], content: str) -> Any:
     """What of the annotation files concerns one sample: of a table for all images, its own rows."""
-    if part_of := getattr(FORMATS[source.format], "content", None):
+    if part_of := getattr(module_of(source.format), "content", None):
         return part_of(files, sample.annotated)
     return [content, [split_internal(str(file))[1] for file in files]]
 

@@ -69,7 +69,7 @@ class ZarrPart(NamedTuple):
 def _of_zarr(path: Path, internal: str, hashed: Hashed) -> str:
     try:
         described, chunks = zarr_images.content_of(path, internal)
-    except OSError:
+    except (OSError, ImportError):
         raise
     except Exception as error:  # of many kinds, where its description is damaged; reading its pixels tells that
         return digest("damaged", str(error))

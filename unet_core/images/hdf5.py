@@ -49,10 +49,10 @@ def open_hdf5(path: Path, internal: str, stored: bool = False) -> Iterator[Sourc
 @contextmanager
 def dataset(path: Path, internal: str) -> Iterator[h5py.Dataset]:
     """The array (`h5py.Dataset`) of a file: the named one, or the only one."""
-    import h5py
-
     with contextlib.ExitStack() as stack:
         with reading(path, "HDF5"):
+            import h5py
+
             file = stack.enter_context(h5py.File(path, "r"))
             arrays = _images(file)
             name = internal.strip("/") or (arrays[0] if len(arrays) == 1 else "")

@@ -15,6 +15,7 @@ from unet_core.config.datasets import PixelSize
 from unet_core.images import ome_tiff, tiff, volume_headers
 from unet_core.images.hdf5 import axes_of, dataset
 from unet_core.images.readers import FILE_TYPES, VENDOR_FILE_TYPES, VOLUME_FILE_TYPES, open_image
+from unet_core.images.source import passing_over_damage
 from unet_core.images.zarr_images import located
 from unet_core.patterns import ending_of
 
@@ -69,10 +70,9 @@ def header_of(path: Path, internal: str = "") -> Header:
     kind = FILE_TYPES.get(ending_of(path).lower(), "")
     ways = {"TIFF": _tiff, "HDF5": _hdf5, "Zarr": _zarr} | dict.fromkeys(VENDOR_FILE_TYPES.values(), _vendor)
     ways |= dict.fromkeys(VOLUME_FILE_TYPES.values(), _volume)
-    try:
+    with passing_over_damage(path):
         return ways.get(kind, _axes)(path, internal)
-    except Exception:  # of many kinds, where the file is damaged; reading its pixels tells that
-        return EMPTY_HEADER
+    return EMPTY_HEADER
 
 
 def voxel_size(configured: PixelSize, header: Header, axes: str) -> tuple[float, float, float]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from defusedxml.ElementTree import fromstring
 
 from unet_core.images.source import RefusedError
 from unet_core.images.tiff_pages import Page, Pages
@@ -45,6 +44,8 @@ class OmeImage(NamedTuple):
 
 def parsed(text: str | None) -> Element | None:
     """OME-XML as a tree; None where it is none, or not safe to read."""
+    from defusedxml.ElementTree import fromstring
+
     try:
         return fromstring(text, forbid_dtd=True) if text else None
     except Exception:  # of many kinds, where it is damaged

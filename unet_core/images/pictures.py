@@ -112,13 +112,13 @@ def open_picture(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     RefusedError
         If its colours are not read, or indices are asked for where there are several frames.
     """
-    from PIL.BmpImagePlugin import BmpImageFile
-    from PIL.GifImagePlugin import GifImageFile
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    kinds = {".bmp": BmpImageFile, ".gif": GifImageFile}
     with contextlib.ExitStack() as stack:
         with reading(path, path.suffix[1:].upper()):
+            from PIL.BmpImagePlugin import BmpImageFile
+            from PIL.GifImagePlugin import GifImageFile
+            from PIL.JpegImagePlugin import JpegImageFile
+
+            kinds = {".bmp": BmpImageFile, ".gif": GifImageFile}
             # By its class, since `Image.open` has a limit of pixels of its own, for all threads together.
             picture = stack.enter_context(kinds.get(path.suffix.lower(), JpegImageFile)(path))
             frames = getattr(picture, "n_frames", 1) if path.suffix.lower() == ".gif" else 1

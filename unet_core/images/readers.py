@@ -5,7 +5,6 @@ Formats of microscopes are read by bioio.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from unet_core.files import PARSING
 from unet_core.images import hdf5, ome_tiff, tiff, volume_headers, zarr_images
 from unet_core.images.hdf5 import open_hdf5
 from unet_core.images.pictures import open_picture, open_png
-from unet_core.images.source import RefusedError, Source, box_of, lengths, of_array, reading
+from unet_core.images.source import RefusedError, Source, box_of, lengths, of_array, passing_over_damage, reading
 from unet_core.images.vendor import VENDOR_FILE_TYPES, open_vendor, scenes_of
 from unet_core.images.volume_headers import VOLUME_FILE_TYPES
 from unet_core.images.volumes import open_volume
@@ -175,7 +174,7 @@ def members_of(path: Path) -> list[Path]:
         The image file.
     """
     found: list[Path] = []
-    with contextlib.suppress(Exception):  # of many kinds, where the file is damaged; reading its pixels tells that
+    with passing_over_damage(path):
         if FILE_TYPES.get(path.suffix.lower()) == "TIFF" and not is_url(path):
             found = [path.parent / one.name for one in tiff.files_of(path)]
         elif FILE_TYPES.get(path.suffix.lower()) == "HDF5" and not is_url(path):
@@ -200,7 +199,7 @@ def set_of(path: Path) -> list[Path]:
     path : Path
         The image file.
     """
-    with contextlib.suppress(Exception):
+    with passing_over_damage(path):
         if _is_set(path):
             return ome_tiff.files_of(path)[0] or [path]
     return [path]
@@ -214,7 +213,7 @@ def times_of_set(path: Path) -> dict[Path, int]:
     path : Path
         A file of the set.
     """
-    with contextlib.suppress(Exception):
+    with passing_over_damage(path):
         if _is_set(path):
             return ome_tiff.times_of(path)
     return {}
@@ -236,7 +235,7 @@ def arrays_in(path: Path) -> list[str]:
         return []
     ways = {"TIFF": tiff.numbers_in, "HDF5": hdf5.arrays_in, "Zarr": zarr_images.arrays_in}
     ways |= dict.fromkeys(VENDOR_FILE_TYPES.values(), scenes_of)
-    with contextlib.suppress(Exception):
+    with passing_over_damage(path):
         return ways[kind](path) if kind in ways else []
     return []
 

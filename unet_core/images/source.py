@@ -45,6 +45,35 @@ class RefusedError(ValueError):
     """A file that is not damaged but cannot be used as it is; the message is complete and names the file."""
 
 
+class NotInstalledError(RefusedError, ImportError):
+    """A file that is read by a library which is not installed; the message is complete and names the file."""
+
+
+def _not_installed(path: Path, error: ImportError) -> NotInstalledError:
+    package = error.name.partition(".")[0] if error.name else ""
+    return NotInstalledError(
+        f"{path}: is read by {package}, which is not installed here: pip install {package}"
+        if package
+        else f"{path}: is read by a library that is not installed here ({error})"
+    )
+
+
+@contextmanager
+def passing_over_damage(path: Path) -> Iterator[None]:
+    """End quietly where a damaged file raises errors, which are of many kinds: reading its pixels tells them.
+
+    That a library is missing is no damage of a file, and must not be taken for one.
+    """
+    try:
+        yield
+    except NotInstalledError:
+        raise
+    except ImportError as error:
+        raise _not_installed(path, error) from None
+    except Exception:
+        return
+
+
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Turn the errors of decoders of damaged files, which are of many kinds, into a ValueError that names the file."""
@@ -52,6 +81,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except RefusedError:
         raise
+    except ImportError as error:
+        raise _not_installed(path, error) from None
     except Exception as error:
         text = masked((str(error).strip() or type(error).__name__).splitlines()[0], path)
         raise ValueError(f"{path}: cannot be read as {kind} ({text}); is it complete?") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.images.source import Box, Source, reading, with_samples_as_channels
+from unet_core.images.source import Box, NotInstalledError, Source, reading, with_samples_as_channels
 
 VENDOR_FILE_TYPES = {".czi": "CZI", ".lif": "LIF", ".nd2": "ND2"}
 
@@ -31,7 +31,7 @@ def open_vendor(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     try:
         import bioio
     except ImportError:
-        raise ValueError(
+        raise NotInstalledError(
             f"{path}: {kind} is read by bioio, which is not installed: "
             "pip install 'unet-core[bioio]' (or convert it to OME-TIFF)"
         ) from None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unet_core.images.source import RefusedError
+from unet_core.images.source import NotInstalledError, RefusedError
 from unet_core.patterns import ending_of
 
 VOLUME_FILE_TYPES = {
@@ -95,7 +95,7 @@ def described(path: Path) -> Volume:
     try:
         library = _library(kind)
     except ImportError:
-        raise RefusedError(
+        raise NotInstalledError(
             f"{path}: {kind} is read by {LIBRARIES[kind]}, which is not installed: "
             "pip install 'unet-core[volumes]' (or convert it to OME-TIFF)"
         ) from None

@@ -77,10 +77,10 @@ def open_zarr(path: Path, internal: str, stored: bool) -> Iterator[Source]:
     stored : bool
         Whether it may be empty: an annotation without objects has no chunks, an image without chunks has lost them.
     """
-    import zarr
-
     found = located(path, internal)
     with reading(path, "Zarr"):
+        import zarr
+
         if not stored and 0 not in found.shape and "://" not in str(path) and not any(True for _ in _chunks(found)):
             raise RefusedError(f"{path}: the array {_inside(path, found)} has none of its chunks; was it copied whole?")
         folder = filled(found.folder)
