@@ -122,7 +122,7 @@ def run(
     if processes == 1:
         program(job)
     elif launched:
-        launch("tests.train.test_processes", job, nodes=1, per_node=processes)
+        launch("tests.train.test_processes", job, nodes=1, per_node=processes, cores=2)
     else:
         fork(processes, job)
     tensors, state = load_checkpoint(folder / "last.safetensors")
@@ -191,7 +191,50 @@ def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path: Path) 
 def test_several_nodes_need_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match="training on 2 nodes needs a SLURM job"):
-        launch("unet_core.train.step", {}, nodes=2, per_node=1)
+        launch("unet_core.train.step", {}, nodes=2, per_node=1, cores=1)
+
+
+def test_several_nodes_need_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"needs srun, which cannot be found on {socket.gethostname()}"):
+        launch("unet_core.train.step", {}, nodes=2, per_node=1, cores=1)
+
+
+def test_srun_gives_the_processes_of_a_node_all_cores_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `srun` of our own: SLURM's would give each task one core."""
+    srun = tmp_path / "srun"
+    srun.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/told\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    for cores, given in ((8, 8), (64, 16)):
+        launch("unet_core.train.step", {"a": 1}, nodes=2, per_node=4, cores=cores)
+        told = (tmp_path / "told").read_text().split("\n")
+        wanted = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", f"--cpus-per-task={given}"]
+        assert told[:4] == wanted and "--nnodes" in told and told[told.index("--nproc-per-node") + 1] == "4"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_no_process_is_started_where_gpus_are_missing(nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNET_GPUS", "4")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="asked for 4 GPUs on each node"):
+        launch("unet_core.train.step", {}, nodes=nodes, per_node=4, cores=1)
+
+
+def test_a_node_without_its_gpus_ends_the_training_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun starts on a node that is not the first."""
+    monkeypatch.setenv("UNET_GPUS", "4")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["step", json.dumps({"log": str(tmp_path / "log"), "threads": 1})])
+    with pytest.raises(SystemExit):
+        step.main()
+    log = (tmp_path / "log").read_text()
+    assert "asked for 4 GPUs on each node" in log and "Traceback" not in log
 
 
 if __name__ == "__main__":
