@@ -19,11 +19,12 @@ def last_step(project: ClusterProject) -> int:
 
 def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> None:
     expected, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
-    resources = ["train:nodes=2", "train:tasks=2", "train:gpu=2", "train:mpi=srun"]
-    output = project.run("--set-resources", *resources, "--", project.forget("train"))
+    project.fill_in(train_nodes=2)
+    output = project.run("--", project.forget("train"))
     assert "2 process(es)" in output
     (job,) = [record for record in records(project.folder) if "rule_train" in comment(record["JobId"])]
-    assert job["NodeCnt"] == "2" and job["JobState"] == "COMPLETED"
+    assert job["NodeCnt"] == "2" and job["JobState"] == "COMPLETED" and job["Partition"] == "gpu"
+    assert "NumTasks=2" in command("scontrol", "show", "job", job["JobId"])
     tensors, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
     for name, tensor in expected.items():
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-5)
