@@ -55,6 +55,19 @@ def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_
     assert project.weights() == uninterrupted
 
 
+def test_a_training_on_several_gpus_saves_when_slurm_warns_it_and_goes_on_there(project: ClusterProject) -> None:
+    project.configure(LONG)
+    project.fill_in(train_gpus=2)
+    process = project.start("results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
+    command("scancel", "--signal=USR1", job)  # to all processes of the job's step, as before its time limit
+    output = project.finish(process)
+    saved = set(re.findall(r"stopped by .* after step (\d+) of 450, and saved", output))
+    assert saved and saved == set(re.findall(r"train: goes on from step (\d+)", output))
+    assert "2 process(es)" in output and last_step(project) == 450
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("partition", ["low", "lowcancel"])
 def test_training_that_gives_way_to_other_jobs_is_queued_again_and_ends_bit_for_bit(

@@ -32,14 +32,15 @@ from unet_core.train.sampling import Sampler
 NETWORK = Network(depth=2, width=4, dropout=0)
 
 
-def warn_at(stopped: int, by: int, whom: int) -> None:
-    """Send a process a signal in a step, as SLURM does before the time limit."""
+def warn_at(stopped: int, by: int, whom: list[int]) -> None:
+    """Send processes a signal in a step, as SLURM does before the time limit."""
     step = training._step
 
     def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == stopped:
-            os.kill(whom, by)
+            for process in whom:
+                os.kill(process, by)
 
     training._step = warned
 
@@ -60,7 +61,11 @@ def program(job: dict) -> None:
         sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=cfg.batch, seed=0, augment=STILL)
         decided = plan(12) | {"network": NETWORK.model_dump()}
         if job["warned"] == processes.rank:
-            warn_at(5, job["by"], os.getppid() if job["above"] else os.getpid())
+            warn_at(
+                5,
+                job["by"],
+                {"above": [os.getppid()], "both": [os.getppid(), os.getpid()]}.get(job["whom"], [os.getpid()]),
+            )
         train_network(
             cfg,
             decided,
@@ -111,14 +116,14 @@ def run(
     warned: int | None = None,
     by: signal.Signals = signal.SIGUSR1,
     launched: bool = False,
-    above: bool = False,
+    whom: str = "",
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train in several processes, in forks or as a user would; the weights and the curves.
 
-    One of the processes is sent a signal, or (`above`) that which has started them.
+    One of the processes is sent a signal, or that which has started them (`whom`: "above"), or both.
     """
     job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned, "by": by}
-    job["above"] = above
+    job["whom"] = whom
     if processes == 1:
         program(job)
     elif launched:
@@ -165,10 +170,18 @@ def test_all_processes_stop_where_one_is_warned_and_go_on_to_the_same_end(tmp_pa
 @pytest.mark.slow
 def test_an_interruption_of_torchrun_lets_the_processes_save(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training in 2 processes ended with code"):
-        run(tmp_path, 2, warned=1, by=signal.SIGINT, launched=True, above=True)
+        run(tmp_path, 2, warned=1, by=signal.SIGINT, launched=True, whom="above")
     assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 8
     text = (tmp_path / "log").read_text()
     assert "stopped by SIGINT after step 8 of 12, and saved" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_the_warning_of_slurm_which_torchrun_gets_too_lets_the_processes_save(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training in 2 processes ended with code 1"):
+        run(tmp_path, 2, warned=1, launched=True, whom="both")
+    assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 8
+    assert "stopped by a signal to another process after step 8 of 12, and saved" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
 STOP_SIGNALS = (signal.SIGUSR1, *END_SIGNALS)
+# A command that is to ignore SLURM's warning: torchrun would die of it, and the processes with the job, unsaved. They
+# get the warning themselves.
+UNWARNED = ["sh", "-c", 'trap "" USR1; exec "$@"', "sh"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int, cores
     require_gpus()
     before, meeting = _on_nodes(nodes, cores) if nodes > 1 else ([], ["--standalone"])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node), *meeting]
-    command = [*before, *torchrun, "-m", module, json.dumps(job)]
+    command = [*before, *UNWARNED, *torchrun, "-m", module, json.dumps(job)]
     with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
         code = subprocess.call(command)
     if code and warned.by:
