@@ -28,7 +28,7 @@ from unet_core.config.presets import PRESETS
 from unet_core.config.section import merge
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
-from unet_core.network.model import device
+from unet_core.network.device import device
 from unet_core.store.store import Result, Spec, begin
 from unet_core.train import loop as training
 from unet_core.train.processes import Processes

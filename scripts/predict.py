@@ -5,12 +5,12 @@ from pathlib import Path
 from unet_core.config.datasets import Extent
 from unet_core.config.options import Predict
 from unet_core.engine import open_job
+from unet_core.gpus import expect_gpus
 from unet_core.predict.step import predict_samples
 from unet_core.records import recorded
 
-stamp = Path(snakemake.output.stamp)
-options = snakemake.params.cfg
-groundtruth = Path(snakemake.input.groundtruth)
+options, stamp = snakemake.params.cfg, Path(snakemake.output.stamp)
+expect_gpus(snakemake.resources)
 
 with (
     open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine,
@@ -20,8 +20,8 @@ with (
         Predict.model_validate(options["predict"]),
         model=Path(snakemake.input.model),
         plans=[Path(path) for path in snakemake.input.plans],
-        groundtruth=groundtruth,
-        images=groundtruth.with_suffix(".zarr"),
+        groundtruth=Path(snakemake.input.groundtruth),
+        images=Path(snakemake.input.groundtruth).with_suffix(".zarr"),
         store=stamp.with_suffix(".zarr"),
         stamp=stamp,
         engine=engine,

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from unet_core.gpus import expect_gpus
 from unet_core.records import recorded
 from unet_core.runtime import job_log
-from unet_core.train.processes import join_processes, launch
-from unet_core.train.step import adopt_model, run_job
+from unet_core.train.processes import launch
+from unet_core.train.step import adopt_model, run_alone
 
 options = snakemake.params.cfg
-nodes = snakemake.resources.get("nodes", 1)
-per_node = max(1, snakemake.resources.get("gpu", 0) // nodes)  # a process for each GPU that the job asked for
+# On each node a process for each GPU that the job asked for.
+nodes, per_node = snakemake.resources.get("nodes", 1), max(1, expect_gpus(snakemake.resources))
 job = {
     "options": options["train"],
     "plan": snakemake.input.plan,
@@ -24,7 +25,6 @@ with job_log(Path(job["log"]), job["threads"]), recorded(snakemake.params.record
     if options["bought"]:
         adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))
     elif nodes * per_node > 1:
-        launch("unet_core.train.step", job, nodes=nodes, per_node=per_node)
+        launch("unet_core.train.step", job, nodes=nodes, per_node=per_node, cores=snakemake.threads)
     else:
-        with join_processes() as processes:
-            run_job(job, processes)
+        run_alone(job)

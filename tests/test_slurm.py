@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from unet_core.slurm import outlast_controller, wait_for_controller
-from unet_core.workers import _refuse_early
+from unet_core.config.cluster import Dask, Slurm
+from unet_core.engine import open_engine
+from unet_core.runtime import UserError
+from unet_core.slurm import _requeue, outlast_controller, wait_for_controller
+from unet_core.workers import _environment, _refuse_early
 
 DOWN, UP = "Slurmctld(primary) at node1 is DOWN", "Slurmctld(primary) at node1 is UP"
 AWAY, BACK = "SLURM's controller does not answer; waiting until it does\n", "SLURM's controller answers again\n"
@@ -89,3 +92,34 @@ def test_worker_jobs_are_not_taken_for_refused_while_the_controller_is_away(
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\n[ $(cat {tmp_path}/n) = 1 ]\n")
     (tmp_path / "sbatch").chmod(0o755)
     _refuse_early("", "weights")
+
+
+def test_worker_jobs_need_the_commands_of_slurm_on_the_node_of_their_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cfg = Dask.model_validate({"cluster": "slurm"})
+    for command in ("sbatch", "squeue", "scancel"):
+        with (
+            pytest.raises(UserError, match=rf"^predict: .*{command}.* cannot be found on \S+: .*dask.cluster: local$"),
+            open_engine(cfg, "predict", 1, tmp_path / "logs"),
+        ):
+            pass
+        (tmp_path / command).touch(0o755)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_job_that_cannot_be_queued_again_for_want_of_scontrol_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not _requeue("7")
+    assert "it cannot be queued again (No such file or directory: 'scontrol')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [({}, 0), ({"gpus": 2}, 2), ({"options": ["--qos=long", "--gres=gpu:a100:1"]}, 1), ({"options": ["--qos=gpu"]}, 0)],
+)
+def test_worker_jobs_know_which_gpus_they_asked_for(options: dict[str, Any], gpus: int) -> None:
+    assert f"export UNET_GPUS={gpus}" in _environment(Slurm.model_validate(options))

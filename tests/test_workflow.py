@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 import yaml
 
 from tests.conftest import made_once
@@ -172,6 +173,17 @@ def test_the_page_shows_what_each_step_cost(finished: Project) -> None:
         "7",
     ]
     assert cost["total"][2] > "0:00:00" and cost["total"][4] == "0:00:00" and 0 < float(cost["total"][5]) < 100
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
+def test_a_job_that_asked_for_gpus_and_has_none_says_so(project: Project) -> None:
+    for step in ("train", "predict"):
+        shutil.rmtree(project.folder / "results" / step)
+    for asked, step in (("train:gres='gpu:a100:2'", "train"), ("predict:gpu=1", "predict")):
+        output = project.run("--set-resources", asked, fails=True)
+        assert re.search(r"\d\d the job asked for [12] GPUs? on each node, but on \S+ torch sees none: ", output)
+        assert "UNET_ALLOW_CPU=1" in output and "please report" not in output
+        assert f"Error in rule {step}:" in output
 
 
 def test_lost_and_damaged_benchmarks_start_no_job_and_are_not_measured(project: Project) -> None:

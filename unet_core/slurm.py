@@ -54,16 +54,20 @@ def watch_preempted(folder: Path, interval: float = 20) -> None:
 
 def _requeue(number: str) -> bool:
     """Queue a job again and say so, or say why that cannot be."""
-    answer = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
+    try:
+        answer = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
+        refused = answer.stderr.strip() if answer.returncode else ""
+    except OSError as error:
+        refused = f"{error.strerror}: '{error.filename}'"
     what = (
-        f"it cannot be queued again ({answer.stderr.strip()}), and Snakemake would wait for it for ever: "
+        f"it cannot be queued again ({refused}), and Snakemake would wait for it for ever: "
         "stop this run and start it anew"
-        if answer.returncode
+        if refused
         else "it is queued again"
     )
     # Snakemake's logging shows only messages of its own.
     print(f"SLURM job {number} was cancelled to make room for others; {what}", file=sys.stderr, flush=True)
-    return not answer.returncode
+    return not refused
 
 
 def outlast_controller(interval: float = 10) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +21,7 @@ from distributed import Client
 from distributed.security import Security
 
 from unet_core.config.cluster import Slurm
+from unet_core.gpus import ASKED, gpus_of
 from unet_core.runtime import UserError
 from unet_core.slurm import wait_for_controller
 
@@ -79,7 +82,13 @@ def worker_jobs(cfg: Slurm, step: str, logs: Path) -> Iterator[tuple[Client, Cal
         Connected to their scheduler.
     check : callable
         To be called every `POLL_SECONDS` seconds; replaces lost jobs, and raises `UserError` where all are lost.
+
+    Raises
+    ------
+    UserError
+        If this node has not the commands of SLURM, or SLURM refuses such jobs.
     """
+    _require_commands(step)
     logs.mkdir(parents=True, exist_ok=True)
     settings = {
         **DASK_SETTINGS,
@@ -117,7 +126,7 @@ def _cluster(cfg: Slurm, step: str, logs: Path, private: str) -> Any:
         walltime=f"{cfg.minutes // 60:02d}:{cfg.minutes % 60:02d}:00",
         job_name=f"unet-{step}",
         job_extra_directives=[*cfg.options, *([f"--gpus={cfg.gpus}"] if cfg.gpus else [])],
-        job_script_prologue=_environment(cfg.cores),
+        job_script_prologue=_environment(cfg),
         # No nanny: where a worker dies its job ends, and another one takes its place.
         nanny=False,
         worker_extra_args=[
@@ -164,21 +173,39 @@ def _security(folder: Path) -> Security:
     return Security(tls_ca_file=ca, require_encryption=True, **roles)
 
 
-def _environment(cores: int) -> list[str]:
+def _gpus(cfg: Slurm) -> int:
+    """GPUs of a worker job, those that its options of sbatch ask for too."""
+    asked = [option.partition("=")[2] for option in cfg.options if option.startswith("--gres=")]
+    return gpus_of({"gpu": cfg.gpus, "gres": ",".join(asked)})
+
+
+def _environment(cfg: Slurm) -> list[str]:
     """Lines at the start of a worker job's script.
 
-    They set the path of our code, its threads, no HTTP servers, and memory from one pool (the Snakefile says why).
+    They set the path of our code, its threads, the GPUs that it asked for, no HTTP servers, and memory from one pool
+    (the Snakefile says why).
     """
     values = {
         f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": repr(value) for key, value in DASK_SETTINGS.items()
     }
     values |= {
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": str(cores),
+        "OMP_NUM_THREADS": str(cfg.cores),
+        ASKED: str(_gpus(cfg)),
         "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1"),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
     }
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+
+
+def _require_commands(step: str) -> None:
+    """Refuse to begin where jobs of SLURM can neither be submitted nor looked at nor ended."""
+    if missing := [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]:
+        raise UserError(
+            f"{step}: worker jobs in SLURM are asked for (dask.cluster: slurm), but {', '.join(missing)} cannot be "
+            f"found on {socket.gethostname()}: put SLURM's commands on the PATH there (module load slurm, or ask the "
+            "administrators of the cluster), or set dask.cluster: local"
+        )
 
 
 def _refuse_early(script: str, step: str) -> None:

@@ -20,7 +20,8 @@ from unet_core.config.options import Predict, Train
 from unet_core.config.parse import parse_config
 from unet_core.engine import Engine
 from unet_core.network import precision
-from unet_core.network.model import checkpoint_state, device, device_name, weights_digest
+from unet_core.network.device import device, device_name
+from unet_core.network.model import checkpoint_state, weights_digest
 from unet_core.network.precision import CLEARLY, REPEATS, choose, hardware_name, low_precision, time_ratio
 from unet_core.predict.members import tile_of
 from unet_core.report.provenance import arithmetic

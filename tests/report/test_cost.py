@@ -23,7 +23,8 @@ def write_by_snakemake(path: Path, *, extended: bool = True, sampled: bool = Tru
 
 
 def test_the_cost_of_a_job_without_and_with_gpus(tmp_path: Path) -> None:
-    for resources, hours in (({}, 0.0), ({"gpu": 0}, 0.0), ({"gpu": 1}, 2.0), ({"gpu": 4}, 8.0)):
+    gres = {"gres": "gpu:a100:4", "nodes": 2}
+    for resources, hours in (({}, 0.0), ({"gpu": 0}, 0.0), ({"gpu": 1}, 2.0), ({"gpu": 4}, 8.0), (gres, 16.0)):
         write_by_snakemake(tmp_path / "job.jsonl", **resources)
         assert job_cost(tmp_path / "job.jsonl") == {
             "wall_hours": 2.0,

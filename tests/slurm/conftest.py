@@ -17,12 +17,13 @@ import pytest
 import tifffile
 
 from tests.conftest import made_once
+from tests.test_profiles import filled_in
 from tests.test_workflow import CONFIG, Project
+from unet_core.gpus import ALLOW_CPU
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
 RECORDS = ROOT / ".slurm" / "jobs.txt"
-PROFILE = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "3"]
 # The training of the tests; without dropout and normalisation two processes train exactly as one.
 TRAIN = CONFIG["train"] | {"batch": 2}
 # Long enough to be interrupted.
@@ -83,7 +84,14 @@ class ClusterProject(Project):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.profile = ROOT / "profiles" / "slurm"
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def fill_in(self, **values: Any) -> None:
+        """Use the profile with other values at its top."""
+        self.profile = self.folder / "profile"
+        self.profile.mkdir()
+        (self.profile / "config.yaml").write_text(filled_in(**values))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Begin a run, in a process group of its own."""
@@ -94,7 +102,10 @@ class ClusterProject(Project):
             str(ROOT / "Snakefile"),
             "--configfile",
             "config.yaml",
-            *PROFILE,
+            "--profile",
+            str(self.profile),
+            "--slurm-init-seconds-before-status-checks",
+            "3",
         ]
         self.output = self.folder / f".output{len(self.processes)}"
         with self.output.open("w") as output:
@@ -146,7 +157,8 @@ class ClusterProject(Project):
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
-    """The test cluster must run."""
+    """The test cluster must run. Its GPUs are pretended, so that jobs that ask for them may do without."""
+    os.environ[ALLOW_CPU] = "1"
     assert shutil.which("sinfo"), "no SLURM; run `make slurm-test`"
     assert len(command("sinfo", "--noheader", "--Node", "--partition=cpu").splitlines()) == 3
 

@@ -19,11 +19,12 @@ def last_step(project: ClusterProject) -> int:
 
 def test_two_processes_on_two_nodes_train_as_one(project: ClusterProject) -> None:
     expected, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
-    resources = ["train:nodes=2", "train:tasks=2", "train:gpu=2", "train:mpi=srun"]
-    output = project.run("--set-resources", *resources, "--", project.forget("train"))
+    project.fill_in(train_nodes=2)
+    output = project.run("--", project.forget("train"))
     assert "2 process(es)" in output
     (job,) = [record for record in records(project.folder) if "rule_train" in comment(record["JobId"])]
-    assert job["NodeCnt"] == "2" and job["JobState"] == "COMPLETED"
+    assert job["NodeCnt"] == "2" and job["JobState"] == "COMPLETED" and job["Partition"] == "gpu"
+    assert "NumTasks=2" in command("scontrol", "show", "job", job["JobId"])
     tensors, _ = load_checkpoint(project.folder / "results/train/cells/last.safetensors")
     for name, tensor in expected.items():
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-5)
@@ -52,6 +53,19 @@ def test_training_saves_before_the_time_limit_and_the_next_attempt_ends_bit_for_
     assert [job["JobState"] for job in ended] == ["FAILED", "COMPLETED"]
     assert re.search(r"train: goes on from step \d+", output)
     assert project.weights() == uninterrupted
+
+
+def test_a_training_on_several_gpus_saves_when_slurm_warns_it_and_goes_on_there(project: ClusterProject) -> None:
+    project.configure(LONG)
+    project.fill_in(train_gpus=2)
+    process = project.start("results/train/cells.json")
+    (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
+    wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
+    command("scancel", "--signal=USR1", job)  # to all processes of the job's step, as before its time limit
+    output = project.finish(process)
+    saved = set(re.findall(r"stopped by .* after step (\d+) of 450, and saved", output))
+    assert saved and saved == set(re.findall(r"train: goes on from step (\d+)", output))
+    assert "2 process(es)" in output and last_step(project) == 450
 
 
 @pytest.mark.alone

@@ -32,14 +32,15 @@ from unet_core.train.sampling import Sampler
 NETWORK = Network(depth=2, width=4, dropout=0)
 
 
-def warn_at(stopped: int, by: int, whom: int) -> None:
-    """Send a process a signal in a step, as SLURM does before the time limit."""
+def warn_at(stopped: int, by: int, whom: list[int]) -> None:
+    """Send processes a signal in a step, as SLURM does before the time limit."""
     step = training._step
 
     def warned(cfg: Train, state: State, *arguments: Any) -> None:
         step(cfg, state, *arguments)
         if state.step == stopped:
-            os.kill(whom, by)
+            for process in whom:
+                os.kill(process, by)
 
     training._step = warned
 
@@ -60,7 +61,11 @@ def program(job: dict) -> None:
         sampler = Sampler([sample()], input_size(20, 2), shape(2).halo, batch=cfg.batch, seed=0, augment=STILL)
         decided = plan(12) | {"network": NETWORK.model_dump()}
         if job["warned"] == processes.rank:
-            warn_at(5, job["by"], os.getppid() if job["above"] else os.getpid())
+            warn_at(
+                5,
+                job["by"],
+                {"above": [os.getppid()], "both": [os.getppid(), os.getpid()]}.get(job["whom"], [os.getpid()]),
+            )
         train_network(
             cfg,
             decided,
@@ -111,18 +116,18 @@ def run(
     warned: int | None = None,
     by: signal.Signals = signal.SIGUSR1,
     launched: bool = False,
-    above: bool = False,
+    whom: str = "",
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train in several processes, in forks or as a user would; the weights and the curves.
 
-    One of the processes is sent a signal, or (`above`) that which has started them.
+    One of the processes is sent a signal, or that which has started them (`whom`: "above"), or both.
     """
     job = {"folder": str(folder), "log": str(folder / "log"), "batch": batch, "warned": warned, "by": by}
-    job["above"] = above
+    job["whom"] = whom
     if processes == 1:
         program(job)
     elif launched:
-        launch("tests.train.test_processes", job, nodes=1, per_node=processes)
+        launch("tests.train.test_processes", job, nodes=1, per_node=processes, cores=2)
     else:
         fork(processes, job)
     tensors, state = load_checkpoint(folder / "last.safetensors")
@@ -165,10 +170,18 @@ def test_all_processes_stop_where_one_is_warned_and_go_on_to_the_same_end(tmp_pa
 @pytest.mark.slow
 def test_an_interruption_of_torchrun_lets_the_processes_save(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training in 2 processes ended with code"):
-        run(tmp_path, 2, warned=1, by=signal.SIGINT, launched=True, above=True)
+        run(tmp_path, 2, warned=1, by=signal.SIGINT, launched=True, whom="above")
     assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 8
     text = (tmp_path / "log").read_text()
     assert "stopped by SIGINT after step 8 of 12, and saved" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_the_warning_of_slurm_which_torchrun_gets_too_lets_the_processes_save(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training in 2 processes ended with code 1"):
+        run(tmp_path, 2, warned=1, launched=True, whom="both")
+    assert load_checkpoint(tmp_path / "last.safetensors")[1]["step"] == 8
+    assert "stopped by a signal to another process after step 8 of 12, and saved" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
@@ -191,7 +204,50 @@ def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path: Path) 
 def test_several_nodes_need_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UserError, match="training on 2 nodes needs a SLURM job"):
-        launch("unet_core.train.step", {}, nodes=2, per_node=1)
+        launch("unet_core.train.step", {}, nodes=2, per_node=1, cores=1)
+
+
+def test_several_nodes_need_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"needs srun, which cannot be found on {socket.gethostname()}"):
+        launch("unet_core.train.step", {}, nodes=2, per_node=1, cores=1)
+
+
+def test_srun_gives_the_processes_of_a_node_all_cores_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `srun` of our own: SLURM's would give each task one core."""
+    srun = tmp_path / "srun"
+    srun.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/told\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    for cores, given in ((8, 8), (64, 16)):
+        launch("unet_core.train.step", {"a": 1}, nodes=2, per_node=4, cores=cores)
+        told = (tmp_path / "told").read_text().split("\n")
+        wanted = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", f"--cpus-per-task={given}"]
+        assert told[:4] == wanted and "--nnodes" in told and told[told.index("--nproc-per-node") + 1] == "4"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_no_process_is_started_where_gpus_are_missing(nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNET_GPUS", "4")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="asked for 4 GPUs on each node"):
+        launch("unet_core.train.step", {}, nodes=nodes, per_node=4, cores=1)
+
+
+def test_a_node_without_its_gpus_ends_the_training_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun starts on a node that is not the first."""
+    monkeypatch.setenv("UNET_GPUS", "4")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["step", json.dumps({"log": str(tmp_path / "log"), "threads": 1})])
+    with pytest.raises(SystemExit):
+        step.main()
+    log = (tmp_path / "log").read_text()
+    assert "asked for 4 GPUs on each node" in log and "Traceback" not in log
 
 
 if __name__ == "__main__":

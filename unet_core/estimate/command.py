@@ -32,7 +32,7 @@ from unet_core.estimate.stand_in import MAX_SAMPLE_VOXELS, Sized
 from unet_core.estimate.workload import STEPS, PendingJob, Workload, pending, sizes, threads_of
 from unet_core.groundtruth.samples import check_data, expand
 from unet_core.instances.objects import SUFFIXES
-from unet_core.network.model import device
+from unet_core.network.device import device
 from unet_core.runtime import UserError, available_cores
 from unet_core.store.store import LABELS, Spec
 

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import torch
 from unet_core.config.models import DESCRIPTION, WEIGHTS, model_problem
 from unet_core.config.options import Network
 from unet_core.files import write_atomic
+from unet_core.network.device import device
 from unet_core.network.tiles import LANES
 from unet_core.network.unet import NO_POOLING, UNet
 from unet_core.runtime import UserError
@@ -38,19 +38,6 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 ROWS_AT_ONCE = 64
 # Arithmetic of the network, where it is not float32.
 LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def device() -> torch.device:
-    """The accelerator of this process if there is one that torch knows (CUDA, ROCm, XPU, MPS), else the CPU."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0"))) if found else torch.device("cpu")
-
-
-def device_name() -> str:
-    """Kind of the device: cpu, or what the GPU is called; its type where torch knows no name (mps)."""
-    where = device()
-    name_of = getattr(getattr(torch, where.type, None), "get_device_name", None)
-    return str(name_of(where)) if name_of else where.type
 
 
 def arithmetic(where: torch.device, precision: str) -> torch.autocast:

@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from unet_core.network.model import LOW_PRECISION, arithmetic, channels_last, device_name
+from unet_core.network.device import device_name
+from unet_core.network.model import LOW_PRECISION, arithmetic, channels_last
 
 logger = logging.getLogger(__name__)
 

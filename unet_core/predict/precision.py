@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unet_core.config.options import Predict
 from unet_core.engine import Engine
-from unet_core.network.model import device
+from unet_core.network.device import device
 from unet_core.network.precision import Choice, choose
 from unet_core.store.store import read_attributes
 

@@ -22,7 +22,8 @@ from unet_core.engine import Engine
 from unet_core.files import write_atomic
 from unet_core.images.in_place import InPlace
 from unet_core.network.cached import Cache, Cached
-from unet_core.network.model import TooLarge, device_name, in_lane, load_network, network_function
+from unet_core.network.device import device_name
+from unet_core.network.model import TooLarge, in_lane, load_network, network_function
 from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
 from unet_core.predict import empty
 from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles, halve_tiles

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from unet_core.gpus import gpus_of
+
 HOURS = ["wall_hours", "cpu_hours", "gpu_hours"]
 COLUMNS = [*HOURS, "peak_gb"]
 
@@ -24,8 +26,8 @@ def job_cost(path: Path) -> dict[str, float]:
     Returns
     -------
     dict
-        `wall_hours`, `cpu_hours`, `gpu_hours` (wall time times the resource `gpu`) and `peak_gb` (largest resident
-        memory, GiB). What the file does not say is NaN; a file that is missing or damaged says nothing.
+        `wall_hours`, `cpu_hours`, `gpu_hours` (wall time times the GPUs that the job asked for) and `peak_gb` (largest
+        resident memory, GiB). What the file does not say is NaN; a file that is missing or damaged says nothing.
 
     Notes
     -----
@@ -38,9 +40,7 @@ def job_cost(path: Path) -> dict[str, float]:
     except (OSError, ValueError):
         record = None
     record = record if isinstance(record, dict) else {}
-    resources = record.get("resources")
-    wall = _number(record.get("s")) / 3600
-    gpus = _number(resources.get("gpu", 0.0)) if isinstance(resources, dict) else math.nan
+    wall, gpus = _number(record.get("s")) / 3600, _gpus(record.get("resources"))
     values = (wall, _number(record.get("cpu_time")) / 3600, wall * gpus, _number(record.get("max_rss")) / 1024)
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -87,6 +87,14 @@ def format_hours(hours: float) -> str:
 def _together(jobs: pd.DataFrame) -> dict[str, float]:
     hours = {name: jobs[name].sum(min_count=1) for name in HOURS}
     return {"jobs": len(jobs), "measured": int(jobs["wall_hours"].count()), **hours, "peak_gb": jobs["peak_gb"].max()}
+
+
+def _gpus(resources: Any) -> float:
+    """GPUs of a job; NaN where its benchmark says nothing of resources, or what cannot be."""
+    try:
+        return float(gpus_of(resources))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _number(value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from unet_core.network.model import device
+from unet_core.network.device import device, require_gpus
 from unet_core.runtime import END_SIGNALS, Stopped, UserError, end_at_once_if_urged, handle_signals
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
 STOP_SIGNALS = (signal.SIGUSR1, *END_SIGNALS)
+# A command that is to ignore SLURM's warning: torchrun would die of it, and the processes with the job, unsaved. They
+# get the warning themselves.
+UNWARNED = ["sh", "-c", 'trap "" USR1; exec "$@"', "sh"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def watch_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> None:
+def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int, cores: int) -> None:
     """Run a Python module by torchrun: `per_node` processes here, or on each node of this SLURM job by srun.
 
     Parameters
@@ -117,33 +121,18 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> No
         Run as a program.
     job : dict
         Its argument, given as JSON.
-    nodes, per_node : int
-        Nodes of the job, and processes on each.
+    nodes, per_node, cores : int
+        Nodes of the job, processes on each, and the cores that these share.
 
     Raises
     ------
     UserError
-        If a process fails; it has written what happened. If a signal ended the training.
+        If a process fails; it has written what happened. If a signal ended the training. If GPUs are missing.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node)]
-    if nodes == 1:
-        command = [*torchrun, "--standalone", "-m", module, json.dumps(job)]
-    else:
-        if "SLURM_JOB_ID" not in os.environ:
-            raise UserError(f"training on {nodes} nodes needs a SLURM job; set nodes to 1, or use the profile slurm")
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
-        meeting = [
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-id",
-            os.environ["SLURM_JOB_ID"],
-            "--rdzv-endpoint",
-            f"{socket.gethostname()}:{port}",
-        ]
-        srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-        command = [*srun, *torchrun, "--nnodes", str(nodes), *meeting, "-m", module, json.dumps(job)]
+    require_gpus()
+    before, meeting = _on_nodes(nodes, cores) if nodes > 1 else ([], ["--standalone"])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node), *meeting]
+    command = [*before, *UNWARNED, *torchrun, "-m", module, json.dumps(job)]
     with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
         code = subprocess.call(command)
     if code and warned.by:
@@ -152,3 +141,23 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int) -> No
         raise UserError(
             f"training in {nodes * per_node} processes ended with code {code}; see above what the first of them said"
         )
+
+
+def _on_nodes(nodes: int, cores: int) -> tuple[list[str], list[str]]:
+    """What starts torchrun on each node of this SLURM job, and how those that it starts there find each other."""
+    if "SLURM_JOB_ID" not in os.environ:
+        raise UserError(f"training on {nodes} nodes needs a SLURM job; set nodes to 1, or use the profile slurm")
+    here = socket.gethostname()
+    if shutil.which("srun") is None:
+        raise UserError(
+            f"training on {nodes} nodes needs srun, which cannot be found on {here}: put SLURM's commands on the PATH "
+            "there, or set nodes to 1"
+        )
+    # To a task that does not ask for cores srun gives one, whatever the job has.
+    cores = min(cores, len(os.sched_getaffinity(0)))
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cores}"]
+    with socket.socket() as free:
+        free.bind(("", 0))
+        place = f"{here}:{free.getsockname()[1]}"
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-id", os.environ["SLURM_JOB_ID"], "--rdzv-endpoint", place]
+    return [*srun, "--kill-on-bad-exit=1"], ["--nnodes", str(nodes), *meeting]

@@ -23,6 +23,7 @@ from unet_core.files import write_atomic
 from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.cached import Cache, Cached
+from unet_core.network.device import require_gpus
 from unet_core.network.model import SavedModel, read_model, weights_digest
 from unet_core.network.precision import PRECISIONS, choose, hardware_name
 from unet_core.runtime import job_log, read_json, versions, write_stamp
@@ -306,13 +307,21 @@ def _value(decision: Any) -> Any:
 def main() -> None:
     """Entry of one of several processes that `launch` starts; its argument is the job as JSON."""
     job = json.loads(sys.argv[1])
+    with job_log(Path(job["log"]), job["threads"], append=True):
+        require_gpus()  # of this node: that which launched has looked at its own
     with join_processes() as processes, job_log(Path(job["log"]), job["threads"], append=True):
         if processes.rank:
             logging.getLogger().setLevel(logging.WARNING)
-        run_job(job, processes)
+        _run(job, processes)
 
 
-def run_job(job: dict[str, Any], processes: Processes) -> None:
+def run_alone(job: dict[str, Any]) -> None:
+    """A job of one process, as `_run` has it."""
+    with join_processes() as processes:
+        _run(job, processes)
+
+
+def _run(job: dict[str, Any], processes: Processes) -> None:
     """`train_model` with arguments as a script gives them: plain builtins."""
     stamp = Path(job["stamp"])
     train_model(
