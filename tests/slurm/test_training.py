@@ -61,7 +61,7 @@ def test_a_training_on_several_gpus_saves_when_slurm_warns_it_and_goes_on_there(
     process = project.start("results/train/cells.json")
     (job,) = wait_for(lambda: running(project.folder, "train"), what="a training")
     wait_for(lambda: last_step(project) >= 150, what="a checkpoint")
-    command("scancel", "--signal=USR1", job)  # to all processes of the job's step, as before its time limit
+    command("scancel", "--signal=USR1", job)  # as before its time limit
     output = project.finish(process)
     saved = set(re.findall(r"stopped by .* after step (\d+) of 450, and saved", output))
     assert saved and saved == set(re.findall(r"train: goes on from step (\d+)", output))

@@ -28,9 +28,12 @@ logger = logging.getLogger(__name__)
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
 STOP_SIGNALS = (signal.SIGUSR1, *END_SIGNALS)
-# A command that is to ignore SLURM's warning: torchrun would die of it, and the processes with the job, unsaved. They
-# get the warning themselves.
-UNWARNED = ["sh", "-c", 'trap "" USR1; exec "$@"', "sh"]
+# Options of torchrun: it would die of SLURM's warning, and the processes with the job, unsaved. So it hands such
+# signals on, and gives the processes so many seconds to save.
+TORCHRUN = {
+    "PET_SIGNALS_TO_HANDLE": ",".join(signal.Signals(number).name for number in (*STOP_SIGNALS, signal.SIGHUP)),
+    "PET_SHUTDOWN_TIMEOUT": "120",
+}
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,9 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int, cores
     require_gpus()
     before, meeting = _on_nodes(nodes, cores) if nodes > 1 else ([], ["--standalone"])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node), *meeting]
-    command = [*before, *UNWARNED, *torchrun, "-m", module, json.dumps(job)]
+    command = [*before, *torchrun, "-m", module, json.dumps(job)]
     with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
-        code = subprocess.call(command)
+        code = subprocess.call(command, env=os.environ | TORCHRUN)
     if code and warned.by:
         raise Stopped(f"stopped by {warned.by.name}; run again to go on from what the processes saved", warned.by)
     if code:
