@@ -26,7 +26,7 @@ from unet_core.train import loop as training
 from unet_core.train import step
 from unet_core.train.checkpoint import State
 from unet_core.train.loop import train_network
-from unet_core.train.processes import join_processes, launch
+from unet_core.train.processes import ROOT, join_processes, launch
 from unet_core.train.sampling import Sampler
 
 # Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.
@@ -224,16 +224,19 @@ def test_srun_gives_the_processes_of_a_node_all_cores_of_the_job(
 ) -> None:
     """A `srun` of our own: SLURM's would give each task one core."""
     srun = tmp_path / "srun"
-    srun.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/told\n')
+    srun.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/told; echo "$PYTHONPATH" > {tmp_path}/path\n')
     srun.chmod(0o755)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", "/of/the/user")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     for cores, given in ((8, 8), (64, 16)):
         launch("unet_core.train.step", {"a": 1}, nodes=2, per_node=4, cores=cores)
         told = (tmp_path / "told").read_text().split("\n")
         wanted = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", f"--cpus-per-task={given}"]
         assert told[:4] == wanted and "--nnodes" in told and told[told.index("--nproc-per-node") + 1] == "4"
+    # Where this package is not installed, as in an environment of conda, processes find it all the same.
+    assert (tmp_path / "path").read_text().strip() == f"{ROOT}:/of/the/user"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

@@ -14,16 +14,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from unet_core.network.device import device, require_gpus
-from unet_core.runtime import END_SIGNALS, Stopped, UserError, end_at_once_if_urged, handle_signals
+from unet_core.runtime import (
+    END_SIGNALS,
+    Stopped,
+    UserError,
+    available_cores,
+    end_at_once_if_urged,
+    handle_signals,
+)
 
 logger = logging.getLogger(__name__)
 
+ROOT = Path(__file__).parents[2]
 # How processes exchange tensors, by the type of their device.
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
@@ -137,13 +146,18 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int, cores
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node), *meeting]
     command = [*before, *torchrun, "-m", module, json.dumps(job)]
     with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
-        code = subprocess.call(command, env=os.environ | TORCHRUN)
+        code = subprocess.call(command, env=os.environ | TORCHRUN | {"PYTHONPATH": os.pathsep.join(_code())})
     if code and warned.by:
         raise Stopped(f"stopped by {warned.by.name}; run again to go on from what the processes saved", warned.by)
     if code:
         raise UserError(
             f"training in {nodes * per_node} processes ended with code {code}; see above what the first of them said"
         )
+
+
+def _code() -> list[str]:
+    """Where processes find this package, which need not be installed: in an environment of conda it is not."""
+    return [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def _on_nodes(nodes: int, cores: int) -> tuple[list[str], list[str]]:
@@ -157,7 +171,7 @@ def _on_nodes(nodes: int, cores: int) -> tuple[list[str], list[str]]:
             "there, or set nodes to 1"
         )
     # To a task that does not ask for cores srun gives one, whatever the job has.
-    cores = min(cores, len(os.sched_getaffinity(0)))
+    cores = min(cores, available_cores())
     srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cores}"]
     with socket.socket() as free:
         free.bind(("", 0))
