@@ -23,6 +23,8 @@ from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import check_data
 from unet_core.jobs import Jobs
 from unet_core.records import TRAINING_DECISIONS, read_record, record_path, recorded
+from unet_core.runtime import write_stamp
+from unet_core.sealed import seal
 
 CONFIG: dict[str, Any] = {
     "datasets": {
@@ -440,3 +442,41 @@ class Accidents(RuleBasedStateMachine):
 
 Accidents.TestCase.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
 TestAccidents = Accidents.TestCase
+
+
+def test_a_damaged_output_is_put_aside_before_its_step_takes_it_for_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = ["train/m.json", "train/m/best.safetensors", "train/m/model.json"]
+    job = {"results": str(tmp_path), "name": "train/m", "outputs": outputs, "stores": [], "beside": []}
+    job |= {"own": "", "parts": {"all": []}}
+    stamp, weights, described = (tmp_path / name for name in outputs)
+
+    def work() -> None:
+        with recorded(job):
+            write_stamp(stamp, {"step": "train"})
+            for path in (weights, described):
+                path.parent.mkdir(exist_ok=True)
+                if not path.exists():  # as a step that finds its work done
+                    path.write_text("as it was made")
+
+    work()
+    os.utime(weights, (1, 1))
+    described.write_text("as IT was made")
+    work()
+    assert described.read_text() == weights.read_text() == "as it was made"
+    assert (described.parent / "model.json.damaged").read_text() == "as IT was made"
+    assert sorted(path.name for path in described.parent.iterdir()) == [
+        "best.safetensors",
+        "model.json",
+        "model.json.damaged",
+    ]
+    assert "model.json is not what the step wrote; it is now model.json.damaged" in caplog.text
+    # A record from elsewhere leads to no other file.
+    other = tmp_path / "other"
+    other.write_text("mine")
+    record = json.loads((tmp_path / "records/train/m.json").read_text())
+    record["outputs"]["other"] = [1, 1, "of another file"]
+    (tmp_path / "records/train/m.json").write_text(seal({k: v for k, v in record.items() if k != "checksum"}))
+    work()
+    assert other.read_text() == "mine"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from typing import Any, NamedTuple
 from unet_core.config.folds import DIVIDED_SPLITS
 from unet_core.digest import digest, hash_of_file
 from unet_core.files import write_atomic
-from unet_core.sealed import seal, unseal
+from unet_core.sealed import ASIDE, seal, unseal
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "records"
 # Decisions of a plan that training depends on.
@@ -138,6 +141,19 @@ class Recording:
         }
         self.used = {"#".join(source): records[source.job].get("parts", {}).get(source.part) for source in sources}
 
+    def put_aside(self) -> None:
+        """Rename output files that are not what this job wrote before.
+
+        A step that finds its work done would take a damaged one for its own, and this record vouch for it.
+        """
+        before = read_record(self.results, self.name).get("outputs", {})
+        for path in (self.results / name for name in self.outputs[1:] if name in before):
+            seen = before[path.relative_to(self.results).as_posix()]
+            with contextlib.suppress(OSError):
+                if not is_as_seen(path, seen) and hash_of_file(path) != seen[2]:
+                    aside = path.rename(path.with_name(path.name + ASIDE))
+                    logger.warning("%s: %s is not what the step wrote; it is now %s", self.name, path, aside.name)
+
     def keep(self) -> None:
         """Write the record."""
         beside = [path for path in self.beside if (self.results / path).is_file()]
@@ -172,8 +188,8 @@ def recorded(job: Mapping[str, Any]) -> Iterator[Recording]:
         ``own`` options, and ``parts``: each with the parts of other jobs that it is made from.
     """
     # Until the end nothing vouches for what this job writes.
-    path = record_path(Path(job["results"]), str(job["name"]))
-    path.unlink(missing_ok=True)
     recording = Recording(job)
+    recording.put_aside()
+    record_path(recording.results, recording.name).unlink(missing_ok=True)
     yield recording
     recording.keep()
