@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from unet_core.runtime import UserError, available_cores, job_log, read_json, versions, write_stamp
+from unet_core.runtime import UserError, available_cores, available_memory, job_log, read_json, versions, write_stamp
 
 
 @pytest.fixture
@@ -160,6 +161,46 @@ def test_an_interrupted_job_closes_what_is_open_and_says_what_to_do(
 def test_the_third_interruption_ends_a_job_that_hangs(tmp_path: Path) -> None:
     code, text = interrupted_job(tmp_path / "step.log", 60, 3)
     assert code == 130 and "closed" not in text and "Traceback" not in text
+
+
+def write_groups(folder: Path, own: str, limits: dict[str, str]) -> None:
+    """Control groups of a process, and the files with their limits."""
+    for name, limit in limits.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{limit}\n")
+    (folder / "own").write_text(own)
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "3000000", "memory.max": "5000000"}, 3000000),
+        ("0::/outside/of/the/container\n", {"memory.max": "2500000"}, 2500000),
+        ("9:name=systemd:/\n4:cpu,memory:/job\n0::/\n", {"memory/job/memory.limit_in_bytes": "7000000"}, 7000000),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("0::/\n", {}, None),
+    ],
+    ids=["version 2", "container", "version 1", "no limit", "no file"],
+)
+def test_the_memory_of_a_process_is_what_its_control_groups_leave_it(
+    own: str, limits: dict[str, str], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    write_groups(tmp_path, own, limits)
+    monkeypatch.setattr("unet_core.runtime.GROUPS", tmp_path)
+    monkeypatch.setattr("unet_core.runtime.OWN_GROUPS", tmp_path / "own")
+    whole = psutil.virtual_memory().total
+    assert available_memory() == (expected or whole)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2")
+    assert available_memory() == 2 * 2**20
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert available_memory() == 2 * 2**20
+    monkeypatch.setattr("unet_core.runtime.OWN_GROUPS", tmp_path / "none")
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE")
+    assert available_memory() == whole
 
 
 def test_cores_are_counted_where_the_system_has_no_affinity(

@@ -26,7 +26,7 @@ from tests.train.test_sampling import STILL, WILD, sample
 from tests.train.test_step import assert_killed_training_ends_as_another
 from unet_core.blocks import Grid
 from unet_core.config.datasets import IGNORE
-from unet_core.config.options import Network, Predict, Train
+from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.config.parse import parse_config
 from unet_core.config.presets import PRESETS, with_preset
 from unet_core.engine import Engine
@@ -224,11 +224,11 @@ def test_tiles_that_are_set_must_fit_network_and_axes() -> None:
     with pytest.raises(UserError, match="^train.tile: a U-Net of depth 1 cannot take a tile of 23 px"):
         plan_tiles.training_tile(CFG.model_copy(update={"tile": (23, 92, 92)}), 100, 30)
     with pytest.raises(UserError, match="^predict.tile is 572, but a 3D network takes"):
-        plan_tiles.prediction_tile(Predict(tile=572), NETWORK, 1, 2**40, 100, 30)
+        plan_tiles.prediction_tile(Predict(tile=572), NETWORK, 1, Plan(memory_gb=1024), 100, 30)
     with pytest.raises(
         UserError, match=r"^plan.memory_gb: the smallest tile of this network \(\(18, 44, 44\) px\) needs"
     ):
-        plan_tiles.prediction_tile(Predict(), NETWORK, 1, 2**20, 1000, 100)
+        plan_tiles.prediction_tile(Predict(), NETWORK, 1, Plan(memory_gb=2**-10), 1000, 100)
 
 
 def test_presets_count_in_3d_but_for_their_tile() -> None:

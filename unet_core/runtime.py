@@ -41,6 +41,8 @@ class Stopped(UserError):
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # So many interruptions end a process at once, whatever it does.
 INTERRUPTS = 3
+# Control groups of this process, and where those of all lie.
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # A log that is longer is moved aside before the next attempt.
 LOG_BYTES = 2**20
 
@@ -148,6 +150,40 @@ def end_at_once_if_urged(came: list[int]) -> None:
 def available_cores() -> int:
     """Cores that this process may use; where the system does not say (macOS), all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that this process may take: of the machine, or less where its container or its job of SLURM has less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_groups(), *_limits_of_slurm()]
+    return min(limit for limit in limits if limit > 0)
+
+
+def _limits_of_groups() -> Iterator[int]:
+    """Limits of the control groups of this process (cgroups, version 1 or 2), and of those around them."""
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                top, name = GROUPS / "memory", "memory.limit_in_bytes"
+            elif not controllers:
+                top, name = GROUPS, "memory.max"
+            else:
+                continue
+            # In a container the path may be one of outside, where nothing is found, and the limit stands at the top.
+            group = top / path.lstrip("/")
+            for folder in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):  # "max": none
+                    yield int((folder / name).read_text(encoding="utf-8"))
+                if folder == top:
+                    break
+
+
+def _limits_of_slurm() -> Iterator[int]:
+    """What a job of SLURM asked for; some clusters end jobs that take more without limiting them."""
+    megabytes = {name: os.environ.get(f"SLURM_{name}", "") for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")}
+    numbers = {name: int(value) for name, value in megabytes.items() if value.isdecimal()}
+    yield numbers.get("MEM_PER_NODE", 0) * 2**20
+    yield numbers.get("MEM_PER_CPU", 0) * numbers.get("CPUS_ON_NODE", 0) * 2**20
 
 
 def return_freed_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_a_tile_that_does_not_fit_the_network_is_refused_with_the_nearest_sizes(
     with pytest.raises(UserError, match=f"^train.tile: {message}$"):
         training_tile(Train(tile=570), 1000)
     with pytest.raises(UserError, match=f"^predict.tile: {message}$"):
-        prediction_tile(Predict(tile=570), Network(), 1, 2**40, 1000)
+        prediction_tile(Predict(tile=570), Network(), 1, Plan(memory_gb=1024), 1000)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,10 @@ def test_a_tile_that_does_not_fit_the_network_is_refused_with_the_nearest_sizes(
     ids=["the image", "the limit", "the memory", "set", "one pixel"],
 )
 def test_prediction_tile(tile: Any, memory: int, longest_side: int, expected: int, reason: str) -> None:
-    assert prediction_tile(Predict(tile=tile), Network(), 1, memory, longest_side) == (expected, reason)
+    assert prediction_tile(Predict(tile=tile), Network(), 1, Plan(memory_gb=memory / 2**30), longest_side) == (
+        expected,
+        reason,
+    )
 
 
 @given(st.integers(1, 5), st.integers(1, 64), st.integers(1, 4), st.integers(10**6, 10**9), st.integers(1, 4000))
@@ -126,10 +130,17 @@ def test_prediction_tile_is_the_largest_that_the_memory_allows(
     wanted = max(smallest, unet.input_size(min(side, 2048), depth))
     if tile_memory(smallest, network, channels) > memory:
         return
-    tile, _ = prediction_tile(Predict(), network, channels, memory, side)
+    tile, _ = prediction_tile(Predict(), network, channels, Plan(memory_gb=memory / 2**30), side)
     assert unet.output_size(tile, depth) > 0 and smallest <= tile <= wanted
     assert tile_memory(tile, network, channels) <= memory
     assert tile == wanted or tile_memory(tile + 2**depth, network, channels) > memory
+
+
+def test_a_small_machine_plans_for_a_larger_one_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**26))
+    assert prediction_tile(Predict(), Network(), 1, Plan(), 1000) == (204, "the smallest of this network")
+    network = Network(depth=2, width=8, dimensions=3)
+    assert prediction_tile(Predict(), network, 1, Plan(), 1000, 100)[1] == "the smallest of this network"
 
 
 def test_too_little_memory_for_any_tile_is_an_error() -> None:
@@ -137,7 +148,7 @@ def test_too_little_memory_for_any_tile_is_an_error() -> None:
         UserError,
         match=r"^plan.memory_gb: the smallest tile of this network \(204 px\) needs 0.0995 GiB, but 0.0625 GiB",
     ):
-        prediction_tile(Predict(), Network(), 1, 2**26, 1000)
+        prediction_tile(Predict(), Network(), 1, Plan(memory_gb=2**-4), 1000)
 
 
 class Stamps:

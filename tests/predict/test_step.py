@@ -33,7 +33,9 @@ from unet_core.network.model import (
 )
 from unet_core.network.tiles import LANES, TileFunction, predict_box
 from unet_core.network.unet import input_size
+from unet_core.plan.tiles import tile_memory
 from unet_core.predict import step
+from unet_core.predict.memory import MEMORY_SHARE
 from unet_core.predict.probabilities import distance_from_mask, from_stored, is_foreground, to_stored
 from unet_core.predict.step import block_of, predict_samples
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -238,9 +240,39 @@ def test_tiles_that_do_not_fit_the_memory_are_halved_and_the_result_is_the_same(
         return apply
 
     monkeypatch.setattr("unet_core.predict.step.network_function", small)
-    monkeypatch.setattr("unet_core.predict.step._fits", {})
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
     assert np.abs(predict(tmp_path, engine).read_all() - expected(tmp_path, image)).max() <= 1e-5
     assert sides and caplog.text.count("do not fit the memory of the GPU: going on with 1 of") <= 3
+
+
+def test_a_job_with_less_memory_than_the_plan_assumed_takes_smaller_tiles_for_the_same_result(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = prepare(tmp_path)
+    sides = []
+
+    def noted(*arguments: Any, **options: Any) -> TileFunction:
+        function = network_function(*arguments, **options)
+
+        def apply(tiles: np.ndarray) -> np.ndarray:
+            sides.append(tiles.shape[-1])
+            return function(tiles)
+
+        return apply
+
+    allowed = tile_memory(input_size(60, 2), NETWORK, 1)
+    monkeypatch.setattr("unet_core.predict.step.network_function", noted)
+    monkeypatch.setattr("unet_core.predict.memory.available_memory", lambda: allowed / MEMORY_SHARE)
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
+    caplog.set_level("INFO")
+    assert np.abs(predict(tmp_path, engine).read_all() - expected(tmp_path, image)).max() <= 1e-5
+    assert max(sides) <= input_size(60, 2) and "px in place of" in caplog.text
+    # What no tile fits is tried all the same, and said.
+    monkeypatch.setattr("unet_core.predict.memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
+    shutil.rmtree(tmp_path / "out")
+    assert np.abs(predict(tmp_path, engine).read_all() - expected(tmp_path, image)).max() <= 1e-5
+    assert "this process may take" in caplog.text and "if it is killed, give it more memory" in caplog.text
 
 
 def test_a_network_that_fits_with_no_tile_says_so(
@@ -254,7 +286,7 @@ def test_a_network_that_fits_with_no_tile_says_so(
 
     prepare(tmp_path)
     monkeypatch.setattr("unet_core.predict.step.network_function", none)
-    monkeypatch.setattr("unet_core.predict.step._fits", {})
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
     with pytest.raises(UserError, match="1 tiles of .* px do not fit the memory of the GPU"):
         predict(tmp_path, engine)
 

@@ -80,7 +80,8 @@ class Plan(Section):
         "balanced", description="w_c: balanced = inverse class frequency over the training split; none = 1; or a list"
     )
     memory_gb: Positive | Literal["auto"] = Field(
-        "auto", description="memory for prediction (of the GPU, if any); auto: half of the machine"
+        "auto",
+        description="memory for prediction (of the GPU, if any); auto: half of the machine, less where a job has less",
     )
 
     @field_validator("percentiles")

@@ -229,10 +229,9 @@ class Workload:
     def predict_tile(self, model: str) -> int | ZYX:
         """Side (in 3D extent) of the tile that the plan would choose for prediction."""
         shapes = [item.shape for name in self.cfg.datasets_of(model) for item in self.sized[name]]
-        memory = plan_tiles.allowed_memory(self.cfg.plan_of(model))
         extent = plan_tiles.extent_of(shape[1:] for shape in shapes)
         cfg, network, channels = self.cfg.predict_of(model), self.network(model), shapes[0][0]
-        return plan_tiles.prediction_tile(cfg, network, channels, memory, *extent)[0]
+        return plan_tiles.prediction_tile(cfg, network, channels, self.cfg.plan_of(model), *extent)[0]
 
     def train_tile(self, model: str) -> int | ZYX:
         """Side (in 3D extent) of the tile that the plan would choose for training."""

@@ -262,9 +262,8 @@ def _pixel_sizes(
 
 def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:
     """Tile, block and memory of prediction."""
-    memory = allowed_memory(cfg)
     extent = extent_of(entry["shape"][1:] for truth in truths.values() for entry in truth["samples"].values())
-    tile, why = prediction_tile(predict, network, channels, memory, *extent)
+    tile, why = prediction_tile(predict, network, channels, cfg, *extent)
     return {
         "predict_tile": {"value": tile, "why": why},
         "predict_block": {
@@ -273,7 +272,7 @@ def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str,
         },
         "predict_memory_gb": {
             "value": float(f"{tile_memory(tile, network, channels) / 2**30:.3g}"),
-            "why": f"of {memory / 2**30:.3g} allowed",
+            "why": f"of {allowed_memory(cfg) / 2**30:.3g} allowed",
         },
     }
 

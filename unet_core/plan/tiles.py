@@ -124,9 +124,13 @@ def allowed_memory(cfg: Plan) -> int:
 
 
 def prediction_tile(
-    cfg: Predict, network: Network, channels: int, memory: int, longest_side: int, planes: int = 1
+    cfg: Predict, network: Network, channels: int, plan: Plan, longest_side: int, planes: int = 1
 ) -> tuple[int | ZYX, str]:
-    """Side of the largest tile in prediction (in 3D its extent along z, y, x) and the reason for it."""
+    """Side of the largest tile in prediction (in 3D its extent along z, y, x) and the reason for it.
+
+    On a machine with less memory than this one, prediction takes smaller tiles.
+    """
+    memory = allowed_memory(plan)
     shape = unet.shape_of(network)
     if cfg.tile != "auto":
         if isinstance(cfg.tile, int) != (network.dimensions == 2):
@@ -148,12 +152,15 @@ def prediction_tile(
         tile = fit_tile(shape, limits, memory // voxel_memory(network, channels))
     while isinstance(tile, int) and tile > smallest and tile_memory(tile, network, channels) > memory:
         tile -= group
-    if tile_memory(tile, network, channels) > memory:
+    # Prediction may run elsewhere, with more memory, or on a GPU: no more than what was asked for is refused here.
+    if plan.memory_gb != "auto" and tile_memory(tile, network, channels) > memory:
         needed_gb = tile_memory(tile, network, channels) / 2**30
         raise UserError(
             f"plan.memory_gb: the smallest tile of this network ({tile} px) needs {needed_gb:.3g} GiB, "
             f"but {memory / 2**30:.3g} GiB are allowed; allow more, or make train.network shallower or narrower"
         )
+    if tile_memory(tile, network, channels) > memory:
+        return tile, "the smallest of this network"
     if network.dimensions == 3:
         return (
             tile,

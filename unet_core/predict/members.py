@@ -5,6 +5,7 @@ A model of one network has one member. Members with the same architecture and no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from unet_core.digest import digest
 from unet_core.method import method
 from unet_core.network import unet
 from unet_core.network.ensemble import members_of
+from unet_core.plan.tiles import voxel_memory
 from unet_core.predict.calibration import Tiles
 from unet_core.runtime import read_json
 
@@ -34,11 +36,15 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Networks of one kind, for which images are normalised in one way: they are given the same tiles."""
+    """Networks of one kind, for which images are normalised in one way: they are given the same tiles.
+
+    Whether results depend on the tile, and the memory that a voxel of it takes on a CPU.
+    """
 
     shape: unet.Shape
     tiles: Tiles
     tile_counts: bool
+    voxel_bytes: int = 0
 
 
 class Part(NamedTuple):
@@ -108,10 +114,17 @@ def groups_of(members: Sequence[Member]) -> dict[str, Group]:
     """Kind -> group, with the tiles of the plan."""
     return {
         kind_of(member): Group(
-            member.shape, Tiles(tile_of(member.plan["predict_tile"]["value"]), 1), bool(tile_in_digest(member.plan))
+            member.shape,
+            Tiles(tile_of(member.plan["predict_tile"]["value"]), 1),
+            bool(tile_in_digest(member.plan)),
+            voxel_memory(Network.model_validate(member.plan["network"]), _channels(member.plan)),
         )
         for member in members
     }
+
+
+def _channels(plan: dict[str, Any]) -> int:
+    return max((len(norm["offset"]) for norm in itertools.islice(plan["samples"].values(), 1)), default=1)
 
 
 def parts_of(used: Sequence[Member], kinds: list[str], key: str) -> tuple[Part, ...]:

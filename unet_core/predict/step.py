@@ -26,7 +26,7 @@ from unet_core.network.device import device_name
 from unet_core.network.model import TooLarge, in_lane, load_network, network_function
 from unet_core.network.tiles import LANES, Readable, TileFunction, predict_box
 from unet_core.predict import empty
-from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles, halve_tiles
+from unet_core.predict.calibration import GPU_BATCHES, Tiles, candidate_tiles, fastest_tiles
 from unet_core.predict.members import (
     Group,
     Member,
@@ -42,10 +42,11 @@ from unet_core.predict.members import (
     read_members,
     tile_of,
 )
+from unet_core.predict.memory import fitting, smaller
 from unet_core.predict.precision import precision_of
 from unet_core.predict.probabilities import distance_from_mask, from_stored, to_mask, to_stored
 from unet_core.predict.seams import Audit, audit_window, windows
-from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.runtime import read_json, write_stamp
 from unet_core.store.pins import Pin, pin
 from unet_core.store.removal import also_removed, remove_others
 from unet_core.store.store import CHUNK, Result, Spec, begin, details_if_done, finish, read_attributes
@@ -262,12 +263,12 @@ def _of_all_parts(sample: PendingSample, box: Box, job: PredictionJob) -> np.nda
 def _of_part(image: Readable, part: Part, box: Box, job: PredictionJob, dtype: str) -> np.ndarray:
     """Mean of the probabilities of networks of a kind, with smaller tiles where the memory is full."""
     group = job.groups[part.group]
-    network, tiles = _network(job.cfg, part, dtype), _fitting(group.tiles)
+    network, tiles = _network(job.cfg, part, dtype), fitting(group)
     while True:
         try:
             return predict_box(image, box, network, shape=group.shape, largest=tiles.largest, batch=tiles.batch)
         except TooLarge as error:
-            tiles = _smaller(group, tiles, str(error))
+            tiles = smaller(group, tiles, str(error))
 
 
 def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
@@ -279,27 +280,6 @@ def _network(cfg: Predict, part: Part, dtype: str) -> TileFunction:
     )
 
     return functools.partial(in_lane, function)
-
-
-# Tiles that were too large for this process -> those that were not.
-_fits: dict[Tiles, Tiles] = {}
-
-
-def _fitting(tiles: Tiles) -> Tiles:
-    return _fits.get(tiles, tiles)
-
-
-def _smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
-    """Tiles that need half of the memory, for all further blocks of this process too."""
-    smaller = Tiles(tiles.largest, tiles.batch // 2) if tiles.batch > 1 else halve_tiles(tiles, group.shape)
-    if tiles.batch == 1 and (smaller == tiles or group.tile_counts):
-        advice = "set predict.tile to less" if group.tile_counts else "use one with more, or a network of less width"
-        raise UserError(f"{what} do not fit the memory of the GPU ({device_name()}); {advice}")
-    logger.warning(
-        "predict: %s do not fit the memory of the GPU: going on with %d of %s px", what, smaller.batch, smaller.largest
-    )
-    _fits[group.tiles] = smaller
-    return smaller
 
 
 def _measured(
@@ -355,7 +335,8 @@ def _ask_device(_: int) -> str:
 
 
 def _calibrate(part: Part, job: PredictionJob, block: ZYX, pixels: float) -> dict[str, Any]:
-    network, (shape, tiles, _) = _network(job.cfg, part, job.dtype), job.groups[part.group]
+    group = job.groups[part.group]
+    network, tiles, shape = _network(job.cfg, part, job.dtype), fitting(group), group.shape
     batches = (1,) if device_name() == "cpu" else GPU_BATCHES
     tried = candidate_tiles(block, tiles.largest, shape, batches)
     return fastest_tiles(network, tried, len(part.norm["offset"]), shape, block, MAX_MEASURING_SHARE * pixels, LANES)
