@@ -328,11 +328,11 @@ def test_measured_and_halved_tiles_give_the_same_volume(
         return apply
 
     monkeypatch.setattr("unet_core.predict.step.network_function", small)
-    monkeypatch.setattr("unet_core.predict.step._fits", {})
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5 and extents
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr("unet_core.predict.step.network_function", network_function)
-    monkeypatch.setattr("unet_core.predict.step._fits", {})
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
     monkeypatch.setattr("unet_core.predict.step.MIN_BLOCKS_TO_MEASURE", 0)
     assert np.abs(predict(tmp_path, engine).read_all() - expected).max() <= 1e-5
     assert len(read_json(tmp_path / "out.tile.json")["largest"]) == 3

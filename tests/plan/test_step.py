@@ -139,7 +139,7 @@ def test_prediction_tile_is_the_largest_that_the_memory_allows(
 def test_a_small_machine_plans_for_a_larger_one_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**26))
     assert prediction_tile(Predict(), Network(), 1, Plan(), 1000) == (204, "the smallest of this network")
-    network = Network(depth=2, width=8, dimensions=3)
+    network = Network(depth=3, width=64, dimensions=3)
     assert prediction_tile(Predict(), network, 1, Plan(), 1000, 100)[1] == "the smallest of this network"
 
 
