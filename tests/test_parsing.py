@@ -160,6 +160,19 @@ def test_a_library_that_is_missing_is_told_and_no_header_taken_for_one_that_says
     assert not samples and len(problems) == 1 and "pip install" in problems[0]
 
 
+def test_a_library_that_finds_annotations_is_told_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "all.xml").write_text("<annotations/>")
+    for name in ("defusedxml", "defusedxml.ElementTree"):
+        monkeypatch.setitem(sys.modules, name, None)
+    sources = [{"format": "cvat", "path": f"{tmp_path}/all.xml"}]
+    dataset = Dataset.model_validate({"images": f"{tmp_path}/*.png", "axes": "yx", "annotations": sources})
+    problems = find_samples(dataset)[1]
+    assert any("all.xml: is read by defusedxml, which is not installed here" in line for line in problems)
+
+
 def test_files_of_sets_have_no_other_hash_where_a_library_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,9 +33,12 @@ from unet_core.network.model import (
 )
 from unet_core.network.tiles import LANES, TileFunction, predict_box
 from unet_core.network.unet import input_size
+from unet_core.network.unet import shape as unet_shape
 from unet_core.plan.tiles import tile_memory
 from unet_core.predict import step
-from unet_core.predict.memory import MEMORY_SHARE
+from unet_core.predict.calibration import Tiles
+from unet_core.predict.members import Group
+from unet_core.predict.memory import MEMORY_SHARE, fitting
 from unet_core.predict.probabilities import distance_from_mask, from_stored, is_foreground, to_stored
 from unet_core.predict.step import block_of, predict_samples
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -273,6 +276,14 @@ def test_a_job_with_less_memory_than_the_plan_assumed_takes_smaller_tiles_for_th
     shutil.rmtree(tmp_path / "out")
     assert np.abs(predict(tmp_path, engine).read_all() - expected(tmp_path, image)).max() <= 1e-5
     assert "this process may take" in caplog.text and "if it is killed, give it more memory" in caplog.text
+
+
+def test_networks_of_two_kinds_with_the_same_tiles_are_held_by_what_each_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unet_core.predict.memory._fits", {})
+    monkeypatch.setattr("unet_core.predict.memory.available_memory", lambda: 2**20)
+    narrow = Group(unet_shape(4), Tiles(572, 1), False, 1)
+    assert fitting(narrow) == Tiles(572, 1)
+    assert fitting(narrow._replace(voxel_bytes=4)) == Tiles(380, 1)
 
 
 def test_a_network_that_fits_with_no_tile_says_so(

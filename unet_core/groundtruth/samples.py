@@ -331,6 +331,8 @@ def _match(cfg: Dataset, number: int, images: list[Placed]) -> Matched:
             return None, [], lost
     except (ValueError, OSError) as error:
         return None, [], missing(match.path for match in matching(str(split_internal(place)[0]))) or str(error)
+    except ImportError as error:
+        return None, [], f"{place}: is read by {error.name}, which is not installed here: pip install {error.name}"
     return found, strangers, None
 
 

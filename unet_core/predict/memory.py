@@ -13,8 +13,8 @@ from unet_core.runtime import UserError, available_memory
 
 logger = logging.getLogger(__name__)
 
-# Tiles that were too large for this process -> those that were not.
-_fits: dict[Tiles, Tiles] = {}
+# The tiles of each group that this process holds.
+_fits: dict[Group, Tiles] = {}
 # Share of the memory of a process that tiles may take on a CPU; blocks and the network itself need some too.
 MEMORY_SHARE = 0.75
 
@@ -24,9 +24,9 @@ def fitting(group: Group) -> Tiles:
 
     Where results depend on tiles, and where no smaller ones are possible, it warns.
     """
-    if group.tiles not in _fits:
-        _fits[group.tiles] = _within_memory(group) if device().type == "cpu" else group.tiles
-    return _fits[group.tiles]
+    if group not in _fits:
+        _fits[group] = _within_memory(group) if device().type == "cpu" else group.tiles
+    return _fits[group]
 
 
 def _within_memory(group: Group) -> Tiles:
@@ -78,5 +78,5 @@ def smaller(group: Group, tiles: Tiles, what: str) -> Tiles:
     logger.warning(
         "predict: %s do not fit the memory of the GPU: going on with %d of %s px", what, less.batch, less.largest
     )
-    _fits[group.tiles] = less
+    _fits[group] = less
     return less
