@@ -4,11 +4,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UNET_DATA ?= ../shared/data
 SNAKEMAKE = .venv/bin/snakemake
 export UNET_DATA := $(abspath $(UNET_DATA))
+# Images of containers set it; then each process compiles each module that it imports, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PINNED = --quiet --constraint constraints.txt
 PIP = .venv/bin/pip install --disable-pip-version-check $(PINNED)
 # uv takes seconds where pip takes minutes, but knows nothing of how pip is set up: where it fails, pip does it.
-INSTALL = f() { .venv/bin/uv pip install --python .venv/bin/python $(PINNED) --editable "$$1" 2>/dev/null || \
-    $(PIP) --editable "$$1"; }; f
+UV = .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode $(PINNED)
+INSTALL = f() { $(UV) --editable "$$1" 2>/dev/null || $(PIP) --editable "$$1"; }; f
 
 CONFIG ?= config.yaml
 .PHONY: help demo estimate check-annotations verify test browser-test share-test slurm-test
