@@ -5,11 +5,15 @@ from importlib import import_module
 from numba.core.registry import cpu_target
 
 for name in (
+    "docutils.parsers.rst.directives.images",
     "matplotlib.backends.backend_svg",
+    "nbformat",
     "pandas.io.formats.format",
     "pyarrow.dataset",
     "pyarrow.pandas_compat",
     "skimage.color",
+    "smart_open",
+    "snakemake.report",
     "tensorboardX",
     "tifffile",
     "torch._dynamo",

@@ -168,6 +168,26 @@ def test_a_damaged_note_of_the_accepted_model_is_told(project: Project, caplog: 
     assert gate(project)["weights"] == "w2"
 
 
+def test_a_model_that_takes_each_class_for_the_other_is_refused(project: Project) -> None:
+    def trained(weights: str, found_as: str) -> None:
+        project.classes, project.weights = ["cell", "debris"], weights
+        for name in NAMES:
+            project.add(name, CELL.tolist(), CELL.tolist(), found_digest=weights)
+            (project.instance_store.with_suffix("") / f"{name}.csv").write_text(f"label,class\n1,{found_as}\n")
+        project.evaluate(CFG)
+        gate(project)
+
+    trained("w1", "cell")
+    with pytest.raises(UserError, match="unet is worse than the one it replaces: class_ap50 on cells fell"):
+        trained("w2", "debris")
+
+
+def test_evaluations_of_former_versions_are_compared_without_scores_by_class() -> None:
+    of_before = images_of([0.5] * 3).drop(columns=["class_ap50_over", "class_ap50_under"])
+    table = compare(of_before, images_of([0.25] * 3))
+    assert {*table["measure"]} == {*MEASURES} - {"class_ap50"} and (table["difference"] == -0.25).all()
+
+
 def images_of(values: list[float], split: str = "test", truth: str = "1") -> pd.DataFrame:
     columns = {
         f"{name}_{part}": values if part == "over" else [1.0] * len(values)

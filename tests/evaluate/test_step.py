@@ -20,7 +20,7 @@ from unet_core.config.options import Evaluate
 from unet_core.engine import AtHand, Engine, local_engine
 from unet_core.evaluate import sample, spatial
 from unet_core.evaluate.bootstrap import score
-from unet_core.evaluate.history import MEASURES, read_history, read_images, sums_of
+from unet_core.evaluate.history import MEASURES, OF_CLASSES, read_history, read_images, sums_of
 from unet_core.evaluate.sample import Classes, score_image
 from unet_core.evaluate.step import evaluate_samples, summarise
 from unet_core.metrics.contingency import contingency
@@ -418,16 +418,36 @@ def test_each_class_has_iou_and_dice_where_there_are_several(project: Project) -
     ]
 
 
+def test_scores_of_objects_know_of_classes_where_there_are_several(project: Project) -> None:
+    """Two cells of which one is found as debris, and a debris that is found as what it is."""
+    project.classes = ["cell", "debris"]
+    truth = [[1, 1, 0, 2, 2, 0], [0] * 6, [3, 3, 0, 0, 0, 0]]
+    project.add("a", truth, truth, classes=[[1, 1, 0, 1, 1, 0], [0] * 6, [2, 2, 0, 0, 0, 0]])
+    (project.instance_store.with_suffix("") / "a.csv").write_text("label,class\n1,cell\n2,debris\n3,debris\n")
+    stamp = project.evaluate()
+    scores = stamp["scores"]["test"]
+    assert scores["ap50"] == 1 and scores["class_ap50"] == 2 / 4
+    assert (scores["ap50_cell"], scores["ap50_debris"], scores["pq75_debris"]) == (1 / 2, 1 / 2, 2 / 3)
+    assert stamp["confusion"] == {"test": [["cell", 1, 1, 0], ["debris", 0, 1, 0], ["", 0, 0, 0]]}
+    assert project.table("images.csv")["class_ap50"].tolist() == [0.5]
+
+
+def test_a_data_set_of_one_class_has_no_scores_by_class(two_images: Project) -> None:
+    stamp = two_images.evaluate()
+    assert "confusion" not in stamp and not [name for name in stamp["scores"]["test"] if "class" in name]
+
+
 def test_intervals_hold_the_score_and_a_single_image_has_none(two_images: Project) -> None:
     scores = two_images.evaluate()["scores"]["test"]
-    for name in MEASURES:
+    measures = [name for name in MEASURES if name not in OF_CLASSES]
+    for name in measures:
         assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"], name
     # Both images, one of them twice, or the other twice.
     assert (scores["iou_low"], scores["iou_high"]) == (pytest.approx(0.5), pytest.approx(0.5))
     assert (scores["seg_low"], scores["seg_high"]) == (0.5, 0.75)
     two_images.move("b", "train")
     scores = two_images.evaluate()["scores"]["test"]
-    assert all(scores[f"{name}_{end}"] is None for name in MEASURES for end in ("low", "high"))
+    assert all(scores[f"{name}_{end}"] is None for name in measures for end in ("low", "high"))
 
 
 def test_main_measures_follow_from_the_sums_of_images(two_images: Project) -> None:
@@ -435,7 +455,7 @@ def test_main_measures_follow_from_the_sums_of_images(two_images: Project) -> No
     table = read_images(two_images.history, read_history(two_images.history)[0]["digest"])
     assert table is not None
     assert {name: score(sums) for name, sums in sums_of(table).items()} == pytest.approx(
-        {name: scores[name] for name in MEASURES}
+        {name: scores[name] for name in MEASURES if name not in OF_CLASSES}
     )
 
 

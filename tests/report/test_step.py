@@ -231,6 +231,8 @@ def test_the_page_says_what_each_column_means(folder: Path, page: Page) -> None:
         if column not in TEXT_COLUMNS | {"n_images", "n_objects"}
     ]
     named = {name for names in MEANINGS for name in names.split(", ")}
+    # This data set has one class.
+    named.remove("class_apNN")
     # Ends of intervals mean the same for each measure.
     assert {re.sub(r"\d\d$", "NN", re.sub("_(low|high)$", "", column)) for column in columns} == named
     guide = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

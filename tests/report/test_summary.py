@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from unet_core.evaluate.history import MEASURES, keep_evaluation
+from unet_core.report.sections import _confusion
 from unet_core.report.step import markdown
-from unet_core.report.summary import Row, matrix_of, matrix_tables, summary_rows
+from unet_core.report.summary import Row, matrix_of, matrix_tables, measures_of, summary_rows
 
 
 def images(quality: float) -> pd.DataFrame:
@@ -92,3 +93,15 @@ def test_the_matrix_has_models_as_rows_and_marks_the_best_of_each_column(tmp_pat
 def test_nothing_scored_is_a_matrix_without_rows(tmp_path: Path) -> None:
     matrix = matrix_of(summary_rows({}, tmp_path))
     assert not matrix.models and [len(table) for table in matrix_tables(matrix)] == [0, 0]
+
+
+def test_scores_by_class_are_shown_where_a_data_set_has_several(history: Path) -> None:
+    of_one, of_two = stamp("two", 0.75), stamp("two", 0.5)
+    del of_one["scores"]["test"]["class_ap50"]
+    assert "class_ap50" not in measures_of({("m", "d"): of_one})
+    both = {("m", "d"): of_one, ("m", "e"): of_two}
+    assert measures_of(both)[-1] == "class_ap50"
+    assert [row.scores[-1].text for row in summary_rows(both, history)] == ["-", "0.500"]
+    table = _confusion([["cell", 5, 1, 0], ["debris", 0, 2, 4], ["", 3, 0, 0]])
+    assert table.columns.tolist() == ["annotated as", "found as cell", "found as debris", "missed"]
+    assert table["annotated as"].tolist() == ["cell", "debris", "(spurious)"]

@@ -16,8 +16,8 @@ from unet_core.sealed import seal, unseal
 
 logger = logging.getLogger(__name__)
 
-# What is compared, on images that were not trained on: foreground, outlines, objects.
-GATED_MEASURES, GATED_SPLITS = ("iou", "seg", "ap50"), ("test", HELD_OUT_SPLIT)
+# What is compared, on images that were not trained on: foreground, outlines, objects, their classes.
+GATED_MEASURES, GATED_SPLITS = ("iou", "seg", "ap50", "class_ap50"), ("test", HELD_OUT_SPLIT)
 
 
 def check_gate(cfg: Evaluate, *, model: Path, evaluations: dict[str, Path], history: Path, stamp: Path) -> None:

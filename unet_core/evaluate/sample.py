@@ -17,6 +17,7 @@ from unet_core.evaluate.spatial import Truth, score_space
 from unet_core.instances.objects import check_table
 from unet_core.metrics import matching as m
 from unet_core.metrics.aji import aggregated_jaccard_index
+from unet_core.metrics.classes import confusion, of_class
 from unet_core.metrics.contingency import Contingency, add, contingency
 from unet_core.metrics.det import count_operations
 from unet_core.metrics.errors import object_errors
@@ -63,15 +64,16 @@ def score_image(table: Contingency, thresholds: Sequence[float], classes: Classe
     Returns
     -------
     dict
-        `pixels`, `classes` (pixels of each class, if there are several), `matching` (by threshold), `detection`,
-        `means` (scores of which a data set has the mean), and `objects`: label, class, voxels, SEG score, best IoU,
-        match and kind of each true object and of the spurious ones.
+        `pixels`, `matching` (by threshold), `detection`, `means` (scores of which a data set has the mean), and
+        `objects`: label, class, voxels, SEG score, best IoU, match and kind of each true object and of the spurious
+        ones. If there are several classes, also `classes` (pixels of each), `matching_of_class` (by class and
+        threshold, of its objects alone) and `confusion` (true class, found class, objects).
     """
     wanted, voi, classes = sorted({*thresholds, *THRESHOLDS}), variation_of_information(table), classes or Classes()
     return {
         "pixels": list(count_pixels(table)),
-        "classes": _count_classes(table, classes) if len(classes.names) > 1 else {},
-        "matching": {str(t): list(counts) for t, counts in zip(wanted, m.matchings(table, wanted), strict=True)},
+        **_of_classes(table, classes, wanted),
+        "matching": _matchings(table, wanted),
         "detection": list(count_operations(table)),
         "means": {
             "rand_error": adapted_rand_error(table),
@@ -85,15 +87,26 @@ def score_image(table: Contingency, thresholds: Sequence[float], classes: Classe
     }
 
 
-def _count_classes(table: Contingency, classes: Classes) -> dict[str, list[int]]:
-    of_class = {
+def _matchings(table: Contingency, thresholds: Sequence[float]) -> dict[str, list[float]]:
+    return {str(t): list(counts) for t, counts in zip(thresholds, m.matchings(table, thresholds), strict=True)}
+
+
+def _of_classes(table: Contingency, classes: Classes, thresholds: Sequence[float]) -> dict[str, Any]:
+    """Counts that know of classes; nothing where there is one."""
+    if len(classes.names) < 2:
+        return {"classes": {}}
+    labels = {
         name: [
             np.array([label for label, own in side.items() if own == name], np.int64)
             for side in (classes.truth, classes.found)
         ]
         for name in classes.names
     }
-    return {name: list(count_class_pixels(table, truth, found)) for name, (truth, found) in of_class.items()}
+    return {
+        "classes": {name: list(count_class_pixels(table, *own)) for name, own in labels.items()},
+        "matching_of_class": {name: _matchings(of_class(table, *own), thresholds) for name, own in labels.items()},
+        "confusion": [[*pair, n] for pair, n in sorted(confusion(table, classes.truth, classes.found).items())],
+    }
 
 
 def _objects(table: Contingency, classes: Classes) -> dict[str, list[Any]]:

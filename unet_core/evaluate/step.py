@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +62,9 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
     Returns
     -------
     dict
-        iou, dice, of each class too where there are several, seg, ap50 ... and the others at each threshold,
-        pixel_error, rand_error, voi_split, voi_merge, aji, v_rand, v_info, ap, det; None for seg and det without true
-        objects.
+        iou, dice, seg, ap50 ... and the others at each threshold, pixel_error, rand_error, voi_split, voi_merge, aji,
+        v_rand, v_info, ap, det; None for seg and det without true objects. Where there are several classes, also
+        class_ap at each threshold, and iou, dice, ap and pq of each class.
     """
     pixels = _pool(image["pixels"] for image in images)
     seg = [score for image in images for score in image["objects"]["seg"] if score is not None]
@@ -71,12 +72,17 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
     for name in images[0]["classes"]:
         of_class = _pool(image["classes"][name] for image in images)
         scores |= {f"iou_{name}": foreground_iou(of_class), f"dice_{name}": dice(of_class)}
-    matchings = {
-        t: functools.reduce(m.Matching.__add__, (m.Matching(*image["matching"][str(t)]) for image in images))
-        for t in {*thresholds, *THRESHOLDS}
-    }
+    matchings = {t: _matched(image["matching"][str(t)] for image in images) for t in {*thresholds, *THRESHOLDS}}
     for prefix, measure in AT_THRESHOLDS.items():
         scores |= {f"{prefix}{100 * t:g}": measure(matchings[t]) for t in thresholds}
+    for t in thresholds if images[0]["classes"] else ():
+        of_classes = {
+            name: _matched(image["matching_of_class"][name][str(t)] for image in images)
+            for name in images[0]["classes"]
+        }
+        scores[f"class_ap{100 * t:g}"] = m.average_precision(_matched(of_classes.values()))
+        for prefix in ("ap", "pq"):
+            scores |= {f"{prefix}{100 * t:g}_{name}": AT_THRESHOLDS[prefix](own) for name, own in of_classes.items()}
     means = {name: float(np.mean([image["means"][name] for image in images])) for name in images[0]["means"]}
     ap = mean_average_precision([matchings[t] for t in THRESHOLDS])
     det = detection_score(functools.reduce(Detection.__add__, (Detection(*image["detection"]) for image in images)))
@@ -85,6 +91,10 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
 
 def _pool(counts: Iterable[Sequence[int]]) -> PixelCounts:
     return PixelCounts(*(sum(parts) for parts in zip(*counts, strict=True)))
+
+
+def _matched(counts: Iterable[Sequence[float]]) -> m.Matching:
+    return functools.reduce(m.Matching.__add__, (m.Matching(*one) for one in counts))  # type: ignore[arg-type]
 
 
 def main_sums(counts: dict[str, Any]) -> dict[str, float]:
@@ -104,9 +114,13 @@ def main_sums(counts: dict[str, Any]) -> dict[str, float]:
     for threshold in (0.5, 0.75):
         tp, fp, fn, _ = counts["matching"][str(threshold)]
         parts[f"ap{100 * threshold:g}"] = (tp, tp + fp + fn)
+    if counts["classes"]:
+        tp, fp, fn, _ = _matched(own[str(0.5)] for own in counts["matching_of_class"].values())
+        parts["class_ap50"] = (tp, tp + fp + fn)
     return {
         f"{name}_{part}": float(value)
         for name in MEASURES
+        if name in parts
         for part, value in zip(("over", "under"), parts[name], strict=True)
     }
 
@@ -148,14 +162,15 @@ def evaluate_samples(
     """
     truths, names = (read_json(groundtruth)[key] for key in ("samples", "classes"))
     removed = remove_other_files(folder / "samples", ".json", set(truths))
-    entries, pending, counted, scores, by_size = {}, [], {}, {}, {}
+    # Of several classes more is counted than once was.
+    options = [cfg.thresholds, cfg.boundary_tolerance, names, *(["by class"] if len(names) > 1 else [])]
+    entries, pending, counted = {}, [], {}
     for name, entry in read_json(instances)["samples"].items():
         truth = truths[name]
         # By whom it was predicted, not what it is for, says whether it was held out.
         split = HELD_OUT_SPLIT if entry["split"] == HELD_OUT_SPLIT else truth["split"]
         if split not in cfg.splits:
             continue
-        options = [cfg.thresholds, cfg.boundary_tolerance, names]
         wanted = digest(truth["labels"], entry["digest"], options, method("evaluate"))
         # Counted anew each time, so that a sample that changes its split needs no new scores.
         entries[name] = {"split": split, "digest": wanted}
@@ -174,28 +189,13 @@ def evaluate_samples(
             for name in sorted(scored)
         ]
     )
-    splits = {split: [name for name, entry in entries.items() if entry["split"] == split] for split in cfg.splits}
-    for split, members in splits.items():
-        if members:
-            images = [scored[name] for name in members]
-            scores[str(split)] = _of_split(images, sums[sums["split"] == split], cfg.thresholds)
-            by_size[str(split)] = _by_size([image["objects"] for image in images])
+    summaries = _of_splits(cfg, names, scored, entries, sums)
     weights = read_json(model)["weights"]
     made = digest(weights, entries)
     if scored:
-        keep_evaluation(history, sums.drop(columns="digest"), scores, weights, made)
+        keep_evaluation(history, sums.drop(columns="digest"), summaries["scores"], weights, made)
     logger.info("evaluate: %d samples, %d scored%s", len(entries), len(pending), also_removed(removed))
-    write_stamp(
-        stamp,
-        {
-            "step": "evaluate",
-            "weights": weights,
-            "digest": made,
-            "scores": scores,
-            "by_size": by_size,
-            "samples": entries,
-        },
-    )
+    write_stamp(stamp, {"step": "evaluate", "weights": weights, "digest": made, **summaries, "samples": entries})
 
 
 def write_tables(
@@ -237,6 +237,21 @@ def _number(counts: dict[str, Any]) -> int:
     return Detection(*counts["detection"]).objects
 
 
+def _of_splits(
+    cfg: Evaluate, names: list[str], scored: dict[str, Any], entries: dict[str, dict[str, str]], sums: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
+    """Scores of each split, also by the size of objects, and by class where there are several."""
+    parts = ["scores", "by_size", *(["confusion"] if len(names) > 1 else [])]
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for split in map(str, cfg.splits):
+        if images := [scored[name] for name, entry in entries.items() if entry["split"] == split]:
+            found["scores"][split] = _of_split(images, sums[sums["split"] == split], cfg.thresholds)
+            found["by_size"][split] = _by_size([image["objects"] for image in images])
+            if len(names) > 1:
+                found["confusion"][split] = _confused(images, names)
+    return found
+
+
 def _of_split(images: list[dict[str, Any]], sums: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, float | None]:
     scores: dict[str, float | None] = {"n_images": len(images), "n_objects": sum(map(_number, images))}
     scores |= _scores(images, thresholds)
@@ -255,6 +270,14 @@ def _by_size(images: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
     return size_strata(
         true["voxels"].to_numpy(np.int64), true["seg"].to_numpy(float), (true["kind"] == "matched").to_numpy(bool)
     )
+
+
+def _confused(images: list[dict[str, Any]], names: list[str]) -> list[list[Any]]:
+    """Rows of true class and objects: found as each class, and missed; the last row is that of spurious ones."""
+    total = Counter({(true, found): 0 for true in [*names, ""] for found in [*names, ""]})
+    for image in images:
+        total.update({(true, found): n for true, found, n in image["confusion"]})
+    return [[true, *(total[true, found] for found in [*names, ""])] for true in [*names, ""]]
 
 
 def _kept(path: Path, wanted: str) -> dict[str, Any] | None:

@@ -112,6 +112,7 @@ def describe_pair(at: Places, previews: int, pairs: int) -> dict[str, Any]:
         ),
         "charts": _charts(at, images, objects, samples),
         "by_size": [(split, pd.DataFrame(rows)) for split, rows in stamp.get("by_size", {}).items() if rows],
+        "confusion": [(split, _confusion(rows)) for split, rows in stamp.get("confusion", {}).items()],
         "images": images[MAIN_COLUMNS].sort_values(["ap50", "iou"]).head(MAX_ROWS) if len(images) else images,
         "seams": _seams(at),
         "empty_blocks": _empty_blocks(at),
@@ -222,6 +223,13 @@ def _empty_blocks(at: Places) -> pd.DataFrame:
     rows = [(name, entry["empty"], entry["blocks"]) for name, entry in samples.items() if entry.get("empty")]
     table = pd.DataFrame(rows, columns=["sample", "empty blocks", "blocks"])
     return table.sort_values("empty blocks", ascending=False, kind="stable")
+
+
+def _confusion(rows: list[list[Any]]) -> pd.DataFrame:
+    """Objects of each annotated class (rows) by the class that they were found as."""
+    names = [row[0] for row in rows[:-1]]
+    table = pd.DataFrame(rows, columns=["annotated as", *(f"found as {name}" for name in names), "missed"])
+    return table.assign(**{"annotated as": [*names, "(spurious)"]})
 
 
 def _note(name: str, ranked: list[str], samples: dict[str, Any], images: pd.DataFrame, objects: pd.DataFrame) -> str:

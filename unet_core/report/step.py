@@ -16,7 +16,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from unet_core.config.options import Report
-from unet_core.evaluate.history import MEASURES
 from unet_core.files import write_atomic
 from unet_core.pictures import KIND_COLOURS
 from unet_core.report import provenance
@@ -30,7 +29,7 @@ from unet_core.report.sections import (
     describe_pair,
     weight_maps,
 )
-from unet_core.report.summary import MATRIX_MEASURE, matrix_of, matrix_tables, summary_rows
+from unet_core.report.summary import MATRIX_MEASURE, matrix_of, matrix_tables, measures_of, summary_rows
 from unet_core.report.uncertainty import annotate_next
 from unet_core.runtime import read_json
 
@@ -53,6 +52,8 @@ FIRST_COLUMNS = [
 MEANINGS = {
     "iou, dice": "foreground, pixel by pixel: intersection over union, and Dice coefficient (with a class: "
     "of it alone)",
+    "class_apNN": "the same as apNN, but an object counts as found only with its own class; "
+    "apNN_CLASS and pqNN_CLASS are those of the objects of one class",
     "seg": "Cell Tracking Challenge: mean Jaccard index of annotated objects with the found object covering more than "
     "half of each, else 0",
     "apNN": "average precision: tp / (tp + fp + fn) of objects matched at an IoU of at least NN %",
@@ -153,7 +154,7 @@ def make_report(
         summary=summary,
         matrix=matrix if len(matrix.models) > 1 or len(matrix.datasets) > 1 else None,
         matrix_measure=MATRIX_MEASURE,
-        measures=list(MEASURES),
+        measures=measures_of(stamps),
         table=shown,
         meanings=MEANINGS,
         models=models,

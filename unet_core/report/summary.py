@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from unet_core.evaluate.history import MEASURES, read_history
+from unet_core.evaluate.history import MEASURES, OF_CLASSES, read_history
 
 # Measures of which less is better.
 LOWER_IS_BETTER = {"pixel_error", "rand_error"}
@@ -54,6 +54,12 @@ class Row(NamedTuple):
     since: str
 
 
+def measures_of(evaluations: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
+    """Main measures that the table shows: those of classes only where a data set has several."""
+    scores = [split for stamp in evaluations.values() for split in stamp["scores"].values()]
+    return [name for name in MEASURES if name not in OF_CLASSES or any(name in split for split in scores)]
+
+
 def summary_rows(evaluations: dict[tuple[str, str], dict[str, Any]], history: Path) -> list[Row]:
     """The table.
 
@@ -67,16 +73,16 @@ def summary_rows(evaluations: dict[tuple[str, str], dict[str, Any]], history: Pa
     Returns
     -------
     list of Row
-        With the measures in the order of `history.MEASURES`. A change is shown only if the last line of the history is
+        With the measures in the order of `measures_of`. A change is shown only if the last line of the history is
         this evaluation.
     """
-    rows = []
+    rows, measures = [], measures_of(evaluations)
     for (model, dataset), stamp in evaluations.items():
         lines = read_history(history / model / f"{dataset}.jsonl")
         last = lines[-1] if lines and lines[-1]["digest"] == stamp.get("digest") else {}
         for split, scores in stamp["scores"].items():
             change = last.get("change", {}).get(split, {})
-            shown = [_score(name, scores, change.get(name, {})) for name in MEASURES]
+            shown = [_score(name, scores, change.get(name, {})) for name in measures]
             counts = {row["n_images"] for row in change.values()}
             since = (
                 f"{lines[-2]['time'][:16].replace('T', ' ')}, on {max(counts)} images"
