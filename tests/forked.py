@@ -1,4 +1,4 @@
-"""Snakemake in forks of a process that has imported what the steps import: the same work, without ten starts of Python.
+"""Programs in forks of a process that has imported what the steps import: the same work, without ten starts of Python.
 
 A run is a process of its own, and so is each of its jobs. What is forked has one thread and has computed nothing.
 """
@@ -10,6 +10,8 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -20,17 +22,34 @@ CONTEXT.set_forkserver_preload(["snakemake.cli", *(f"unet_core.{step}.step" for 
 
 def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a folder to its end; its status, and what it and its jobs printed."""
-    output = folder / ".output"
-    output.unlink(missing_ok=True)
     forkserver.ensure_running()
-    address = forkserver._forkserver._forkserver_address
-    process = CONTEXT.Process(target=_snakemake, args=(arguments, folder, output, address))
-    process.start()
-    process.join(seconds)
-    if process.exitcode is None:
-        process.kill()
-        raise subprocess.TimeoutExpired(arguments, seconds)
-    return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(errors="replace"), "")
+    return _run(_snakemake, arguments, folder, seconds, forkserver._forkserver._forkserver_address)
+
+
+def run_function(
+    function: Callable[..., object], arguments: list[str], folder: Path, seconds: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Call a function in a folder, as a program of its own: its status, and what it printed."""
+    return _run(_call, arguments, folder, seconds, function)
+
+
+def _run(
+    target: Callable[..., None], arguments: list[str], folder: Path, seconds: float, *more: object
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "output"
+        process = CONTEXT.Process(target=target, args=(arguments, folder, output, *more))
+        process.start()
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, seconds)
+        return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(errors="replace"), "")
+
+
+def _call(arguments: list[str], folder: Path, output: Path, function: Callable[..., object]) -> None:
+    _enter(folder, output)
+    function(*arguments)
 
 
 def _snakemake(arguments: list[str], folder: Path, output: Path, address: str) -> None:

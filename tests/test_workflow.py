@@ -22,8 +22,9 @@ import torch
 import yaml
 
 from tests.conftest import made_once
-from tests.forked import run_snakemake
+from tests.forked import run_function, run_snakemake
 from tests.test_lock import held
+from unet_core.__main__ import main
 from unet_core.config.parse import parse_config
 from unet_core.estimate import command as estimate
 from unet_core.estimate.measure import allocated, process_start
@@ -89,6 +90,10 @@ class Project:
             )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m unet_core verify``."""
+        return run_function(main, [["verify", *arguments, "results"]], self.folder)
 
     def jobs(self, output: str) -> set[str]:
         """Steps of which Snakemake started jobs."""
@@ -280,10 +285,8 @@ def test_damage_that_verify_mends_is_made_again_by_the_next_run_alone(
     shard = Result(store / "t004").shards_of(0)[0]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:20] + bytes([255 - whole[20]]) + whole[21:])
-    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
-    assert subprocess.run(verify, cwd=project.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 1
-    mend = subprocess.run([*verify, "--mend"], cwd=project.folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert mend.returncode == 0 and not shard.exists()
+    assert project.verify().returncode == 1
+    assert project.verify("--mend").returncode == 0 and not shard.exists()
     counts = project.counts(project.run())
     assert "train" not in counts or counts["train"] == "nothing has changed"
     assert shard.read_bytes() == whole and project.table() == finished.table()
@@ -312,31 +315,37 @@ def flip(path: Path) -> bytes:
 def test_a_damaged_table_of_objects_is_found_and_made_again(finished: Project, project: Project, suffix: str) -> None:
     path = project.folder / f"results/instances/cells/cells/t001{suffix}"
     whole = flip(path)
-    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(verify, cwd=project.folder, env=environment, capture_output=True, text=True)
+    found = project.verify()
     assert found.returncode == 1 and f"t001{suffix}: damaged" in found.stdout
     # Nothing of it gets into scores or report.
     project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}, "report": {"previews": 3}})
     told = f"t001{suffix} is damaged; delete it, then 'snakemake --forcerun instances' makes it again"
     assert told in project.run(fails=True)
     project.configure(CONFIG)
-    assert subprocess.run([*verify, "--mend"], cwd=project.folder, env=environment).returncode == 0
+    assert project.verify("--mend").returncode == 0
     assert project.counts(project.run())["instances"] == "7 samples, 1 made"
     assert path.read_bytes() == whole and project.table() == finished.table()
 
 
-@pytest.mark.parametrize("name", ["images.csv", "images.parquet", "objects.csv", "objects.parquet"])
 @pytest.mark.parametrize("how", ["flipped", "deleted"])
-def test_damaged_tables_of_scores_are_written_again_by_the_next_run(project: Project, name: str, how: str) -> None:
-    path = project.folder / "results/evaluate/cells/cells" / name
-    if how == "flipped":
-        whole = flip(path)
-    else:
-        whole = path.read_bytes()
-        path.unlink()
+def test_damaged_tables_of_scores_are_written_again_by_the_next_run(project: Project, how: str) -> None:
+    folder = project.folder / "results/evaluate/cells/cells"
+    whole = {folder / f"{name}.{suffix}": b"" for name in ("images", "objects") for suffix in ("csv", "parquet")}
+    for path in whole:
+        status = path.stat()
+        whole[path] = flip(path) if how == "flipped" else path.read_bytes()
+        if how == "deleted":
+            path.unlink()
+        # Each of them alone starts the step.
+        assert project.jobs(project.run("--dry-run")) >= {"evaluate"}
+        if path != list(whole)[-1]:
+            path.write_bytes(whole[path])
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            assert "Nothing to be done" in project.run("--dry-run")
+    for path in list(whole)[:-1]:
+        flip(path) if how == "flipped" else path.unlink()
     assert project.jobs(project.run()) >= {"evaluate"}
-    assert path.read_bytes() == whole
+    assert {path: path.read_bytes() for path in whole} == whole
 
 
 def test_damage_beside_the_stores_that_no_time_tells_is_found_and_its_own_jobs_make_it_again(project: Project) -> None:
@@ -345,20 +354,18 @@ def test_damage_beside_the_stores_that_no_time_tells_is_found_and_its_own_jobs_m
     ]
     scores = ["evaluate/cells/cells/images.csv", "evaluate/history/cells/cells.jsonl"]
     stores, whole = project.files("groundtruth"), dict[Path, bytes]()
-    verify = [sys.executable, "-m", "unet_core", "verify", "results"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for names, steps in ((check, {"groundtruth"}), (scores, {"evaluate", "report"})):
         for path in (project.folder / "results" / name for name in names):
             status = path.stat()
             whole[path] = flip(path)
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert "Nothing to be done" in project.run("--dry-run")
-        found = subprocess.run(verify, cwd=project.folder, env=environment, capture_output=True, text=True)
+        found = project.verify()
         assert found.returncode == 1 and all(f"results/{name}: damaged" in found.stdout for name in names)
         assert f"{len(names)} files damaged" in found.stdout
-        assert subprocess.run([*verify, "--mend"], cwd=project.folder, env=environment).returncode == 0
+        assert project.verify("--mend").returncode == 0
         assert project.jobs(project.run()) == steps
-        assert subprocess.run(verify, cwd=project.folder, env=environment).returncode == 0
+        assert project.verify().returncode == 0
         assert "Nothing to be done" in project.run()
     lines = project.folder / "results" / scores[1]
     before, after = json.loads(whole.pop(lines)), json.loads(lines.read_text())

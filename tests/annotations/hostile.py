@@ -1,6 +1,4 @@
-"""Reads one hostile annotation with 1 GiB of memory: ``python -m tests.annotations.hostile FORMAT FILE``.
-
-The process may use 1 GiB beside what it starts with.
+"""Reads one hostile annotation in a process that may use 1 GiB beside what it starts with.
 
 Prints the error that the reader gives; any other end is a fault.
 """
@@ -8,7 +6,6 @@ Prints the error that the reader gives; any other end is a fault.
 from __future__ import annotations
 
 import resource
-import sys
 from pathlib import Path
 
 from unet_core.annotations.formats import module_of
@@ -33,7 +30,3 @@ def main(name: str, file: str) -> None:
             assert isinstance(layer, Told) or layer.position.size <= SHAPE[1] * SHAPE[2]
     except ValueError as error:
         print(f"ValueError: {error}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -33,7 +33,7 @@ from unet_core.store.store import Spec, begin, details_if_done, finish, open_wei
 
 ROOT = Path(__file__).parent.parent.parent
 # For a longer run: UNET_INTERLEAVINGS=20000 python -m pytest tests/store/test_two_writers.py
-INTERLEAVINGS = int(os.environ.get("UNET_INTERLEAVINGS", "1000"))
+INTERLEAVINGS = int(os.environ.get("UNET_INTERLEAVINGS", "100"))
 OPERATIONS = ("open", "mkdir", "rename", "replace", "unlink", "link")
 # Each example is as short as the next: to shrink one takes minutes and tells no more.
 PHASES = (Phase.explicit, Phase.generate)
