@@ -12,7 +12,6 @@ from unet_core.records import recorded
 
 options, stamp = snakemake.params.cfg, Path(snakemake.output.stamp)
 gpus = partial(environments_of_gpus, snakemake.resources)
-
 with (
     open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask, gpus) as engine,
     recorded(snakemake.params.record),

@@ -182,7 +182,8 @@ def test_calls_that_nobody_waits_for_do_not_begin(tmp_path: Path) -> None:
         assert call(one, abs, -1) == [1]
         with pytest.raises(CancelledError):
             futures[8].result()
-    assert {path.name for path in tmp_path.iterdir()} <= {"0", "1", "go on"}
+    begun = {path.name for path in tmp_path.iterdir()} - {"go on"}
+    assert "0" in begun and len(begun) <= 2  # one may have begun before it was known
 
 
 def test_processes_end_with_the_context_whatever_they_do(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 from distributed.security import Security
 from tqdm import tqdm
 
 from unet_core.config.cluster import Dask, Slurm, Tls
-from unet_core.processes import Processes, open_processes
+from unet_core.processes import open_processes
 from unet_core.runtime import UserError, job_log
 from unet_core.workers import (
     ALLOWED_FAILURES,
@@ -55,6 +55,16 @@ class Runner(Protocol):
         """See `Engine.run`."""
 
 
+class Pool(Protocol):
+    """What functions are submitted to, as a client of Dask offers it."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, pure: bool) -> Any:
+        """A future of the value of a function."""
+
+    def cancel(self, futures: list[Any], /) -> Any:
+        """Forget what nobody waits for any more."""
+
+
 class AtHand:
     """Works on one item after the other where it is asked to: in a worker that has a whole sample to do."""
 
@@ -70,7 +80,7 @@ class Engine:
 
     Parameters
     ----------
-    client : distributed.Client or Processes
+    pool : distributed.Client or Processes
         What functions are submitted to.
     workers : int
         Items worked on at once.
@@ -78,8 +88,8 @@ class Engine:
         Called every `POLL_SECONDS` seconds; raises if nothing will ever get done.
     """
 
-    def __init__(self, client: Client | Processes, workers: int, check: Callable[[], None] = lambda: None) -> None:
-        self._client = client
+    def __init__(self, pool: Pool, workers: int, check: Callable[[], None] = lambda: None) -> None:
+        self._pool = pool
         self._workers = workers
         self._check = check
         self._checked = time.monotonic()
@@ -104,8 +114,8 @@ class Engine:
             Shown before the progress line.
         """
         waiting, size, left = iter(items), 1, total
-        done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        flying: dict[Future, list[Item]] = {}
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        flying: dict[Any, list[Item]] = {}
         # On a terminal the line moves often; in a log file every half minute is enough.
         interval = 0.5 if sys.stderr.isatty() else 30
         with tqdm(total=total, desc=what, mininterval=interval, maxinterval=interval, disable=total < 2) as progress:
@@ -127,14 +137,14 @@ class Engine:
                         progress.update()
                         yield item, value
             finally:
-                self._client.cancel(list(flying))
+                self._pool.cancel(list(flying))
 
-    def _submit(self, function: Callable[[Item], Value], items: list[Item], done: queue.SimpleQueue[Future]) -> Future:
-        future = self._client.submit(_one_by_one, items, function, pure=False)
+    def _submit(self, function: Callable[[Item], Value], items: list[Item], done: queue.SimpleQueue[Any]) -> Any:
+        future = self._pool.submit(_one_by_one, items, function, pure=False)
         future.add_done_callback(done.put)
         return future
 
-    def _next(self, done: queue.SimpleQueue[Future]) -> Future:
+    def _next(self, done: queue.SimpleQueue[Any]) -> Any:
         while True:
             if time.monotonic() - self._checked >= POLL_SECONDS:
                 self._check()
@@ -203,7 +213,7 @@ def _whole(sample: Item, function: Callable[[Item, Runner], Value]) -> Value:
     return function(sample, AtHand())
 
 
-def _value(future: Future) -> Any:
+def _value(future: Any) -> Any:
     try:
         return future.result()
     except KilledWorker:
@@ -262,6 +272,7 @@ def open_engine(
     environments : callable
         Asked where the step works on this machine: of processes in which it does so; none: in threads of this one.
     """
+    opened: AbstractContextManager[Engine]
     if cfg.cluster == "slurm":
         opened = _slurm(cfg.slurm_of(step), step, logs)
     elif cfg.cluster == "local":

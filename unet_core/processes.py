@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import logging.handlers
 import os
 import pickle
 import signal
@@ -25,6 +24,8 @@ from typing import Any
 
 from unet_core.failures import chain_of
 from unet_core.runtime import END_SIGNALS, SHARED_BY, UserError, available_cores, code_path
+
+logger = logging.getLogger(__name__)
 
 
 class Processes:
@@ -64,10 +65,11 @@ def open_processes(environments: Mapping[str, Mapping[str, str]], cores: int, th
         "OMP_NUM_THREADS": str(max(1, min(cores, available_cores()) // number)),
         "PYTHONPATH": code_path(),
     }
+    logger.info("in %d processes, on %s", number, ", ".join(environments))
     started: list[_Process] = []
     try:
         for name, environment in environments.items():
-            started.append(_Process(name, os.environ | shared | environment, threads))
+            started.append(_Process(name, {**os.environ, **shared, **environment}, threads))
         yield Processes(started)
     finally:
         for process in started:
@@ -110,9 +112,10 @@ class _Process:
 
     def cancel(self, futures: set[Future[Any]]) -> None:
         with self._lock:
-            for number in [number for number, future in self._waiting.items() if future in futures]:
+            numbers = [number for number, future in self._waiting.items() if future in futures]
+            for number in numbers:
                 self._waiting.pop(number).cancel()
-                self._send(number, None)
+            self._send(None, numbers)
 
     def end(self) -> None:
         """End the process, whatever it does: files are whole at any time."""
@@ -120,7 +123,8 @@ class _Process:
         self._listener.join()
         self._connection.close()
 
-    def _send(self, number: int, payload: bytes | None) -> None:
+    def _send(self, number: int | None, payload: bytes | list[int]) -> None:
+        """Send a call, or the numbers of those that nobody waits for."""
         with suppress(OSError):  # a process that is gone is noticed by `_listen`
             self._connection.send((number, payload))
 
@@ -153,8 +157,8 @@ def _answer(future: Future[Any], fine: bool, payload: bytes) -> None:
     if fine:
         future.set_result(value)
         return
-    for error, cause in itertools.pairwise(value):
-        error.__cause__ = cause
+    for raised, cause in itertools.pairwise(value):
+        raised.__cause__ = cause
     future.set_exception(value[0])
 
 
@@ -190,14 +194,14 @@ class _Calls:
         with suppress(EOFError, OSError):
             while True:
                 number, payload = self._connection.recv()
-                if payload is None:
-                    self._cancelled.add(number)
+                if number is None:
+                    self._cancelled.update(payload)
                 else:
                     self._pool.submit(self._call, number, payload)
 
     def _call(self, number: int, payload: bytes) -> None:
         if number in self._cancelled:
-            return
+            return  # nobody waits for it
         try:
             with self._loading:  # the first one imports what it needs
                 function, arguments = pickle.loads(payload)
@@ -211,11 +215,16 @@ class _Calls:
             self._connection.send((number, fine, payload))
 
 
-class _ToJob(logging.handlers.QueueHandler):
+class _ToJob(logging.Handler):
     """Log records go to the log of the job."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue(None, True, pickle.dumps(record))
+    def __init__(self, send: Callable[[None, bool, bytes], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plain = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+        self._send(None, True, pickle.dumps(logging.makeLogRecord(plain | {"msg": self.format(record)})))
 
 
 def _sendable(error: BaseException) -> BaseException:

@@ -194,9 +194,9 @@ def _limits_of_slurm() -> Iterator[int]:
 
 
 def code_path() -> str:
-    """PYTHONPATH of processes that find this package, which need not be installed: in an environment of conda it is not.
+    """PYTHONPATH by which processes find this package, before what the user has there.
 
-    What the user has there comes after it.
+    It need not be installed: in an environment of conda it is not.
     """
     return os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
 

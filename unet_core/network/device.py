@@ -74,7 +74,7 @@ def environments_of_gpus(resources: Mapping[str, Any]) -> dict[str, dict[str, st
     names = INDICES["hip" if torch.version.hip else found.type]
     name = next((name for name in names if name in os.environ), names[0])
     shown = os.environ[name].split(",") if name in os.environ else list(map(str, range(number)))
-    # It is the first of those that its process sees, which are as many as are asked for there.
+    # Each process sees one, the first, and none can do without it.
     own = {ASKED: "1", "LOCAL_RANK": "0"}
     return {f"{found.type}:{n}": {name: one.strip(), **own} for n, one in enumerate(shown[:number])}
 
