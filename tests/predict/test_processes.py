@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import signal
 import subprocess
 import sys
@@ -18,6 +18,8 @@ import torch
 from tests.predict.test_step import NORM, contents, put
 from unet_core.config.options import Network, Predict
 from unet_core.engine import Engine, _local, open_job, process_engine
+from unet_core.gpus import ALLOW_CPU, ASKED
+from unet_core.network.device import environments_of_gpus
 from unet_core.network.model import build, save_checkpoint, weights_digest
 from unet_core.network.unet import input_size
 from unet_core.predict.step import predict_samples
@@ -155,26 +157,28 @@ def test_a_job_that_is_killed_leaves_no_process_and_the_next_run_goes_on(
     assert predict(tmp_path, several, "out") == whole
 
 
-def test_a_job_works_in_the_processes_that_it_is_told_and_its_log_has_it_all(
+def test_a_job_with_two_gpus_has_a_process_on_each_and_leaves_the_gpus_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the rule does, with tiles that the share of each process holds not."""
+    """As the rule does. The GPUs are pretended in this process alone: would it compute, it would fail.
+
+    The tiles of the plan are those of a machine with more memory than the share of each process.
+    """
     prepare(tmp_path, (1, 300, 20), {"net": PLANE})
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")  # MB
-    asked = list[int]()
-
-    def environments() -> dict[str, dict[str, str]]:
-        asked.append(os.getpid())
-        return DEVICES
-
-    with open_job("predict", tmp_path / "log", 2, {"cluster": "local"}, environments) as opened:
-        assert isinstance(opened._pool, Processes) and opened._workers == 6
-        predict(tmp_path, opened, "out")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    for name, value in {ASKED: "0", ALLOW_CPU: "1", "SLURM_MEM_PER_NODE": "1"}.items():  # MB
+        monkeypatch.setenv(name, value)
+    for gpus, work in ((2, 6), (1, 3)):
+        environments = functools.partial(environments_of_gpus, {"gpu": gpus})
+        with open_job("predict", tmp_path / "log", 2, {"cluster": "local"}, environments) as opened:
+            assert isinstance(opened._pool, Processes) == (gpus > 1) and opened._workers == work
+            if gpus > 1:
+                predict(tmp_path, opened, "out")
     log = (tmp_path / "log").read_text()
-    assert asked and "in 2 processes, on cpu:0, cpu:1" in log and "predict: 2 samples, 2 segmented" in log
-    assert log.count("cpu:0: predict: tiles of") == 1 and "this process may take 0.000488 GiB" in log
-    with open_job("predict", tmp_path / "log", 2, {"cluster": "local"}, dict) as opened:
-        assert not isinstance(opened._pool, Processes) and opened._workers == 3
+    assert "in 2 processes, on cuda:0, cuda:1" in log and "predict: 2 samples, 2 segmented" in log
+    assert log.count("cuda:0: predict: tiles of") == 1 and "this process may take 0.000488 GiB" in log
 
 
 @pytest.mark.parametrize(("workers", "threads", "each"), [("auto", 16, 4), ("auto", 8, 3), (8, 16, 2), (2, 16, 1)])
