@@ -116,6 +116,7 @@ def kill_first(before: list[psutil.Process]) -> None:
     first.kill()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_step_and_the_next_run_goes_on(tmp_path: Path, engine: Engine) -> None:
     prepare(tmp_path, (4, 520, 4), {"net": PLANE})
     whole, before = predict(tmp_path, engine, "whole"), psutil.Process().children()
@@ -142,6 +143,7 @@ with process_engine(DEVICES, 2, 1) as engine:
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_leaves_no_process_and_the_next_run_goes_on(
     tmp_path: Path, engine: Engine, several: Engine
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_job_that_is_killed_leaves_no_process_and_the_next_run_goes_on(
     assert predict(tmp_path, several, "out") == whole
 
 
+@pytest.mark.slow
 def test_a_job_with_two_gpus_has_a_process_on_each_and_leaves_the_gpus_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
