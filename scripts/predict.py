@@ -1,19 +1,19 @@
 """Rule ``predict``: images and a model in, class probabilities out."""
 
+from functools import partial
 from pathlib import Path
 
 from unet_core.config.datasets import Extent
 from unet_core.config.options import Predict
 from unet_core.engine import open_job
-from unet_core.gpus import expect_gpus
+from unet_core.network.device import environments_of_gpus
 from unet_core.predict.step import predict_samples
 from unet_core.records import recorded
 
 options, stamp = snakemake.params.cfg, Path(snakemake.output.stamp)
-expect_gpus(snakemake.resources)
-
+gpus = partial(environments_of_gpus, snakemake.resources)
 with (
-    open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask) as engine,
+    open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask, gpus) as engine,
     recorded(snakemake.params.record),
 ):
     predict_samples(

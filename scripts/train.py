@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from unet_core.gpus import expect_gpus
+from unet_core.gpus import expect_gpus, nodes_of
 from unet_core.records import recorded
 from unet_core.runtime import job_log
 from unet_core.train.processes import launch
 from unet_core.train.step import adopt_model, run_alone
 
 options = snakemake.params.cfg
-# On each node a process for each GPU that the job asked for.
-nodes, per_node = snakemake.resources.get("nodes", 1), max(1, expect_gpus(snakemake.resources))
 job = {
     "options": options["train"],
     "plan": snakemake.input.plan,
@@ -18,10 +16,12 @@ job = {
     "groundtruth": list(snakemake.input.groundtruth),
     "stamp": snakemake.output.stamp,
     "log": snakemake.log[0],
-    "threads": max(1, snakemake.threads // per_node),
 }
 
-with job_log(Path(job["log"]), job["threads"]), recorded(snakemake.params.record):
+with job_log(Path(job["log"]), snakemake.threads), recorded(snakemake.params.record):
+    # On each node a process for each GPU that the job asked for.
+    nodes, per_node = nodes_of(snakemake.resources), max(1, expect_gpus(snakemake.resources))
+    job["threads"] = max(1, snakemake.threads // per_node)
     if options["bought"]:
         adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))
     elif nodes * per_node > 1:

@@ -140,5 +140,6 @@ def test_a_command_tells_it_too(tmp_path: Path) -> None:
         "import sys, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
         "from unet_core.__main__ import main; main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", code, "demo", tmp_path / "demo"], cwd=ROOT, capture_output=True)
+    # -B: compiled modules would be cut short, too, and stay.
+    done = subprocess.run([sys.executable, "-B", "-c", code, "demo", tmp_path / "demo"], cwd=ROOT, capture_output=True)
     assert done.returncode == 1 and b"ulimit -f" in done.stderr and b"Traceback" not in done.stderr

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unet_core.gpus import ASKED, expect_gpus, expected_gpus, gpus_of, gpus_per_node
+from unet_core.gpus import ASKED, expect_gpus, expected_gpus, gpus_of, gpus_per_node, nodes_of
+from unet_core.runtime import ROOT, UserError
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,48 @@ def test_processes_know_what_their_job_asked_for(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(ASKED, "7")  # of the job that started this one
     assert expect_gpus({"gres": "gpu:a100:4", "nodes": 2}) == expected_gpus() == 4 == int(os.environ[ASKED])
     assert expect_gpus({"mem_mb": 1}) == expected_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("resources", "name", "value"),
+    [
+        ({"gpu": "abc"}, "gpu", "'abc'"),
+        ({"gpu": "a100:2"}, "gpu", "'a100:2'"),
+        ({"gpu": 1.5}, "gpu", "1.5"),
+        ({"gpu": float("inf")}, "gpu", "inf"),
+        ({"gpu": [2]}, "gpu", r"\[2\]"),
+        ({"gpu": 2, "nodes": "two"}, "nodes", "'two'"),
+        ({"nodes": "two"}, "nodes", "'two'"),
+    ],
+)
+def test_a_resource_that_is_no_number_is_told(resources: dict[str, Any], name: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"this job has {value} for the resource {name}, .* mend it where it is set"):
+        expect_gpus(resources)
+
+
+def test_numbers_in_words_and_of_benchmarks_are_numbers() -> None:
+    assert (gpus_of({"gpu": "4"}), gpus_of({"gpu": 4.0}), nodes_of({"nodes": "2"}), nodes_of({})) == (4, 4, 2, 1)
+
+
+@pytest.mark.parametrize("step", ["train", "predict"])
+def test_a_job_with_a_resource_that_is_no_number_says_so_and_nothing_else(step: str, tmp_path: Path) -> None:
+    record = {"results": ".", "name": step, "own": "", "parts": {}, "outputs": [], "stores": [], "beside": []}
+    params = {"cfg": {"train": {}, "bought": None}, "record": record, "dask": {}}
+    program = f"""
+import runpy
+from types import SimpleNamespace as Named
+
+job = Named(
+    params=Named(**{params}), resources={{"gpu": "abc"}}, log=["log"], threads=1, output=Named(stamp="out.json"),
+    input=Named(plan="p", weights=[], groundtruth="g.json", model="m", plans=[]),
+)
+runpy.run_path({str(ROOT / "scripts" / step)!r} + ".py", {{"snakemake": job}})
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
+    said = ended.stderr.decode()
+    assert ended.returncode == 1 and "Traceback" not in said, said
+    assert "this job has 'abc' for the resource gpu, which is no whole number" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 
 # The floors of the house, from the ground up. A wing may import wings of lower floors, and none of its own floor.
 FLOORS = [
-    {"blocks", "compiled", "failures", "files", "gpus", "method", "patterns", "pictures", "slurm"},
+    {"blocks", "compiled", "failures", "files", "method", "patterns", "pictures", "slurm"},
     {"digest", "lock", "runtime"},
-    {"config", "sealed"},
+    {"config", "gpus", "processes", "sealed"},
     {"workers", "images", "demo", "records"},
     {"engine"},
     {"annotations", "metrics", "store"},

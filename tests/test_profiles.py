@@ -147,6 +147,16 @@ def test_a_training_on_several_gpus_has_its_node_and_cores_for_each() -> None:
     assert "--gres=gpu:1" in told_to_sbatch("predict", train_gpus=4)
 
 
+def test_a_prediction_on_several_gpus_has_cores_and_memory_for_each() -> None:
+    call, one = told_to_sbatch("predict", predict_gpus=4, gpu_type="a100"), told_to_sbatch("predict")
+    assert {"--gres=gpu:a100:4", "--cpus-per-task=32", "--partition=gpu"} <= set(call)
+    assert int(call[call.index("--mem") + 1]) == 4 * int(one[one.index("--mem") + 1])
+    assert not [word for word in call if word.startswith(("--nodes", "--ntasks-per", "--gpus"))]
+    job, _ = asked_for("predict", predict_gpus=4)
+    assert (gpus_of(vars(job.resources)), gpus_per_node(vars(job.resources))) == (4, 4)
+    assert "--gres=gpu:1" in told_to_sbatch("train", predict_gpus=4)
+
+
 def test_a_training_on_several_nodes_has_one_task_and_the_same_gpus_on_each() -> None:
     call = told_to_sbatch("train", train_gpus=4, train_nodes=2)
     assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=32", "--gres=gpu:4", "--signal=USR1@180"} <= set(call)

@@ -1,6 +1,7 @@
 """Runs functions over many items with Dask: bounded in flight, with progress; the first error stops the rest.
 
-Three places: threads of this process, worker jobs in SLURM, or the workers of a scheduler that runs already.
+Three places: this machine, worker jobs in SLURM, or the workers of a scheduler that runs already. On this machine it
+is threads of this process, or, without Dask, processes that have a GPU each.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import logging
 import queue
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 from distributed.security import Security
 from tqdm import tqdm
 
 from unet_core.config.cluster import Dask, Slurm, Tls
+from unet_core.processes import open_processes
 from unet_core.runtime import UserError, job_log
 from unet_core.workers import (
     ALLOWED_FAILURES,
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+# Names of processes, and what the environment of each has more.
+Environments = Mapping[str, Mapping[str, str]]
 
 # A task takes Dask some 5 ms: where items take less than this, several are one task, so that it is 2 % of the work.
 TASK_SECONDS = 0.25
@@ -51,6 +55,16 @@ class Runner(Protocol):
         """See `Engine.run`."""
 
 
+class Pool(Protocol):
+    """What functions are submitted to, as a client of Dask offers it."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, pure: bool) -> Any:
+        """A future of the value of a function."""
+
+    def cancel(self, futures: list[Any], /) -> Any:
+        """Forget what nobody waits for any more."""
+
+
 class AtHand:
     """Works on one item after the other where it is asked to: in a worker that has a whole sample to do."""
 
@@ -62,20 +76,20 @@ class AtHand:
 
 
 class Engine:
-    """A Dask cluster; use `open_engine`.
+    """A Dask cluster, or processes; use `open_engine`.
 
     Parameters
     ----------
-    client : distributed.Client
-        Connected client.
+    pool : distributed.Client or Processes
+        What functions are submitted to.
     workers : int
         Items worked on at once.
     check : callable
         Called every `POLL_SECONDS` seconds; raises if nothing will ever get done.
     """
 
-    def __init__(self, client: Client, workers: int, check: Callable[[], None] = lambda: None) -> None:
-        self._client = client
+    def __init__(self, pool: Pool, workers: int, check: Callable[[], None] = lambda: None) -> None:
+        self._pool = pool
         self._workers = workers
         self._check = check
         self._checked = time.monotonic()
@@ -100,8 +114,8 @@ class Engine:
             Shown before the progress line.
         """
         waiting, size, left = iter(items), 1, total
-        done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        flying: dict[Future, list[Item]] = {}
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        flying: dict[Any, list[Item]] = {}
         # On a terminal the line moves often; in a log file every half minute is enough.
         interval = 0.5 if sys.stderr.isatty() else 30
         with tqdm(total=total, desc=what, mininterval=interval, maxinterval=interval, disable=total < 2) as progress:
@@ -123,14 +137,14 @@ class Engine:
                         progress.update()
                         yield item, value
             finally:
-                self._client.cancel(list(flying))
+                self._pool.cancel(list(flying))
 
-    def _submit(self, function: Callable[[Item], Value], items: list[Item], done: queue.SimpleQueue[Future]) -> Future:
-        future = self._client.submit(_one_by_one, items, function, pure=False)
+    def _submit(self, function: Callable[[Item], Value], items: list[Item], done: queue.SimpleQueue[Any]) -> Any:
+        future = self._pool.submit(_one_by_one, items, function, pure=False)
         future.add_done_callback(done.put)
         return future
 
-    def _next(self, done: queue.SimpleQueue[Future]) -> Future:
+    def _next(self, done: queue.SimpleQueue[Any]) -> Any:
         while True:
             if time.monotonic() - self._checked >= POLL_SECONDS:
                 self._check()
@@ -199,7 +213,7 @@ def _whole(sample: Item, function: Callable[[Item, Runner], Value]) -> Value:
     return function(sample, AtHand())
 
 
-def _value(future: Future) -> Any:
+def _value(future: Any) -> Any:
     try:
         return future.result()
     except KilledWorker:
@@ -210,7 +224,13 @@ def _value(future: Future) -> Any:
 
 
 @contextmanager
-def open_job(step: str, log: str | Path, threads: int, options: dict[str, Any]) -> Iterator[Engine]:
+def open_job(
+    step: str,
+    log: str | Path,
+    threads: int,
+    options: dict[str, Any],
+    environments: Callable[[], Environments] = dict,
+) -> Iterator[Engine]:
     """Log and engine of a job, as scripts need them.
 
     Parameters
@@ -223,15 +243,20 @@ def open_job(step: str, log: str | Path, threads: int, options: dict[str, Any]) 
         Threads of this job.
     options : dict
         The section ``dask`` of the configuration.
+    environments : callable
+        As in `open_engine`.
     """
     log = Path(log)
     cfg = Dask.model_validate(options)
-    with job_log(log, threads), open_engine(cfg, step, threads, log.with_suffix(".workers")) as engine:
+    logs = log.with_suffix(".workers")
+    with job_log(log, threads), open_engine(cfg, step, threads, logs, environments) as engine:
         yield engine
 
 
 @contextmanager
-def open_engine(cfg: Dask, step: str, threads: int, logs: Path) -> Iterator[Engine]:
+def open_engine(
+    cfg: Dask, step: str, threads: int, logs: Path, environments: Callable[[], Environments] = dict
+) -> Iterator[Engine]:
     """Start or join the Dask cluster on which a step works; all that was started ends with the context.
 
     Parameters
@@ -244,16 +269,33 @@ def open_engine(cfg: Dask, step: str, threads: int, logs: Path) -> Iterator[Engi
         Threads of this job.
     logs : Path
         Folder for the logs of worker jobs.
+    environments : callable
+        Asked where the step works on this machine: of processes in which it does so; none: in threads of this one.
     """
+    opened: AbstractContextManager[Engine]
     if cfg.cluster == "slurm":
         opened = _slurm(cfg.slurm_of(step), step, logs)
     elif cfg.cluster == "local":
-        # While the network computes one block, another is read and a third written.
-        opened = local_engine(max(3, threads) if cfg.workers == "auto" else cfg.workers)
+        opened = _local(cfg.workers, threads, environments())
     else:
         opened = _joined(cfg.cluster, cfg.tls)
     with opened as engine:
         yield engine
+
+
+def _local(workers: int | Literal["auto"], threads: int, environments: Environments) -> AbstractContextManager[Engine]:
+    """Threads of this process, or processes with equal shares of them."""
+    share = max(1, len(environments))
+    # While the network computes one block, another is read and a third written.
+    each = max(3, threads // share) if workers == "auto" else max(1, workers // share)
+    return process_engine(environments, threads, each) if environments else local_engine(each)
+
+
+@contextmanager
+def process_engine(environments: Environments, cores: int, threads: int) -> Iterator[Engine]:
+    """Processes on this machine; see `open_processes`."""
+    with open_processes(environments, cores, threads) as processes:
+        yield Engine(processes, len(environments) * threads)
 
 
 @contextmanager

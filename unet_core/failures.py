@@ -38,7 +38,7 @@ def explain(error: BaseException) -> str | None:
 
     Libraries wrap such errors in others: what an error was raised from is looked at too.
     """
-    for one in _chain(error):
+    for one in chain_of(error):
         if _is_of_memory(one):
             detail = str(one).partition("\n")[0]
             return (
@@ -50,7 +50,7 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
     """An error, what it was raised from, and so on."""
     seen: list[BaseException] = []
     following: BaseException | None = error

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from unet_core.runtime import UserError
+
 # GPUs that a job asked for on each of its nodes. Scripts set it, and so do worker jobs.
 ASKED = "UNET_GPUS"
 # At 1 a job that asked for GPUs and has none may compute on the CPU.
@@ -24,20 +26,25 @@ def gpus_of(resources: Mapping[str, Any]) -> int:
         `gpu`: on all nodes together, by default 1 with a `gpu_model`; `gres`: on each node, as "gpu:4", "gpu:a100:4"
         or "shard:2", several with commas; `nodes`. Where both kinds are given, the larger number counts.
 
+    Raises
+    ------
+    UserError
+        If one that counts is no whole number.
+
     Examples
     --------
     >>> gpus_of({"gpu": 4}), gpus_of({"gres": "gpu:a100:4", "nodes": 2}), gpus_of({"mem_mb": 8000})
     (4, 8, 0)
     """
     by_model = 1 if resources.get("gpu_model") else 0
-    total = int(resources.get("gpu", by_model) or 0)
+    total = _number(resources, "gpu", by_model)
     each = sum(map(_gpus_of_gres, str(resources.get("gres") or "").split(",")))
-    return max(0, total, each * _nodes(resources))
+    return max(0, total, each * nodes_of(resources))
 
 
 def gpus_per_node(resources: Mapping[str, Any]) -> int:
     """GPUs of a job on each of its nodes; where they cannot be shared equally, on that with the most."""
-    return math.ceil(gpus_of(resources) / _nodes(resources))
+    return math.ceil(gpus_of(resources) / nodes_of(resources))
 
 
 def expect_gpus(resources: Mapping[str, Any]) -> int:
@@ -52,8 +59,30 @@ def expected_gpus() -> int:
     return int(os.environ.get(ASKED) or 0)
 
 
-def _nodes(resources: Mapping[str, Any]) -> int:
-    return int(resources.get("nodes") or 1)
+def nodes_of(resources: Mapping[str, Any]) -> int:
+    """Nodes of a job.
+
+    Raises
+    ------
+    UserError
+        If it is no whole number.
+    """
+    return max(1, _number(resources, "nodes", 1))
+
+
+def _number(resources: Mapping[str, Any], name: str, default: int) -> int:
+    value = resources.get(name, default)
+    try:
+        # Benchmarks are read with floats for whole numbers.
+        number = int(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (isinstance(value, float) and value != number):
+        raise UserError(
+            f"this job has {value!r} for the resource {name}, which is no whole number; mend it where it is set: in "
+            "the profile (set-resources, default-resources), or by --set-resources RULE:gpu=2"
+        )
+    return number
 
 
 def _gpus_of_gres(entry: str) -> int:

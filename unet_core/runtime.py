@@ -43,6 +43,10 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 INTERRUPTS = 3
 # Control groups of this process, and where those of all lie.
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+# In the environment of the processes of a job that share its node: their number.
+SHARED_BY = "UNET_SHARED_BY"
+# Where this package lies.
+ROOT = Path(__file__).parents[1]
 # A log that is longer is moved aside before the next attempt.
 LOG_BYTES = 2**20
 
@@ -153,9 +157,12 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that this process may take: of the machine, or less where its container or its job of SLURM has less."""
+    """Bytes that this process may take: of the machine, or less where its container or its job of SLURM has less.
+
+    Processes of one job have equal shares.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_groups(), *_limits_of_slurm()]
-    return min(limit for limit in limits if limit > 0)
+    return min(limit for limit in limits if limit > 0) // int(os.environ.get(SHARED_BY, 1))
 
 
 def _limits_of_groups() -> Iterator[int]:
@@ -184,6 +191,14 @@ def _limits_of_slurm() -> Iterator[int]:
     numbers = {name: int(value) for name, value in megabytes.items() if value.isdecimal()}
     yield numbers.get("MEM_PER_NODE", 0) * 2**20
     yield numbers.get("MEM_PER_CPU", 0) * numbers.get("CPUS_ON_NODE", 0) * 2**20
+
+
+def code_path() -> str:
+    """PYTHONPATH by which processes find this package, before what the user has there.
+
+    It need not be installed: in an environment of conda it is not.
+    """
+    return os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
 
 
 def return_freed_memory() -> None:

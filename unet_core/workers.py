@@ -22,12 +22,11 @@ from distributed.security import Security
 
 from unet_core.config.cluster import Slurm
 from unet_core.gpus import ASKED, gpus_of
-from unet_core.runtime import UserError
+from unet_core.runtime import ROOT, UserError
 from unet_core.slurm import wait_for_controller
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
 # Dask starts HTTP servers even where it is told not to, by default on port 8787 of all networks.
 ANY_LOCAL_PORT = "127.0.0.1:0"
 DASK_SETTINGS = {

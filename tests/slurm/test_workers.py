@@ -83,7 +83,7 @@ def test_steps_on_worker_jobs_give_the_same_results(project: ClusterProject) -> 
 def test_only_those_who_have_the_certificate_are_let_in(tmp_path: Path) -> None:
     with open_engine(dask(), "weights", 1, tmp_path) as engine:
         assert sorted(engine.run(abs, [-1, -2], 2, "test")) == [(-2, 2), (-1, 1)]
-        address = engine._client.scheduler.address
+        address = engine._pool.scheduler.address
         assert address.startswith("tls://")
         (keys,) = tmp_path.glob("tls.*")
         assert keys.stat().st_mode & 0o777 == 0o700
@@ -91,7 +91,7 @@ def test_only_those_who_have_the_certificate_are_let_in(tmp_path: Path) -> None:
             Client(address.replace("tls://", "tcp://"), timeout=5)
         with pytest.raises(OSError):
             Client(address, security=Security.temporary(), timeout=5)
-        worker = next(iter(engine._client.scheduler_info()["workers"]))
+        worker = next(iter(engine._pool.scheduler_info()["workers"]))
         with pytest.raises(OSError):
             Client(worker, security=Security.temporary(), timeout=5)
 

@@ -21,12 +21,12 @@ from unet_core.config.options import Network, Train
 from unet_core.network import precision
 from unet_core.network.model import load_checkpoint
 from unet_core.network.unet import input_size, shape
-from unet_core.runtime import UserError, job_log
+from unet_core.runtime import ROOT, UserError, job_log
 from unet_core.train import loop as training
 from unet_core.train import step
 from unet_core.train.checkpoint import State
 from unet_core.train.loop import train_network
-from unet_core.train.processes import ROOT, join_processes, launch
+from unet_core.train.processes import join_processes, launch
 from unet_core.train.sampling import Sampler
 
 # Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from unet_core.gpus import ALLOW_CPU, expected_gpus
+from unet_core.gpus import ALLOW_CPU, ASKED, expect_gpus, expected_gpus
 from unet_core.runtime import UserError
 
 # By these a process is shown some devices of its node and not the others; SLURM sets them.
 SHOWN = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+# The one of them that counts the devices that torch may see, by the kind of device.
+INDICES = {
+    "cuda": ("CUDA_VISIBLE_DEVICES",),
+    "hip": ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    "xpu": ("ZE_AFFINITY_MASK",),
+}
 # What SLURM shows to a job that has no GPU, in its older versions.
 NONE_SHOWN = ("", "-1", "NoDevFiles")
 
@@ -36,6 +44,39 @@ def device_name() -> str:
     where = device()
     name_of = getattr(getattr(torch, where.type, None), "get_device_name", None)
     return str(name_of(where)) if name_of else where.type
+
+
+def environments_of_gpus(resources: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What shows each GPU of a job to a process of its own; empty where one process will do.
+
+    Parameters
+    ----------
+    resources : mapping
+        Of the job, as in `gpus_of`; `require_gpus` knows of them, too, from then on.
+
+    Returns
+    -------
+    dict
+        Name of the device, as ``cuda:1``, -> what the environment of its process has more than that of this one.
+
+    Raises
+    ------
+    UserError
+        If there are fewer GPUs than the job asked for, or if it is not clear how many these are.
+    """
+    number = expect_gpus(resources)
+    if number < 2:
+        return {}
+    require_gpus()
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        return {}  # it may compute on the CPU
+    names = INDICES["hip" if torch.version.hip else found.type]
+    name = next((name for name in names if name in os.environ), names[0])
+    shown = os.environ[name].split(",") if name in os.environ else list(map(str, range(number)))
+    # Each process sees one, the first, and none can do without it.
+    own = {ASKED: "1", "LOCAL_RANK": "0"}
+    return {f"{found.type}:{n}": {name: one.strip(), **own} for n, one in enumerate(shown[:number])}
 
 
 def require_gpus() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 
 from unet_core.network import unet
 from unet_core.network.device import device, device_name
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # The tiles of each group that this process holds.
 _fits: dict[Group, Tiles] = {}
+_FITTING = threading.Lock()
 # Share of the memory of a process that tiles may take on a CPU; blocks and the network itself need some too.
 MEMORY_SHARE = 0.75
 
@@ -24,9 +26,10 @@ def fitting(group: Group) -> Tiles:
 
     Where results depend on tiles, and where no smaller ones are possible, it warns.
     """
-    if group not in _fits:
-        _fits[group] = _within_memory(group) if device().type == "cpu" else group.tiles
-    return _fits[group]
+    with _FITTING:
+        if group not in _fits:
+            _fits[group] = _within_memory(group) if device().type == "cpu" else group.tiles
+        return _fits[group]
 
 
 def _within_memory(group: Group) -> Tiles:

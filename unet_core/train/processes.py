@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +25,13 @@ from unet_core.runtime import (
     Stopped,
     UserError,
     available_cores,
+    code_path,
     end_at_once_if_urged,
     handle_signals,
 )
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
 # How processes exchange tensors, by the type of their device.
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 # SLURM's warning before the time limit (by --signal=USR1@60); preemption, scancel and Ctrl-C.
@@ -146,18 +145,13 @@ def launch(module: str, job: dict[str, Any], *, nodes: int, per_node: int, cores
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(per_node), *meeting]
     command = [*before, *torchrun, "-m", module, json.dumps(job)]
     with watch_signals() as warned:  # torchrun and the processes get them too, and stop in their own time
-        code = subprocess.call(command, env=os.environ | TORCHRUN | {"PYTHONPATH": os.pathsep.join(_code())})
+        code = subprocess.call(command, env=os.environ | TORCHRUN | {"PYTHONPATH": code_path()})
     if code and warned.by:
         raise Stopped(f"stopped by {warned.by.name}; run again to go on from what the processes saved", warned.by)
     if code:
         raise UserError(
             f"training in {nodes * per_node} processes ended with code {code}; see above what the first of them said"
         )
-
-
-def _code() -> list[str]:
-    """Where processes find this package, which need not be installed: in an environment of conda it is not."""
-    return [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def _on_nodes(nodes: int, cores: int) -> tuple[list[str], list[str]]:
