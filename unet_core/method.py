@@ -9,7 +9,7 @@ from __future__ import annotations
 
 VERSIONS = {
     "groundtruth": 2,
-    "weights": 1,
+    "weights": 2,
     "plan": 1,
     "train": 1,
     "ensemble": 1,
@@ -33,18 +33,20 @@ _FIRST = {
 }
 
 
-def method(step: str) -> str:
+def method(step: str, version: int | None = None) -> str:
     """Name of the method of a step, for digests and the params of rules.
 
     Parameters
     ----------
     step : str
         Name of the step, or ``ensemble``.
+    version : int, optional
+        A former version, for results that the method of now makes as that one did; default: that of now.
 
     Returns
     -------
     str
         The same as long as the step gives the same results.
     """
-    version = VERSIONS[step]
+    version = version or VERSIONS[step]
     return _FIRST[step] if version == 1 else f"{step} {version}"
