@@ -378,6 +378,7 @@ def instances(folder: Path, engine: Engine) -> dict[str, Any]:
     for name, shape, cfg in (
         ("plain", (1, 300, 280), Instances()),
         ("options", (1, 300, 280), Instances(min_size=9, split=0.5, fill="planes", connectivity="full")),
+        ("pieces", (1, 300, 280), Instances(min_size=120, split=0.1)),
         ("volume", (7, 70, 60), Instances(min_size=5, split=0.5, split_by="probability", fill="volume", threshold=0.4)),
     ):
         home = folder / name

@@ -272,7 +272,12 @@ class Instances(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="foreground probability of an object's pixels"
     )
-    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed, before holes are filled")
+    min_size: int = Field(
+        0,
+        ge=0,
+        description="objects of fewer pixels are removed, before holes are filled; "
+        "such pieces of a split are joined to their neighbours",
+    )
     fill: Literal["none", "planes", "volume"] = Field(
         "none",
         description="holes become part of the object around them; planes: those that are closed in a z plane; volume: "

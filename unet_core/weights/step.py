@@ -250,8 +250,8 @@ def _spacing(labels: Result) -> Spacing:
 def _settings(cfg: Weights, shape: ZYX, spacing: Spacing) -> str:
     """Digest of all that determines weights, beside the labels and the size of their pixels."""
     unused = {"near_sigma"} if cfg.near == 0 else set()
-    version = 1 if is_former_ridge(shape, spacing, cfg.separation) else None
-    return digest(cfg.model_dump(exclude=unused), method("weights", version))
+    as_before = is_former_ridge(shape, spacing, cfg.separation)
+    return digest(cfg.model_dump(exclude=unused), method("weights", as_before))
 
 
 def block_of(shape: ZYX) -> ZYX:
