@@ -10,7 +10,7 @@ from __future__ import annotations
 VERSIONS = {
     "groundtruth": 2,
     "weights": 2,
-    "plan": 1,
+    "plan": 2,
     "train": 1,
     "ensemble": 1,
     "predict": 1,
