@@ -187,17 +187,24 @@ def _truth(folder: Path, labels: np.ndarray, size: tuple[float, float, float] = 
 
 
 def weights(folder: Path, engine: Engine) -> dict[str, Any]:
-    """Planes with most options, an anisotropic volume with the defaults, and a plane with coarser resolutions."""
+    """Planes with most options, anisotropic volumes with the defaults, and a plane with coarser resolutions.
+
+    In the second volume other objects touch those of the third plane.
+    """
     made = {}
     everything = {"inside": "border", "near": 0.5, "near_sigma": 8, "separation": 3, "dtype": "float16"}
     cases = {
         "plane": ((1, 300, 290), (1.0, 1.0, 1.0), Weights()),
         "options": ((1, 90, 80), (1.0, 1.0, 1.0), Weights.model_validate(everything)),
         "volume": ((6, 80, 70), (2.5, 1.0, 1.0), Weights()),
+        "layers": ((6, 80, 70), (2.5, 1.0, 1.0), Weights()),
         "resolutions": ((1, 64, 1100), (1.0, 1.0, 1.0), Weights()),  # smaller images have one
     }
     for name, (shape, size, cfg) in cases.items():
-        store = _truth(folder / name, cells(shape), size)
+        labels = cells(shape)
+        if name == "layers":
+            labels[3:][labels[3:] > 0] += 1000
+        store = _truth(folder / name, labels, size)
         out = folder / name / "weights" / "cells.zarr"
         stamp = out.with_suffix(".json")
         dataset = Dataset.model_validate({"images": "none", "axes": "zyx" if shape[0] > 1 else "yx"})
@@ -371,6 +378,7 @@ def instances(folder: Path, engine: Engine) -> dict[str, Any]:
     for name, shape, cfg in (
         ("plain", (1, 300, 280), Instances()),
         ("options", (1, 300, 280), Instances(min_size=9, split=0.5, fill="planes", connectivity="full")),
+        ("pieces", (1, 300, 280), Instances(min_size=120, split=0.1)),
         ("volume", (7, 70, 60), Instances(min_size=5, split=0.5, split_by="probability", fill="volume", threshold=0.4)),
     ):
         home = folder / name

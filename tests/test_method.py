@@ -87,14 +87,24 @@ def test_a_raised_version_is_another_method(step: str, monkeypatch: pytest.Monke
     assert len(set(names)) == 3 and all(name for name in names)
 
 
-def test_results_of_release_0_1_0_keep_their_digests() -> None:
-    """These digests were computed by the code of that release; they change with the version of a method alone."""
-    versions = (method.VERSIONS["weights"], method.VERSIONS["instances"])
-    found = weight_map_digest("labels", Weights()), objects_digest("probabilities", Instances(), ["cell"])
-    expected = ("a62140fa520330cb81fb", "f8e83c424a1db1440ff9")
-    assert all(
-        (digest == old) == (version == 1) for digest, old, version in zip(found, expected, versions, strict=True)
-    )
+def test_results_of_release_0_1_0_keep_their_digests(tmp_path: Path) -> None:
+    """These digests were computed by the code of that release; they change with the version of a method alone.
+
+    Weights of version 2 are those of version 1 where voxels do not lie farther apart than half of a ridge; objects are
+    where no split can leave pieces that are too small.
+    """
+    labels = np.ones((2, 3, 4), np.uint32)
+    for name, planes in (("near", 1.0), ("far", 1.5)):
+        fixed.put(tmp_path / "cells.zarr" / name / "labels" / "instances", labels, "labels", (planes, 1, 1))
+    assert (method.VERSIONS["weights"], method.VERSIONS["instances"]) == (2, 2)
+    maps = [weight_map_digest("labels", Weights(), tmp_path / "cells.zarr", name) for name in ("near", "far")]
+    assert maps[0] == "a62140fa520330cb81fb" != maps[1]
+    objects = [
+        objects_digest("probabilities", Instances(split=split, min_size=size), ["cell"])
+        for split, size in ((None, 0), (None, 20), (0.5, 1), (0.5, 20))
+    ]
+    assert objects[:3] == ["f8e83c424a1db1440ff9", "ca7c6fdd12f053adf7b3", "b284455b154810fc4241"]
+    assert objects[3] != "c21ce585bd7815cadd13"
 
 
 class Newer(Weights):

@@ -28,7 +28,7 @@ from unet_core.digest import FileHashes, digest
 from unet_core.groundtruth.contents import wanted_of_files
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.images.readers import companions_of
-from unet_core.method import method
+from unet_core.method import method, method_of_instances
 from unet_core.records import Source, is_as_seen, names_in, read_record, wanted_digest
 
 # Output files beside the stamp that later steps read, below the folder of the stamp.
@@ -181,7 +181,8 @@ class Jobs:
         predict = {"predict": plain(self.cfg.predict_of(model)), "mask_threshold": self.cfg.mask_threshold(model)}
         # Only where there is one, so that what was made before there was such an option stays valid.
         predict |= {key: value for key, value in plain(self.cfg.datasets[dataset]).items() if key == "region"}
-        instances = {"instances": plain(self.cfg.instances_of(model)), "code": method("instances")}
+        cfg = self.cfg.instances_of(model)
+        instances = {"instances": plain(cfg), "code": method_of_instances(cfg.split, cfg.min_size)}
         steps: dict[str, tuple[dict[str, Any], list[Source]]] = {
             "predict": (predict | {"code": method("predict")}, [trained, *plans, Source(truth, "images")]),
             "instances": (instances, [Source(f"predict/{pair}", "all")]),

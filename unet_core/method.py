@@ -9,12 +9,12 @@ from __future__ import annotations
 
 VERSIONS = {
     "groundtruth": 2,
-    "weights": 1,
-    "plan": 1,
+    "weights": 2,
+    "plan": 2,
     "train": 1,
     "ensemble": 1,
     "predict": 1,
-    "instances": 1,
+    "instances": 2,
     "evaluate": 1,
     "report": 1,
 }
@@ -33,18 +33,31 @@ _FIRST = {
 }
 
 
-def method(step: str) -> str:
+def method(step: str, as_before: bool = False) -> str:
     """Name of the method of a step, for digests and the params of rules.
 
     Parameters
     ----------
     step : str
         Name of the step, or ``ensemble``.
+    as_before : bool
+        Whether the version of now makes these results as the version before it did, which then stay valid.
 
     Returns
     -------
     str
         The same as long as the step gives the same results.
     """
-    version = VERSIONS[step]
+    version = VERSIONS[step] - as_before
     return _FIRST[step] if version == 1 else f"{step} {version}"
+
+
+def method_of_instances(split: float | None, min_size: int) -> str:
+    """Name of the method of the step instances, whose version 2 differs in pieces of a split that are too small.
+
+    Parameters
+    ----------
+    split, min_size
+        Options of the step.
+    """
+    return method("instances", as_before=split is None or min_size <= 1)

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from tests.instances.test_split import joined_one_by_one
 from unet_core.config.options import Instances
 from unet_core.engine import Engine, local_engine
 from unet_core.instances import passes, step
@@ -71,7 +72,7 @@ def filled_in_one_piece(labels: np.ndarray, cfg: Instances) -> np.ndarray:
 
 
 def all_in_one_piece(probability: np.ndarray, cfg: Instances, exact: bool = True) -> np.ndarray:
-    """Label the whole array, remove small objects, fill holes, split each object, remove small pieces."""
+    """Label the whole array, remove small objects, fill holes, split each object, join small pieces."""
     foreground = (
         np.minimum(np.rint(255 * probability).sum(axis=0) / 255, 1).astype(np.float32)
         if exact
@@ -88,9 +89,9 @@ def all_in_one_piece(probability: np.ndarray, cfg: Instances, exact: bool = True
                 own = labels[box] == label
                 by = foreground[box] if cfg.split_by == "probability" else None
                 parts = split_object(own, (1.0, 1.0, 1.0), cfg.split, cfg.connectivity, by)
+                parts = joined_one_by_one(parts, cfg.min_size, cfg.connectivity)
                 result[box][own] = parts[own] + count
                 count += int(parts.max())
-        result[np.isin(result, np.flatnonzero(np.bincount(result.ravel()) < cfg.min_size))] = 0
         labels = result
     return in_raster_order(labels)
 

@@ -101,10 +101,12 @@ def test_models_of_other_networks_and_normalisations_are_averaged_too(tmp_path: 
     member(tmp_path, "b", 1)
     member(tmp_path, "deep", 2, deeper, predict_tile={"value": 156})
     member(tmp_path, "bright", 3, norm={"offset": [20.0], "scale": [0.02]}, rule="mean_std")
-    names = ("a", "deep", "b", "bright")
+    least = {"least_extent": {"value": [100.0], "why": "the smallest"}}
+    member(tmp_path, "faint", 4, norm={"offset": [20.0], "scale": [0.01]}, **least)
+    names = ("a", "deep", "b", "bright", "faint")
     alone = [predict(tmp_path, engine, name) for name in names]
     assert np.abs(predict(tmp_path, engine, *names) - np.mean(alone, axis=0)).max() <= 1e-6
-    audit = read_json(tmp_path / "predict" / "a+deep+b+bright.json")["samples"]["a b"]["audit"]
+    audit = read_json(tmp_path / "predict" / "a+deep+b+bright+faint.json")["samples"]["a b"]["audit"]
     assert max(audit["across"], audit["inside"]) <= 1e-5
 
 

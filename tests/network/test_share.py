@@ -40,6 +40,7 @@ def trained(folder: Path, network: Network, rule: dict[str, Any]) -> dict[str, A
         "classes": ["cell"],
         "normalisation": rule,
         "trained_on": ["d/one"],
+        "least_extent": [40.0, 50.5],
     }
     (folder / "model.json").write_text(json.dumps(description | {"best": {"step": 5.0, "validation_loss": 0.25}}))
     return description
@@ -74,6 +75,8 @@ def test_a_package_for_the_model_zoo_runs_to_the_same_output(
     )
     with zipfile.ZipFile(tmp_path / "m.zip") as package:
         assert {"weights.pt", "unet.py", "README.md", "cover.png"} <= {Path(name).name for name in package.namelist()}
+        (readme,) = (name for name in package.namelist() if name.endswith("README.md"))
+        assert "whose gray values extend over 40, 50.5 at least" in package.read(readme).decode()
     # The whole image, against this pipeline with the statistics of the whole image.
     pixels = image[:, 0].astype(np.float32)
     if rule["normalisation"] == "mean_std":

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.groundtruth.intensities import Intensities
 from unet_core.network import unet
+from unet_core.plan.normalisation import least_extents, normalisation
 from unet_core.plan.pixel_sizes import differences
-from unet_core.plan.step import class_weights, make_plan, normalisation
+from unet_core.plan.step import class_weights, make_plan
 from unet_core.plan.tiles import prediction_tile, tile_memory, training_tile
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.store import Spec, begin, finish
@@ -75,6 +76,44 @@ def test_balanced_classes_weigh_the_same_in_sum_and_a_pixel_one_in_the_mean(pixe
 def test_normalisation(gray: np.ndarray, cfg: Plan, offset: float, scale: float) -> None:
     result = normalisation([statistics(gray)], cfg)
     assert result == {"offset": pytest.approx([offset]), "scale": pytest.approx([scale])}
+
+
+@pytest.mark.parametrize(
+    ("extents", "least"),
+    [
+        ([[100, 100, 100]], 100),
+        ([[100, 80, 120]], 80),
+        ([[100, 5, 120]], 5),
+        ([[100] * 30 + [5]], 25),
+        ([[100] * 30 + [0, 40]], 40),
+        ([[100] * 30 + [40]], 40),
+        ([[100] * 30 + [5] * 20], 5),
+        ([[100] * 30, [5]], 5),
+        ([[100] * 30, []], 100),
+        ([[100, 0]], 100),
+        ([[]], 0),
+    ],
+)
+@pytest.mark.parametrize("cfg", [Plan(percentiles=(0, 100)), MEAN_STD])
+def test_the_least_extent_is_the_smallest_to_learn_from_but_for_rare_exceptions(
+    extents: list[list[int]], least: int, cfg: Plan
+) -> None:
+    # The second channel has twice the range; half of the pixels have one value and half the other.
+    images = [
+        [[statistics(np.array([7, 7 + n * extent], np.float32)) for n in (1, 2)] for extent in own] for own in extents
+    ]
+    found, why = least_extents(images, cfg, 2)
+    part = 1 if cfg.normalisation == "percentile" else 0.5
+    assert found == pytest.approx([least * part, 2 * least * part])
+    assert f"{sum(map(len, extents))} samples" in why or not least
+
+
+def test_gray_values_of_less_than_the_least_extent_are_not_stretched_to_the_full_range() -> None:
+    image = [statistics(np.arange(101, dtype=np.uint8))] * 2
+    found = normalisation(image, Plan(percentiles=(0, 100)), [400.0, 50.0])
+    assert found["scale"] == pytest.approx([1 / 400, 1 / 100]) and found["offset"] == [0, 0]
+    constant = [statistics(np.full(9, 7, np.uint8))]
+    assert normalisation(constant, Plan(), [50.0]) == normalisation(constant, Plan())
 
 
 def test_each_channel_is_normalised_by_itself() -> None:
@@ -168,15 +207,18 @@ class Stamps:
         channels: int = 1,
         trained_on: bool = True,
         pixel: list[float] | None = None,
+        extents: dict[str, int] | None = None,
     ) -> None:
-        """Add a data set, of samples and their splits."""
+        """Add a data set, of samples and their splits; `extents` are those of gray values, 98 if not said."""
         for name in samples:
             path = self.results / "groundtruth" / f"{dataset}.zarr" / name
             result = begin(path, "d", Spec((1, side, side), "uint8", "image", channels), {})
             for index in range(len(result.grid)):
                 result.write(index, np.zeros((channels, *result.grid.box(index).shape), np.uint8), "d")
             size = {"pixel_size": pixel} if pixel else {}
-            finish(path, "d", {"intensities": [statistics(np.arange(101, dtype=np.uint8))] * channels} | size)
+            gray = np.arange(101) * (extents or {}).get(name, 98) / 98
+            found = statistics(np.arange(101, dtype=np.uint8) if extents is None else gray.astype(np.float32))
+            finish(path, "d", {"intensities": [found] * channels} | size)
         truths = {
             name: {"split": split, "labels": "l" if trained_on else None, "shape": [channels, 1, side, side]}
             for name, split in samples.items()
@@ -194,6 +236,7 @@ class Stamps:
         cfg: Plan | None = None,
         bought: Path | None = None,
         rehearsal: bool = False,
+        fold: tuple[int, int] | None = None,
     ) -> dict[str, Any]:
         stamp = self.results / "plan" / "model.json"
         make_plan(
@@ -206,6 +249,7 @@ class Stamps:
             results=self.results,
             stamp=stamp,
             rehearsal=rehearsal,
+            fold=fold,
         )
         return json.loads(stamp.read_text())
 
@@ -224,6 +268,7 @@ def test_a_plan_holds_all_decisions_with_their_reasons(stamps: Stamps) -> None:
         "predict_tile": 132,
         "predict_block": [64, 256, 256],
         "predict_memory_gb": 0.00273,
+        "least_extent": [98.0],
         "class_pixels": [600, 200],
         "class_weights": [4 / 6, 2.0],
         "train_tile": 92,
@@ -267,6 +312,47 @@ def test_a_model_that_was_trained_elsewhere_brings_its_own_decisions(stamps: Sta
     plan = stamps.plan(bought=tmp_path / "bought")
     assert {key: plan[key] for key in model} == model and "train_tile" not in plan
     assert plan["samples"]["screen/d"]["offset"] == [50.0]
+
+
+def test_faint_images_are_stretched_no_more_than_those_that_show_objects(
+    stamps: Stamps, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stamps.add("cells", {"a": "train", "b": "validation", "c": "test"}, extents={"a": 100, "b": 80, "c": 20})
+    stamps.add("screen", {"d": "unannotated", "e": "unannotated"}, trained_on=False, extents={"d": 8, "e": 200})
+    plan = stamps.plan()
+    assert plan["least_extent"]["value"] == pytest.approx([80])
+    scales = {name: norm["scale"][0] for name, norm in plan["samples"].items()}
+    expected = {"cells/a": 100, "cells/b": 80, "cells/c": 80, "screen/d": 80, "screen/e": 200}
+    assert scales == pytest.approx({name: 1 / extent for name, extent in expected.items()})
+    assert "warnings" not in plan
+    stamps.add("other", {"f": "unannotated", "g": "unannotated"}, trained_on=False, extents={"f": 8, "g": 9})
+    (warning,) = stamps.plan()["warnings"]
+    assert "2 of 2 images of other have less contrast than what the model learnt from" in warning
+    found = stamps.plan(cfg=Plan(memory_gb=1, least_extent=0))
+    assert "warnings" not in found and found["samples"]["other/f"]["scale"] == pytest.approx([1 / 8])
+
+
+def test_all_folds_of_a_model_have_one_least_extent(stamps: Stamps) -> None:
+    extents = {name: 50 + 10 * number for number, name in enumerate("abcd")}
+    stamps.add("cells", dict.fromkeys(extents, "train") | {"t": "test"}, extents=extents | {"t": 9})
+    found = [stamps.plan(fold=(number, 4))["least_extent"] for number in (1, 2, 3, 4)]
+    assert all(one == found[0] for one in found) and found[0]["value"] == pytest.approx([50])
+
+
+def test_a_model_that_learnt_from_images_above_the_least_extent_stays_valid(stamps: Stamps) -> None:
+    extents = {"a": 100, "b": 80, "v": 60, "t": 5}
+    stamps.add("cells", {"a": "train", "b": "train", "v": "validation", "t": "test"}, extents=extents)
+    found, before = (stamps.plan(cfg=Plan(memory_gb=1, least_extent=least)) for least in ("auto", 0))
+    norms = [{name: plan["samples"][f"cells/{name}"] for name in "abv"} for plan in (found, before)]
+    assert norms[0] == norms[1] and found["samples"]["cells/t"] != before["samples"]["cells/t"]
+
+
+def test_a_model_from_elsewhere_brings_its_least_extent(stamps: Stamps, tmp_path: Path) -> None:
+    stamps.add("screen", {"d": "unannotated"}, trained_on=False, extents={"d": 8})
+    model = {"network": SMALL.model_dump(), "channels": 1, "classes": ["cell"], "normalisation": {}}
+    for more, extent in (({"least_extent": [40.0]}, 40), ({"least_extent": []}, 8), ({}, 8)):
+        (tmp_path / "model.json").write_text(json.dumps(model | more))
+        assert stamps.plan(bought=tmp_path)["samples"]["screen/d"]["scale"] == pytest.approx([1 / extent])
 
 
 def test_a_model_for_other_channels_is_refused(stamps: Stamps, tmp_path: Path) -> None:

@@ -92,10 +92,13 @@ def test_the_cutoffs_are_where_the_terms_fall_to_the_tolerance() -> None:
 )
 @pytest.mark.parametrize("block", [(1, 5, 7), (2, 16, 4), (9, 40, 40)])
 @pytest.mark.parametrize("objects", [3, 14])
-def test_blocks_with_their_halo_give_the_same_map_bit_for_bit(block: ZYX, cfg: Weights, objects: int) -> None:
-    spacing = (2.0, 1.0, 1.0)
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), (1.0, 3.7, 1.0)])
+def test_blocks_with_their_halo_give_the_same_map_bit_for_bit(
+    block: ZYX, cfg: Weights, objects: int, spacing: tuple[float, float, float]
+) -> None:
     labels = random_labels(3, (4, 37, 33), objects)
     labels[:, 20:30, :] = 5  # crosses blocks, and is larger than most
+    labels[1] = np.where(labels[1] > 0, labels[1], 6)  # touches all of those above and below
     classes, ignore = (labels > 0).astype(np.uint8), np.zeros(labels.shape, np.uint8)
     ignore[:, 5:9, 5:9] = 1
     expected = whole(labels, cfg, spacing, ignore)
@@ -144,11 +147,12 @@ def test_float16_must_be_able_to_hold_the_term() -> None:
         Weights(w0=70000, dtype="float16")
 
 
-def test_an_option_that_changes_nothing_leaves_the_digest_as_it_is() -> None:
-    digests = {weights.weight_map_digest("x", Weights(near_sigma=sigma)) for sigma in (1, 2)}
+def test_an_option_that_changes_nothing_leaves_the_digest_as_it_is(project: Project) -> None:
+    project.write(np.ones((1, 3, 4), np.uint32), "x")
+    digests = {weights.weight_map_digest("x", Weights(near_sigma=sigma), project.truth, "s") for sigma in (1, 2)}
     assert len(digests) == 1
     digests |= {
-        weights.weight_map_digest("x", cfg)
+        weights.weight_map_digest("x", cfg, project.truth, "s")
         for cfg in (Weights(near=1), Weights(inside="object"), Weights(dtype="float16"))
     }
     assert len(digests) == 4
@@ -262,6 +266,32 @@ def test_distances_are_those_of_the_size_of_pixels_in_the_store(project: Project
     assert not set(before.items()) & set(project.times().items())
 
 
+def test_planes_of_a_store_that_lie_far_apart_are_parted(project: Project) -> None:
+    labels = np.zeros((4, 20, 20), np.uint32)
+    labels[:2, 4:16, 4:16], labels[2:, 4:16, 4:16] = 1, 2
+    for size, expected in (((1.57, 1.0, 1.0), [1, 1, 0, 1]), ((1.0, 1.0, 1.0), [1, 0, 0, 1])):
+        project.write(labels, str(size), size=size)
+        target, _ = project.make()
+        assert target[:, 10, 10].tolist() == expected
+
+
+def test_objects_of_which_a_ridge_leaves_nothing_are_told(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.zeros((1, 20, 600), np.uint32)
+    labels[0, 5:9, 10:20] = 1
+    labels[0, 9:10, 10:20] = 2  # between two others
+    labels[0, 10:14, 10:20] = 3
+    labels[0, 5:9, 300:302] = 4  # touches nothing
+    labels[0, 15:19, 250:270], labels[0, 15:19, 270] = 5, 6  # over a border of blocks
+    project.write(labels, "one")
+    project.make()
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1 and told[0].startswith("weights: 2 objects in 1 samples (s) are not learnt")
+    caplog.clear()
+    project.write(np.where(np.isin(labels, [2, 6]), 0, labels), "two")
+    project.make()
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
 # The block of rows 256 to 511 and columns 512 to 767 is at 0/1/2; the halo is 12 voxels.
 @pytest.mark.parametrize(
     ("y", "x", "blocks"),
@@ -298,7 +328,8 @@ def test_a_changed_option_makes_all_blocks_again(project: Project, caplog: pytes
         project.make()
         project.make()
         project.make(CFG.model_copy(update={"sigma": 3.0}))
-    messages = [record.getMessage() for record in caplog.records if record.name == "unet_core.weights.step"]
+    records = [record for record in caplog.records if record.name == "unet_core.weights.step"]
+    messages = [record.getMessage() for record in records if record.levelno == logging.INFO]
     assert messages == [
         "weights of s: 16 of 16 blocks made",
         "weights: 1 samples, 1 made",

@@ -179,7 +179,9 @@ class Weights(Section):
     w0: NonNegative = Field(10.0, description="height of the border term (paper: 10)")
     sigma: Positive = Field(5.0, description="width of the border term in pixels along x (paper: about 5)")
     separation: NonNegative = Field(
-        2.0, description="width of the background ridge cut between touching objects, pixels along x"
+        2.0,
+        description="width of the background ridge cut between touching objects, pixels along x, but at least a voxel; "
+        "0: none",
     )
     inside: Literal["none", "object", "border"] = Field(
         "none",

@@ -24,7 +24,6 @@ def _sides(tile: int | list[int] | str) -> int | list[int] | str:
 # Extent of a tile in pixels: its side, or in 3D along z, y, x.
 Tile = Annotated[int | list[int] | Literal["auto"], AfterValidator(_sides)]
 
-
 # Number of folds, or name patterns of the samples of each.
 Folds = Annotated[int, Field(ge=2)] | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
 
@@ -38,8 +37,7 @@ class Model(Section):
     folds: Folds | None = Field(
         None,
         description="cross-validation: so many networks, each validated on another part of the samples for training "
-        "and validation, and "
-        "the model is their mean; or for each part a list of sample names (* matches)",
+        "and validation, and the model is their mean; or for each part a list of sample names (* matches)",
     )
     ensemble: list[str] = Field(
         default=[], description="names of other models: this one is their mean, without training"
@@ -75,6 +73,11 @@ class Plan(Section):
     )
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = Field(
         (1.0, 99.0), description="low and high percentile"
+    )
+    least_extent: NonNegative | Literal["auto"] = Field(
+        "auto",
+        json_schema_extra=NEW,
+        description="least range of gray values to stretch; auto: that of training; 0: none",
     )
     class_weights: Literal["balanced", "none"] | list[NonNegative] = Field(
         "balanced", description="w_c: balanced = inverse class frequency over the training split; none = 1; or a list"
@@ -272,7 +275,9 @@ class Instances(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="foreground probability of an object's pixels"
     )
-    min_size: int = Field(0, ge=0, description="objects of fewer pixels are removed, before holes are filled")
+    min_size: int = Field(
+        0, ge=0, description="objects of fewer pixels are removed before holes are filled, pieces of a split joined"
+    )
     fill: Literal["none", "planes", "volume"] = Field(
         "none",
         description="holes become part of the object around them; planes: those that are closed in a z plane; volume: "

@@ -268,7 +268,8 @@ class Workload:
                 image, labels = self.images[name].get(sample.name), self.labels[name].get(sample.name)
                 if image is None or labels is None or key not in decided["samples"]:
                     return False
-                weights = weight_map_digest(labels, self.cfg.weights_of(name))
+                truth = self._stamp("groundtruth", name).with_suffix(".zarr")
+                weights = weight_map_digest(labels, self.cfg.weights_of(name), truth, sample.name)
                 used[key] = sample_digest(sample.split, image, weights, decided["samples"][key])
             wanted = training_digest(self.cfg.train_of(network), decided, used)
             return is_trained(self.results / "train" / network, wanted)
@@ -320,11 +321,15 @@ class Workload:
 
     def _unweighted(self, name: str) -> list[Sized]:
         """Annotated samples without the weights of what is known of their labels now."""
-        cfg, store = self.cfg.weights_of(name), self._stamp("weights", name).with_suffix(".zarr")
+        cfg = self.cfg.weights_of(name)
+        truth, store = (self._stamp(step, name).with_suffix(".zarr") for step in ("groundtruth", "weights"))
 
         def is_done(sample: Sample) -> bool:
             labels = self.labels[name].get(sample.name)
-            wanted = weight_map_digest(labels, cfg) if labels else ""
+            try:
+                wanted = weight_map_digest(labels, cfg, truth, sample.name) if labels else ""
+            except UserError:  # its labels are damaged, and made again
+                return False
             return class_pixels_if_done(store / sample.name, wanted) is not None
 
         return [item for item in self.sized[name] if item.sample.split != "unannotated" and not is_done(item.sample)]

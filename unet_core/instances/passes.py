@@ -201,7 +201,7 @@ class Pieces(NamedTuple):
 
 def split_objects(item: tuple[int, np.ndarray], work: Work) -> Pieces:
     """Split the objects, given by their numbers, that begin in a block; where their pieces lie is kept in a file."""
-    from unet_core.instances.split import split_object  # takes a second, and not all split
+    from unet_core.instances.split import join_small_parts, split_object  # takes a second, and not all split
 
     index, numbers = item
     path = work.kept / "pieces" / f"{index}.npz"
@@ -213,6 +213,7 @@ def split_objects(item: tuple[int, np.ndarray], work: Work) -> Pieces:
     split, pieces, placed, blocks = [], [np.empty((0, 2), np.int64)], [], [np.empty(0, np.int64)]
     for k, (box, mask, probability) in enumerate(_masks(numbers, rows, source, work)):
         parts = split_object(mask, work.spacing, work.cfg.split or 0.0, work.cfg.connectivity, probability)
+        parts = join_small_parts(parts, work.least, work.cfg.connectivity)
         count = int(parts.max())
         if count > 1:
             run_lengths = encode_labels(parts.astype(np.uint32))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
@@ -61,3 +65,83 @@ def split_object(
         return mask.astype(np.int32)
     parts = watershed(-height, markers, mask=filled, connectivity=flat.ndim if connectivity == "full" else 1)
     return np.where(flat, parts[(slice(1, -1),) * flat.ndim], 0).astype(np.int32).reshape(mask.shape)
+
+
+def join_small_parts(parts: np.ndarray, least: int, connectivity: str) -> np.ndarray:
+    """Join parts of too few voxels to their neighbours, so that what a cut leaves of an object is part of it.
+
+    The smallest of them (of several the one with the smallest number) becomes one with the part with which it shares
+    the most pairs of neighbouring voxels (of several the one with the smallest number), until none is too small or one
+    is left.
+
+    Parameters
+    ----------
+    parts : ndarray of int32, shape (z, y, x)
+        Parts of one object, from `split_object`.
+    least : int
+        Voxels that a part must have.
+    connectivity : {"faces", "full"}
+        Neighbours of a voxel, by which the object is one.
+
+    Returns
+    -------
+    ndarray of int32, shape (z, y, x)
+        The parts that are left, numbered from 1 in the same order.
+
+    Examples
+    --------
+    >>> join_small_parts(np.array([[[1, 1, 1, 2, 3, 3, 3]]], np.int32), 2, "faces")
+    array([[[1, 1, 1, 1, 2, 2, 2]]], dtype=int32)
+    """
+    voxels = np.bincount(parts.ravel())
+    if voxels[1:].min(initial=least) >= least:
+        return parts
+    # A part may have no voxel: all of it in a hole.
+    sizes = {number: int(voxels[number]) for number in np.flatnonzero(voxels).tolist() if number}
+    into = np.arange(len(voxels))
+    for small, neighbour in _joins(dict(sizes), _borders(parts, connectivity), least):
+        into[small] = neighbour
+    # What a part was joined to may have been joined to another one later.
+    while (into[into] != into).any():
+        into = into[into]
+    left = np.unique(into[[*sizes]])
+    return np.append(0, np.searchsorted(left, into[1:]) + 1)[parts].astype(np.int32)
+
+
+def _borders(parts: np.ndarray, connectivity: str) -> dict[int, dict[int, int]]:
+    """How many pairs of neighbouring voxels each part shares with each of its neighbours."""
+    steps = [step for step in itertools.product((-1, 0, 1), repeat=parts.ndim) if step > (0,) * parts.ndim]
+    count, codes = int(parts.max()) + 1, []
+    for step in steps if connectivity == "full" else [step for step in steps if sum(map(abs, step)) == 1]:
+        here = parts[tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(step, parts.shape, strict=True))]
+        there = parts[tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(step, parts.shape, strict=True))]
+        meet = (here != there) & (here > 0) & (there > 0)
+        a, b = here[meet].astype(np.int64), there[meet].astype(np.int64)
+        codes.append(np.minimum(a, b) * count + np.maximum(a, b))
+    borders: dict[int, dict[int, int]] = {}
+    found, pairs = np.unique(np.concatenate(codes), return_counts=True)
+    for code, shared in zip(found.tolist(), pairs.tolist(), strict=True):
+        a, b = divmod(code, count)
+        borders.setdefault(a, {})[b] = borders.setdefault(b, {})[a] = shared
+    return borders
+
+
+def _joins(sizes: dict[int, int], borders: dict[int, dict[int, int]], least: int) -> Iterator[tuple[int, int]]:
+    """Which part is joined to which other one, one after the other; sizes and borders become those of what is left."""
+    waiting = [(size, number) for number, size in sizes.items() if size < least]
+    heapq.heapify(waiting)
+    while waiting:
+        size, small = heapq.heappop(waiting)
+        if sizes.get(small) != size or small not in borders:
+            continue  # it has grown since, or is all of the object
+        neighbour = max(borders[small], key=lambda number: (borders[small][number], -number))
+        for other, pairs in borders.pop(small).items():
+            del borders[other][small]
+            if other != neighbour:
+                borders[other][neighbour] = borders[neighbour][other] = borders[neighbour].get(other, 0) + pairs
+        sizes[neighbour] += sizes.pop(small)
+        if not borders[neighbour]:
+            del borders[neighbour]
+        if sizes[neighbour] < least:
+            heapq.heappush(waiting, (sizes[neighbour], neighbour))
+        yield small, neighbour

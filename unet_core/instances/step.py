@@ -31,7 +31,7 @@ from unet_core.instances.components import (
 )
 from unet_core.instances.objects import SUFFIXES, Measured
 from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
-from unet_core.method import method
+from unet_core.method import method_of_instances
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.pins import Pin, pin
 from unet_core.store.removal import also_removed, changed_lately, remove, remove_other_files, remove_others
@@ -104,7 +104,7 @@ def _parts_of(folder: str) -> tuple[str, str] | None:
 
 def objects_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
     """Digest of the objects of a sample from that of its probabilities."""
-    return digest(probabilities, cfg.model_dump(), classes, method("instances"))
+    return digest(probabilities, cfg.model_dump(), classes, method_of_instances(cfg.split, cfg.min_size))
 
 
 def objects_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[str, Any] | None:

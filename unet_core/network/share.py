@@ -130,9 +130,15 @@ def _write_files(folder: Path, saved: SavedModel, tile_CYX: np.ndarray, name: st
     (folder / "unet.py").write_text(Path(unet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     _draw_cover(tile_CYX[0], 1 - scores.softmax(dim=1)[0, 0].numpy(), folder / "cover.png")
     best = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in description.get("best", {}).items())
+    least = ", ".join(f"{extent:.4g}" for extent in description.get("least_extent", []))
+    faint = (
+        f"## Images without objects\n\nThe network learnt from images whose gray values extend over {least} at least "
+        "(by channel, between the values that become 0 and 1). The package stretches every image to its full range: in "
+        "one with less, noise may be taken for objects.\n\n"
+    )
     (folder / "README.md").write_text(
         f"# {name}\n\nA U-Net that gives the probability of background, {', '.join(description['classes'])} for each "
-        "pixel.\n\n"
+        f"pixel.\n\n{faint if least else ''}"
         f"## Validation\n\nChosen by its validation: {best or 'not known'}. "
         "Compare the objects that you find in annotated images of "
         "your own, by SEG or by average precision at IoU 0.5.\n",

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unet_core.blocks import ZYX
-from unet_core.config.folds import folds_of_samples, split_in_training
+from unet_core.config.folds import DIVIDED_SPLITS, folds_of_samples, split_in_training
 from unet_core.config.options import Network, Plan, Predict, Train
 from unet_core.network import unet
+from unet_core.plan.normalisation import faint, least_extents, normalisation
 from unet_core.plan.pixel_sizes import Sizes, differences, size_of
 from unet_core.plan.tiles import (
     allowed_memory,
@@ -61,36 +62,6 @@ def class_weights(pixels: list[int], rule: str | list[float]) -> list[float]:
         return [1.0] * len(pixels)
     present = sum(count > 0 for count in pixels)
     return [sum(pixels) / (present * count) if count else 0.0 for count in pixels]
-
-
-def normalisation(intensities: list[dict[str, Any]], cfg: Plan) -> dict[str, list[float]]:
-    """Offset and scale of each channel of a sample: normalised = (gray value - offset) * scale.
-
-    Parameters
-    ----------
-    intensities : list of dict
-        Statistics of each channel, as the step groundtruth keeps them.
-    cfg : Plan
-        Rule and percentiles.
-
-    Returns
-    -------
-    dict
-        Lists `offset` and `scale`; a constant channel becomes 0.
-    """
-    offsets, scales = [], []
-    for channel in intensities:
-        if cfg.normalisation == "mean_std":
-            low, extent = channel["mean"], channel["deviation"]
-        else:
-            low, high = (_percentile(channel["percentiles"], level) for level in cfg.percentiles)
-            extent = high - low
-            if extent == 0:
-                # Sparse bright objects on a constant background: fall back on the whole range.
-                extent = channel["percentiles"]["100"] - low
-        offsets.append(low)
-        scales.append(1 / extent if extent > 0 else 0.0)
-    return {"offset": offsets, "scale": scales}
 
 
 def decided_network(network: Network, ratios: list[float], planes: int) -> tuple[Network, str]:
@@ -217,8 +188,11 @@ def make_plan(
         for dataset, truth in truths.items()
     }
     plan |= _pixel_sizes(details, maps, None if bought is None else model.get("pixel_size", {}), network)
+    least, why = _least_extents(cfg, details, maps, channels, None if bought is None else model)
+    plan["least_extent"] = {"value": least, "why": why}
+    _warn_of_faint(plan, cfg, {dataset: found for dataset, found in details.items() if dataset not in maps}, least)
     plan["samples"] = {
-        f"{dataset}/{name}": normalisation(found["intensities"], cfg)
+        f"{dataset}/{name}": normalisation(found["intensities"], cfg, least)
         for dataset, samples in details.items()
         for name, found in samples.items()
     }
@@ -258,6 +232,42 @@ def _pixel_sizes(
     for warning in warnings:
         logger.warning("plan: %s", warning)
     return ({"pixel_size": sizes} if sizes else {}) | ({"warnings": warnings} if warnings else {})
+
+
+def _least_extents(
+    cfg: Plan, details: dict[str, dict[str, Any]], maps: dict[str, Any], channels: int, bought: dict[str, Any] | None
+) -> tuple[list[float], str]:
+    """Least extent of each channel's gray values, and the reason for it.
+
+    Samples for validation count as those for training, so that it is the same for all folds of a model.
+    """
+    if cfg.least_extent != "auto":
+        return [cfg.least_extent] * channels, "set in the configuration"
+    if bought is not None:
+        return bought.get("least_extent") or [0.0] * channels, "as the model was trained"
+    learnt = [
+        [
+            details[dataset][name]["intensities"]
+            for name, entry in stamp["samples"].items()
+            if entry["split"] in DIVIDED_SPLITS and any(entry["class_pixels"][1:])
+        ]
+        for dataset, stamp in maps.items()
+    ]
+    return least_extents(learnt, cfg, channels)
+
+
+def _warn_of_faint(plan: dict[str, Any], cfg: Plan, details: dict[str, dict[str, Any]], least: list[float]) -> None:
+    """Tell of data sets, not trained on, most of whose images have less than the least extent."""
+    for dataset, samples in details.items():
+        below = sum(faint(found["intensities"], cfg, least) for found in samples.values())
+        if 2 * below > len(samples) and len(samples) > 1:
+            warning = (
+                f"{below} of {len(samples)} images of {dataset} have less contrast than what the model learnt from, "
+                "and are not stretched to it: their objects may not be found. Where their gray values are in another "
+                "range (8 bits for 16, another exposure), set `plan: {least_extent: 0}` of the model"
+            )
+            logger.warning("plan: %s", warning)
+            plan.setdefault("warnings", []).append(warning)
 
 
 def _prediction(cfg: Plan, predict: Predict, network: Network, truths: dict[str, Any], channels: int) -> dict[str, Any]:
@@ -363,12 +373,3 @@ def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
             "again"
         )
     return attributes["details"]
-
-
-def _percentile(percentiles: dict[str, float], level: float) -> float:
-    """Percentile at any level, linear between those that were kept."""
-    levels = sorted((float(key), value) for key, value in percentiles.items())
-    for (a, low), (b, high) in zip(levels, levels[1:], strict=False):
-        if a <= level <= b:
-            return low + (high - low) * (level - a) / (b - a)
-    raise ValueError(f"percentile {level} is not between 0 and 100")

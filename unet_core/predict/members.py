@@ -72,7 +72,8 @@ def members_for(key: str, members: Sequence[Member]) -> list[Member]:
 
 def kind_of(member: Member) -> str:
     """Equal for networks that belong to one group."""
-    return digest(member.plan["network"], member.plan.get("normalisation"), tile_in_digest(member.plan))
+    rule = member.plan.get("normalisation"), member.plan.get("least_extent", {}).get("value")
+    return digest(member.plan["network"], rule, tile_in_digest(member.plan))
 
 
 def probabilities_digest(

@@ -199,6 +199,7 @@ def _train(
         "start": {"from": start.source, "weights": start.weights, "why": start.why},
         "trained_on": sorted(used),
         "pixel_size": _pixel_sizes(decided, used),
+        "least_extent": _value(decided.get("least_extent", [])),
         "samples": used,
         "config": cfg.model_dump(mode="json"),
         "processes": processes.size,

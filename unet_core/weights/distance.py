@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from unet_core.compiled import compiled
 Spacing = tuple[float, float, float]
 # Voxels of a row that are worked on together: their state stays in the registers and the first-level cache.
 BATCH_VOXELS = 256
+# Part by which a distance may be beyond half of a ridge and still count as within: sizes of pixels come from headers,
+# and their quotients are rounded.
+TOLERANCE = 1e-6
 
 
 def two_nearest(
@@ -83,7 +87,9 @@ def separate(labels: np.ndarray, spacing: Spacing, width: float) -> np.ndarray:
     """Cut a ridge of background between touching objects.
 
     A voxel becomes background if another object lies within `width` / 2 of it: each of two touching objects loses half
-    of the ridge. The paper does this by morphological operations before it computes the weights.
+    of the ridge. Along an axis whose voxels lie farther apart than that, the ridge is one voxel wide: of two objects
+    that still touch, the one with the larger number loses its voxel. So no two objects are left that share a face. The
+    paper does this by morphological operations before it computes the weights.
 
     Parameters
     ----------
@@ -103,20 +109,50 @@ def separate(labels: np.ndarray, spacing: Spacing, width: float) -> np.ndarray:
     --------
     >>> separate(np.array([[[1, 1, 1, 2, 2, 2]]], np.uint32), (1, 1, 1), 2)
     array([[[1, 1, 0, 0, 2, 2]]], dtype=uint32)
+    >>> separate(np.array([[[1, 1, 1, 2, 2, 2]]], np.uint32), (1, 1, 1), 1)
+    array([[[1, 1, 1, 0, 2, 2]]], dtype=uint32)
     """
-    reach = [int(width / 2 / s) for s in spacing]
-    offsets = np.array(
-        [
-            offset
-            for offset in np.ndindex(*(2 * r + 1 for r in reach))
-            if 0 < sum(((o - r) * s) ** 2 for o, r, s in zip(offset, reach, spacing, strict=True)) <= (width / 2) ** 2
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 3) - np.array(reach)
     labels = np.require(labels, np.uint32, ["C", "W"])
-    cut = labels.copy()
-    _cut(labels, offsets, cut)
-    return cut
+    offsets = _ball(spacing, width / 2, TOLERANCE)
+    apart = labels.copy()
+    _cut(labels, offsets, apart)
+    wide = _wide_axes(labels.shape, offsets) if width > 0 else []
+    if not wide:
+        return apart
+    parted = apart.copy()
+    for axis in wide:
+        along, out = np.moveaxis(apart, axis, 0), np.moveaxis(parted, axis, 0)
+        before, after = along[:-1], along[1:]
+        out[1:][(after > before) & (before > 0)] = 0
+        out[:-1][(before > after) & (after > 0)] = 0
+    return parted
+
+
+def is_former_ridge(shape: tuple[int, ...], spacing: Spacing, width: float) -> bool:
+    """Whether `separate` gives what version 1 of the step weights gave for labels of a shape.
+
+    That version compared without tolerance, and cut nothing along axes whose voxels lie farther apart than `width` / 2.
+    """
+    if width == 0:
+        return True
+    # Along an axis of one voxel there is no neighbour.
+    reached = np.where(np.array(shape) > 1, spacing, width)
+    former, offsets = _ball(reached, width / 2, 0.0), _ball(reached, width / 2, TOLERANCE)
+    return np.array_equal(former, offsets) and not _wide_axes(shape, offsets)
+
+
+def _ball(spacing: Sequence[float] | np.ndarray, radius: float, tolerance: float) -> np.ndarray:
+    """Offsets (z, y, x), in voxels, to the voxels within a radius of one, without itself."""
+    farthest = radius * (1 + tolerance)
+    reach = [int(farthest / s) for s in spacing]
+    offsets = np.indices(tuple(2 * r + 1 for r in reach)).reshape(3, -1).T - reach
+    squares = ((offsets * np.asarray(spacing)) ** 2).sum(axis=1)
+    return np.ascontiguousarray(offsets[(squares > 0) & (squares <= farthest**2)])
+
+
+def _wide_axes(shape: tuple[int, ...], offsets: np.ndarray) -> list[int]:
+    """Axes of several voxels whose next voxel is none of the offsets."""
+    return [axis for axis, length in enumerate(shape) if length > 1 and not offsets[:, axis].any()]
 
 
 def _empty(shape: tuple[int, ...]) -> list[np.ndarray]:

@@ -22,8 +22,8 @@ from unet_core.method import method
 from unet_core.runtime import read_json, write_stamp
 from unet_core.store.pins import Pin, pin_labels
 from unet_core.store.removal import also_removed, remove_other_files, remove_others
-from unet_core.store.store import BLOCK, Spec, begin, details_if_done, finish, open_weights
-from unet_core.weights.distance import Spacing, outermost_voxels, separate, two_nearest
+from unet_core.store.store import BLOCK, LABELS, Result, Spec, begin, details_if_done, finish, open_weights
+from unet_core.weights.distance import Spacing, is_former_ridge, outermost_voxels, separate, two_nearest
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ VOLUME_BLOCK: ZYX = (64, 256, 256)
 # What a block was made of (hash of all that its voxels depend on) and what came of it (checksums of its shards).
 BLOCK_RECORD = np.dtype([("source", "<u8"), ("border", "<u4"), ("target", "<u4")])
 Record = tuple[int, int, int]
+# Samples that a warning names.
+MAX_NAMED = 5
 
 
 def cutoff(cfg: Weights) -> float:
@@ -189,7 +191,7 @@ def make_weights(
     samples = {name: entry for name, entry in read_json(groundtruth)["samples"].items() if entry["labels"]}
     removed = len(remove_others(store, set(samples)))
     remove_other_files(store.with_suffix(""), ".blocks", set(samples))
-    wanted = {name: weight_map_digest(entry["labels"], cfg) for name, entry in samples.items()}
+    wanted = {name: weight_map_digest(entry["labels"], cfg, truth_store, name) for name, entry in samples.items()}
     counts = {name: class_pixels_if_done(store / name, wanted[name]) for name in samples}
     missing = [name for name in samples if counts[name] is None]
 
@@ -199,8 +201,20 @@ def make_weights(
             yield Pending(name, wanted[name], truth)
 
     make = functools.partial(_make_sample, cfg=cfg, classes=len(dataset.classes), store=store)
-    for sample, found in run_samples(engine, make, pinned(), _blocks, len(missing), "weights"):
+    thin: dict[str, int] = {}
+    for sample, (found, vanished) in run_samples(engine, make, pinned(), _blocks, len(missing), "weights"):
         counts[sample.name] = found
+        if vanished:
+            thin[sample.name] = vanished
+    if thin:
+        logger.warning(
+            "weights: %d objects in %d samples (%s) are not learnt: where objects touch, a ridge of background parts "
+            "them (weights.separation: %g pixels), and nothing of these is left beside it; a smaller one keeps more",
+            sum(thin.values()),
+            len(thin),
+            ", ".join([*list(thin)[:MAX_NAMED], *(["..."] if len(thin) > MAX_NAMED else [])]),
+            cfg.separation,
+        )
     entries = {
         name: {"split": entry["split"], "digest": wanted[name], "class_pixels": counts[name]}
         for name, entry in samples.items()
@@ -209,15 +223,35 @@ def make_weights(
     write_stamp(stamp, {"step": "weights", "store": store.name, "samples": entries})
 
 
-def weight_map_digest(labels: str, cfg: Weights) -> str:
-    """Digest of the weights of a sample from that of its labels, which the size of its pixels is part of."""
-    return digest(labels, _settings(cfg))
+def weight_map_digest(labels: str, cfg: Weights, truth_store: Path, sample: str) -> str:
+    """Digest of the weights of a sample from that of its labels, which the size of its pixels is part of.
+
+    Parameters
+    ----------
+    labels : str
+        Digest of its labels.
+    cfg : Weights
+        Options.
+    truth_store : Path
+        Store of the step groundtruth, where its labels are done.
+    sample : str
+        Its name.
+    """
+    instances = Result(truth_store / sample / "labels" / LABELS[0])
+    return digest(labels, _settings(cfg, instances.shape, _spacing(instances)))
 
 
-def _settings(cfg: Weights) -> str:
+def _spacing(labels: Result) -> Spacing:
+    """Distance between neighbouring voxels along z, y, x, in pixels along x."""
+    z, y, x = labels.pixel_size
+    return z / x, y / x, 1.0
+
+
+def _settings(cfg: Weights, shape: ZYX, spacing: Spacing) -> str:
     """Digest of all that determines weights, beside the labels and the size of their pixels."""
     unused = {"near_sigma"} if cfg.near == 0 else set()
-    return digest(cfg.model_dump(exclude=unused), method("weights"))
+    as_before = is_former_ridge(shape, spacing, cfg.separation)
+    return digest(cfg.model_dump(exclude=unused), method("weights", as_before))
 
 
 def block_of(shape: ZYX) -> ZYX:
@@ -244,12 +278,13 @@ def _blocks(sample: Pending) -> int:
     return len(Spec(shape, "uint8", "labels", block=block_of(shape)).grid)
 
 
-def _make_sample(sample: Pending, runner: Runner, cfg: Weights, classes: int, store: Path) -> list[int]:
+def _make_sample(sample: Pending, runner: Runner, cfg: Weights, classes: int, store: Path) -> tuple[list[int], int]:
+    """Make the weights of a sample; its pixels of each class, and how many of its objects are not in the target."""
     name, wanted, truth = sample
     instances = truth[0].open()
-    shape, (z, y, x) = instances.shape, instances.pixel_size
+    shape, size, spacing = instances.shape, instances.pixel_size, _spacing(instances)
     provenance = {"step": "weights", "config": cfg.model_dump(mode="json"), "labels": truth[0].digest}
-    spec = Spec(shape, cfg.dtype, "image", pixel_size=(z, y, x), block=block_of(shape))
+    spec = Spec(shape, cfg.dtype, "image", pixel_size=size, block=block_of(shape))
     # What other labels or options left behind stays until each block is compared with its record.
     border = begin(store / name, wanted, spec, provenance, keep=True)
     kind = spec._replace(dtype="uint8", kind="labels")
@@ -258,18 +293,19 @@ def _make_sample(sample: Pending, runner: Runner, cfg: Weights, classes: int, st
         _make_block,
         name=name,
         wanted=wanted,
-        settings=digest(_settings(cfg), [z, y, x]),
+        settings=digest(_settings(cfg, shape, spacing), size),
         cfg=cfg,
-        spacing=(z / x, y / x, 1.0),
+        spacing=spacing,
         truth=truth,
         store=store,
     )
-    blocks, counts, made = len(spec.grid), np.zeros(256, np.int64), 0
+    blocks, counts, made, vanished = len(spec.grid), np.zeros(256, np.int64), 0, 0
     records = _records(_records_of(store, name), blocks)
     items = ((index, tuple(records[index].tolist())) for index in range(blocks))
-    for (index, before), (after, pixels) in runner.run(make, items, blocks, f"weights {name}"):
+    for (index, before), (after, pixels, lost) in runner.run(make, items, blocks, f"weights {name}"):
         records[index] = after
         counts += pixels
+        vanished += lost
         made += after != before
     if blocks > 1:
         logger.info("weights of %s: %d of %d blocks made", name, made, blocks)
@@ -278,7 +314,7 @@ def _make_sample(sample: Pending, runner: Runner, cfg: Weights, classes: int, st
         part.check()
     for result in (border, target):
         finish(result.path, wanted, details, generation=result.generation)
-    return details["class_pixels"]
+    return details["class_pixels"], vanished
 
 
 def _records_of(store: Path, name: str) -> Path:
@@ -310,10 +346,10 @@ def _make_block(
     spacing: Spacing,
     truth: tuple[Pin, Pin, Pin],
     store: Path,
-) -> tuple[Record, np.ndarray]:
+) -> tuple[Record, np.ndarray, int]:
     """Make a block unless its record says that it was made of what stands there now.
 
-    Returned are its record and its pixels per class.
+    Returned are its record, its pixels per class, and the number of objects that `count_vanished` finds.
     """
     index, before = item
     instances, classes, ignore = (part.open() for part in truth)
@@ -323,10 +359,39 @@ def _make_block(
     arrays = instances.read(read), classes.read(write), ignore.read(write)
     source = _source(settings, *arrays) if len(target.grid) > 1 else 0
     if source and before == (source, border.checksum(index), target.checksum(index)):
-        return before, _count(target.read(write))
+        values = target.read(write)
+        return before, _count(values), count_vanished(arrays[0], values, write.within(read))
     values, term = target_and_border(*arrays, write.within(read), spacing, cfg)
     # Of what was written, not of what stands there, which another run may have put there since.
-    return (source, border.write(index, term, wanted), target.write(index, values, wanted)), _count(values)
+    record = source, border.write(index, term, wanted), target.write(index, values, wanted)
+    return record, _count(values), count_vanished(arrays[0], values, write.within(read))
+
+
+def count_vanished(labels: np.ndarray, target: np.ndarray, inner: Box) -> int:
+    """Count the objects that lie in a block as a whole and of which nothing is left in its target.
+
+    Parameters
+    ----------
+    labels : ndarray of uint32, shape (z, y, x)
+        Instance labels of the block and its halo.
+    target : ndarray of uint8, shape of `inner`
+        Training target of the block.
+    inner : Box
+        Where the block lies in `labels`.
+
+    Examples
+    --------
+    >>> count_vanished(np.array([[[1, 1, 2, 3, 3]]]), np.array([[[1, 0, 0, 0, 1]]]), Box((0, 0, 0), (1, 1, 5)))
+    1
+    """
+    own = labels[inner.slices]
+    gone = np.unique(own[(own > 0) & (target == 0)])
+    if gone.size:
+        left = labels.copy()
+        left[inner.slices][target == 0] = 0
+        flat = left.ravel()  # of each run of equal voxels one is enough
+        gone = np.setdiff1d(gone, flat[np.append(True, flat[1:] != flat[:-1])])
+    return len(gone)
 
 
 def _source(settings: str, *arrays: np.ndarray) -> int:
