@@ -10,6 +10,8 @@ from unet_core.config.options import Plan
 
 # Of the images to learn from, so large a part may be exceptions, if their extent is below this part of the middle one.
 RARE_PART, LEAST_PART = 0.05, 0.25
+# How much more than these an image may be stretched: an exposure half as long shows the same objects.
+FAINTER = 0.5
 
 
 def normalisation(intensities: list[dict[str, Any]], cfg: Plan, least: Sequence[float] = ()) -> dict[str, list[float]]:
@@ -44,9 +46,9 @@ def least_extents(
     """Least extent of gray values of each channel, and the reason for it.
 
     An image that shows nothing is noise. Stretched to the range of the others, it would look like nothing that a
-    network has learnt from. So no image is stretched more than the faintest one to learn from that shows objects. One
-    in twenty may be an exception, and does not count where its extent is below a quarter of the middle one. Data sets
-    may have gray values of other ranges: that of the least extent counts.
+    network has learnt from. So no image is stretched more than twice as much as the faintest one to learn from that
+    shows objects. One in twenty may be an exception, and does not count where its extent is below a quarter of the
+    middle one. Data sets may have gray values of other ranges: that of the least extent counts.
 
     Parameters
     ----------
@@ -61,10 +63,10 @@ def least_extents(
     if not known:
         return [0.0] * channels, "no sample to learn from shows objects"
     least = [
-        min(_least([_range(sample[channel], cfg)[1] for sample in samples]) for samples in known)
+        FAINTER * min(_least([_range(sample[channel], cfg)[1] for sample in samples]) for samples in known)
         for channel in range(channels)
     ]
-    return least, f"the smallest of {sum(map(len, known))} samples with objects, but for rare exceptions"
+    return least, f"half of the smallest of {sum(map(len, known))} samples with objects, but for rare exceptions"
 
 
 def _least(extents: list[float]) -> float:
