@@ -19,15 +19,16 @@ from tests.train.test_sampling import STILL, sample
 from tests.train.test_step import plan
 from unet_core.config.options import Network, Train
 from unet_core.network import precision
-from unet_core.network.model import load_checkpoint
-from unet_core.network.unet import input_size, shape
+from unet_core.network.model import build, load_checkpoint
+from unet_core.network.unet import UNet, input_size, shape
 from unet_core.runtime import ROOT, UserError, job_log
 from unet_core.train import loop as training
-from unet_core.train import step
+from unet_core.train import step, validation
 from unet_core.train.checkpoint import State
 from unet_core.train.loop import train_network
 from unet_core.train.processes import join_processes, launch
-from unet_core.train.sampling import Sampler
+from unet_core.train.sampling import Sampler, TrainingSample
+from unet_core.train.validation import validate
 
 # Batch normalisation and dropout see the tiles of one process only: without them the sum of gradients is the same.
 NETWORK = Network(depth=2, width=4, dropout=0)
@@ -84,6 +85,8 @@ def member(rank: int, size: int, port: int, job: dict) -> None:
     os.environ |= {name: str(value) for name, value in told.items()} | {"TORCHELASTIC_RUN_ID": "forks"}
     if "ratios" in job:
         choose(job)
+    elif "samples" in job:
+        look(job)
     else:
         program(job)
 
@@ -94,6 +97,29 @@ def choose(job: dict) -> None:
         precision.time_ratio = lambda *_: job["ratios"][processes.rank]
         found = step._precision(Train(), NETWORK.model_dump(), Path(job["folder"]), ("d",), processes)
         Path(job["folder"], f"{processes.rank}").write_text(found[-1]["chosen"])
+
+
+def look(job: dict) -> None:
+    """What each process runs that validates a network, whose statistics differ between them."""
+    with join_processes() as processes:
+        worked, predict_box = [], validation.predict_box
+        validation.predict_box = lambda *given, **named: worked.append(1) or predict_box(*given, **named)
+        scores = validate(network(processes.rank), small(job["samples"]), torch.ones(2), 76, "float32", processes)
+        Path(job["folder"], f"{processes.rank}.json").write_text(json.dumps([len(worked), scores]))
+
+
+def network(seed: int) -> UNet:
+    """The same weights, with other statistics of the normalisation for each seed."""
+    torch.manual_seed(0)
+    net = build(Network(depth=2, width=4, dropout=0, norm="batch"), 1, 2)
+    for name, tensor in net.named_buffers():
+        tensor.add_(seed * name.endswith("running_mean"))
+    return net
+
+
+def small(number: int) -> list[TrainingSample]:
+    """Samples of one piece each."""
+    return [sample((1, 40, 50), seed=seed) for seed in range(number)]
 
 
 def fork(processes: int, job: dict) -> None:
@@ -198,6 +224,15 @@ def test_a_process_that_is_killed_ends_the_training_which_goes_on_to_the_same_en
     tensors, again = run(tmp_path / "killed", 2, launched=True)
     assert again == curves
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_processes_share_small_samples_and_validate_the_network_that_is_saved(tmp_path: Path) -> None:
+    fork(2, {"folder": str(tmp_path), "samples": 5})
+    (first, scores), (second, others) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (first, second) == (3, 2)
+    expected = validate(network(0), small(5), torch.ones(2), 76, "float32")
+    assert scores == others == pytest.approx(expected)
+    assert expected != pytest.approx(validate(network(1), small(5), torch.ones(2), 76, "float32"))
 
 
 def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path: Path) -> None:

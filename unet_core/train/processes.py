@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,12 @@ class Processes:
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give all processes the tensors of the first: statistics of a normalisation differ after each step."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def of_first(self, number: int) -> int:
         """A number as the first process has it, the same in each."""

@@ -64,14 +64,16 @@ def validate(
     z, y, x = VALIDATION_BLOCK[2 if net.shape.z == NO_POOLING else 3]
     piece = (max(z, net.shape.z.step), y, x)
     pixels, objects = np.zeros(4), np.zeros(4)
-    for sample in samples:
+    processes.share(net.buffers())
+    # Pieces of all samples in turn, so that each process has some where samples are small.
+    pieces = ((sample, box) for sample in samples for box in Grid(sample.target.shape, piece))
+    for sample, box in islice(pieces, processes.rank, None, processes.size):
         function = network_function(net, sample.offset.ravel().tolist(), sample.scale.ravel().tolist(), precision)
-        for box in islice(Grid(sample.target.shape, piece), processes.rank, None, processes.size):
-            probability = predict_box(sample.image, box, function, shape=net.shape, largest=tile)
-            target = sample.target.read(box)
-            pixels += count_pixels(probability, target, sample.border.read(box), w_c)
-            if sample.instances is not None:
-                objects += count_objects(probability, sample.instances.read(box), target == IGNORE)
+        probability = predict_box(sample.image, box, function, shape=net.shape, largest=tile)
+        target = sample.target.read(box)
+        pixels += count_pixels(probability, target, sample.border.read(box), w_c)
+        if sample.instances is not None:
+            objects += count_objects(probability, sample.instances.read(box), target == IGNORE)
     loss, annotated, both, either, seg, true, matched, missed_or_wrong = processes.sum(
         torch.from_numpy(np.concatenate([pixels, objects]))
     ).tolist()
