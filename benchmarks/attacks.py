@@ -233,6 +233,7 @@ def damages(project: Project, count: int, rng: random.Random) -> dict[str, Any]:
             shutil.rmtree(project.results)
             shutil.copytree(kept, project.results)
         print(f"attacks: {number + 1} damages, {len(missed)} missed, {len(wrong)} not mended", flush=True)
+    shutil.rmtree(kept)
     return {
         "damages": sum(kinds.values()),
         "damage_kinds": kinds,

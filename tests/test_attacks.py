@@ -26,6 +26,11 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+def test_damage_is_found_and_mended(attacked: Project) -> None:
+    found = damages(attacked, counts()["damages"], random.Random(counts()["seed"]))
+    assert found["damage_missed"] == [] and found["damage_wrong"] == []
+
+
 def test_what_was_killed_comes_to_the_same_end(attacked: Project) -> None:
     found = kills(attacked, counts()["kills"], random.Random(counts()["seed"]))
     assert found["kill_differences"] == []
@@ -37,8 +42,3 @@ def test_a_full_disk_is_told_and_the_run_comes_to_the_same_end(attacked: Project
         pytest.skip(found["full"])
     assert found["full_unclear"] == 0, found["full_said"]
     assert found["full_differences"] == []
-
-
-def test_damage_is_found_and_mended(attacked: Project) -> None:
-    found = damages(attacked, counts()["damages"], random.Random(counts()["seed"]))
-    assert found["damage_missed"] == [] and found["damage_wrong"] == []
