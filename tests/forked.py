@@ -38,6 +38,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output"
+        output.touch()
         process = CONTEXT.Process(target=target, args=(arguments, folder, output, *more))
         process.start()
         process.join(seconds)

@@ -14,6 +14,7 @@ from benchmarks.attacks import Project, counts, damages, full, kills
 
 pytestmark = [
     pytest.mark.workflow,
+    pytest.mark.timeout(0),
     pytest.mark.skipif("UNET_ATTACKS" not in os.environ, reason="takes minutes; set UNET_ATTACKS to run it"),
 ]
 

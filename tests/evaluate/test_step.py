@@ -432,6 +432,18 @@ def test_scores_of_objects_know_of_classes_where_there_are_several(project: Proj
     assert project.table("images.csv")["class_ap50"].tolist() == [0.5]
 
 
+def test_classes_called_low_and_high_do_not_take_the_place_of_intervals(project: Project) -> None:
+    project.classes = ["low", "high"]
+    truth = [[1, 1, 0, 2, 2, 0], [0] * 6, [0] * 6, [0] * 6]
+    for name, found in (("a", [[1, 1, 0, 2, 2, 0], *truth[1:]]), ("b", [[1, 1, 0, 0, 0, 0], *truth[1:]])):
+        project.add(name, truth, found, classes=[[1, 1, 0, 2, 2, 0], [0] * 6, [0] * 6, [0] * 6])
+        table = project.instance_store.with_suffix("") / f"{name}.csv"
+        table.write_text("label,class\n1,low\n" + ("2,high\n" if name == "a" else ""))
+    scores = project.evaluate()["scores"]["test"]
+    assert [scores[f"{name}_of_{one}"] for name in ("iou", "ap50") for one in ("low", "high")] == [1, 0.5, 1, 0.5]
+    assert (scores["ap50_low"], scores["ap50"], scores["ap50_high"]) == (0.5, 0.75, 1)
+
+
 def test_a_data_set_of_one_class_has_no_scores_by_class(two_images: Project) -> None:
     stamp = two_images.evaluate()
     assert "confusion" not in stamp and not [name for name in stamp["scores"]["test"] if "class" in name]

@@ -46,7 +46,8 @@ def test_a_job_whose_node_is_lost_is_queued_again_and_goes_on(project: ClusterPr
     try:
         # With the node its processes go.
         subprocess.run(["pkill", "-KILL", "-f", f"slurmstepd: \\[{job}"], check=False)
-        subprocess.run(["pkill", "-KILL", "-f", str(project.folder / ".snakemake/scripts")], check=False)
+        for part in (".snakemake/scripts", "config.yaml"):  # the script of the job, and its own Snakemake
+            subprocess.run(["pkill", "-KILL", "-f", str(project.folder / part)], check=False)
         wait_for(
             lambda: "down" in command("sinfo", "--noheader", "--Node", "--nodes", node, "--format=%t"),
             60,

@@ -272,6 +272,7 @@ TURN = st.builds(Turn, st.integers(0, 2), st.integers(1, 40), st.integers(0, 9).
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 @settings(max_examples=INTERLEAVINGS, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([None, "9", "1"]),
@@ -301,6 +302,7 @@ def test_what_is_done_is_all_of_one_digest_however_the_writers_take_turns(
         assert not [name for name in path.parent.glob(".*") if name.suffix == ".trash"]
 
 
+@pytest.mark.timeout(0)
 @settings(max_examples=INTERLEAVINGS // 10, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(st.lists(TURN, max_size=14))
 def test_results_below_a_result_never_mix_either(alone: Alone, turns: list[Turn]) -> None:

@@ -71,7 +71,7 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
     scores = {"iou": foreground_iou(pixels), "dice": dice(pixels), "seg": float(np.mean(seg)) if seg else None}
     for name in images[0]["classes"]:
         of_class = _pool(image["classes"][name] for image in images)
-        scores |= {f"iou_{name}": foreground_iou(of_class), f"dice_{name}": dice(of_class)}
+        scores |= {_of_class("iou", name): foreground_iou(of_class), _of_class("dice", name): dice(of_class)}
     matchings = {t: _matched(image["matching"][str(t)] for image in images) for t in {*thresholds, *THRESHOLDS}}
     for prefix, measure in AT_THRESHOLDS.items():
         scores |= {f"{prefix}{100 * t:g}": measure(matchings[t]) for t in thresholds}
@@ -82,11 +82,17 @@ def summarise(images: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> 
         }
         scores[f"class_ap{100 * t:g}"] = m.average_precision(_matched(of_classes.values()))
         for prefix in ("ap", "pq"):
-            scores |= {f"{prefix}{100 * t:g}_{name}": AT_THRESHOLDS[prefix](own) for name, own in of_classes.items()}
+            measure = AT_THRESHOLDS[prefix]
+            scores |= {_of_class(f"{prefix}{100 * t:g}", name): measure(own) for name, own in of_classes.items()}
     means = {name: float(np.mean([image["means"][name] for image in images])) for name in images[0]["means"]}
     ap = mean_average_precision([matchings[t] for t in THRESHOLDS])
     det = detection_score(functools.reduce(Detection.__add__, (Detection(*image["detection"]) for image in images)))
     return scores | {"pixel_error": pixel_error(pixels)} | means | {"ap": ap, "det": det}
+
+
+def _of_class(measure: str, name: str) -> str:
+    """Column of a measure of one class: with "low" or "high" it would be that of the end of an interval."""
+    return f"{measure}_of_{name}" if name in ("low", "high") else f"{measure}_{name}"
 
 
 def _pool(counts: Iterable[Sequence[int]]) -> PixelCounts:
