@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from unet_core import engine as engine_module
 from unet_core.config.cluster import Dask, Tls
-from unet_core.engine import Engine, local_engine, open_engine
+from unet_core.engine import Engine, Runner, local_engine, open_engine, run_samples
 from unet_core.runtime import UserError
 
 WORKERS = 2  # of the shared engine
@@ -161,6 +161,69 @@ def test_what_was_done_before_an_error_in_a_shared_task_comes_back_first(bad: in
             assert value == -item
             came.append(item)
     assert len(came) == len(set(came)) and set(range(bad)) <= set(came) and bad not in came
+
+
+def blocks_of(sample: tuple[int, int], runner: Runner) -> list[int]:
+    """A sample is its number, and how many blocks it has."""
+    number, blocks = sample
+    return sorted(-block for block, _ in runner.run(abs, range(blocks), blocks, f"sample {number}"))
+
+
+def second(sample: tuple[int, int]) -> int:
+    return sample[1]
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [3], [1, 2, 1, 5], [2] * 40, [1] * 9 + [33, 2, 100] + [3] * 30])
+def test_samples_of_all_sizes_come_back_once_with_all_of_their_blocks(engine: Engine, sizes: list[int]) -> None:
+    samples = list(enumerate(sizes))
+    found = list(run_samples(engine, blocks_of, iter(samples), second, len(samples), "test"))
+    assert sorted(found) == [(sample, sorted(-block for block in range(sample[1]))) for sample in samples]
+
+
+def meet_in_block_0(block: int) -> None:
+    if block == 0:
+        MEETING.wait()
+
+
+def meet_in_the_first_block(sample: tuple[int, int], runner: Runner) -> None:
+    for _ in runner.run(meet_in_block_0, range(sample[1]), sample[1], "sample"):
+        pass
+
+
+def test_blocks_of_several_samples_are_worked_on_at_the_same_time(engine: Engine) -> None:
+    # One after the other, the first block of the one would wait in vain for that of the other.
+    samples = [(number, 3) for number in range(WORKERS)]
+    assert len(list(run_samples(engine, meet_in_the_first_block, samples, second, WORKERS, "test"))) == WORKERS
+
+
+def has_engine(sample: tuple[int, int], runner: Runner) -> bool:
+    return isinstance(runner, Engine)
+
+
+def test_many_samples_of_few_blocks_are_done_by_one_worker_each(engine: Engine) -> None:
+    # One of 33 blocks would keep its worker for too long, and so would one of 2 if there were no others.
+    for sizes, by_blocks in (([2] * 60 + [33], [60]), ([2] * 3, [0, 1, 2])):
+        found = run_samples(engine, has_engine, list(enumerate(sizes)), second, len(sizes), "test")
+        assert [number for (number, _), by_block in sorted(found) if by_block] == by_blocks
+
+
+def begin_slowly(item: int) -> None:
+    BEGUN.append(item)
+    time.sleep(0.02)
+
+
+def fail_in_sample_1(sample: tuple[int, int], runner: Runner) -> None:
+    for _ in runner.run(begin_slowly, range(sample[1]), sample[1], "sample"):
+        if sample[0] == 1:
+            raise UserError("sample 1: no pixels")
+
+
+def test_an_error_in_one_sample_stops_the_others(engine: Engine) -> None:
+    BEGUN.clear()
+    with pytest.raises(UserError, match="^sample 1: no pixels$"):
+        list(run_samples(engine, fail_in_sample_1, [(0, 32), (1, 32)], second, 2, "test"))
+    assert list(engine.run(abs, [1], 1, "test")) == [(1, 1)]
+    assert BEGUN.count(0) == 2 and len(BEGUN) < 40
 
 
 def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:

@@ -11,8 +11,10 @@ import functools
 import logging
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -44,6 +46,15 @@ Environments = Mapping[str, Mapping[str, str]]
 
 # A task takes Dask some 5 ms: where items take less than this, several are one task, so that it is 2 % of the work.
 TASK_SECONDS = 0.25
+# A sample of more blocks is never done by one worker: it would show no progress for long, and begin anew with it.
+WHOLE_BLOCKS = 32
+# How soon work in another thread sees that it is to stop.
+LOOK_SECONDS = 0.5
+# Samples with fewer blocks for each worker than this are not worked on alone: of their time, the end of a pass over the
+# blocks, where some workers have nothing left, would be more than one part in so many.
+OVERLAP = 16
+# Threads that each wait for the blocks of a sample.
+MAX_SAMPLES_AT_ONCE = 256
 
 
 class Runner(Protocol):
@@ -86,13 +97,22 @@ class Engine:
         Items worked on at once.
     check : callable
         Called every `POLL_SECONDS` seconds; raises if nothing will ever get done.
+    stop : threading.Event, optional
+        Set where nobody waits for what runs any more.
     """
 
-    def __init__(self, pool: Pool, workers: int, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, pool: Pool, workers: int, check: Callable[[], None] = lambda: None, stop: threading.Event | None = None
+    ) -> None:
+        self.workers = workers
         self._pool = pool
-        self._workers = workers
         self._check = check
         self._checked = time.monotonic()
+        self._stop = stop or threading.Event()
+
+    def in_thread(self, stop: threading.Event) -> Engine:
+        """The same workers, for use in another thread; what runs there fails soon after the event is set."""
+        return Engine(self._pool, self.workers, self._check, stop)
 
     def run(
         self, function: Callable[[Item], Value], items: Iterable[Item], total: int, what: str
@@ -121,7 +141,7 @@ class Engine:
         with tqdm(total=total, desc=what, mininterval=interval, maxinterval=interval, disable=total < 2) as progress:
             try:
                 while True:
-                    while len(flying) < 2 * self._workers and (taken := list(islice(waiting, size))):
+                    while len(flying) < 2 * self.workers and (taken := list(islice(waiting, size))):
                         flying[self._submit(function, taken, done)] = taken
                         left -= len(taken)
                     if not flying:
@@ -131,7 +151,7 @@ class Engine:
                     values, seconds = _value(future)
                     if rest := together[len(values) :]:
                         flying[self._submit(function, rest, done)] = rest
-                    fair = left // (4 * self._workers)  # that no worker has much to do when the others have nothing
+                    fair = left // (4 * self.workers)  # that no worker has much to do when the others have nothing
                     size = max(1, min(2 * size, fair, int(TASK_SECONDS * len(values) / max(seconds, 1e-9))))
                     for item, value in zip(together, values, strict=False):
                         progress.update()
@@ -146,11 +166,13 @@ class Engine:
 
     def _next(self, done: queue.SimpleQueue[Any]) -> Any:
         while True:
+            if self._stop.is_set():
+                raise UserError("another sample failed, or the step was told to end")
             if time.monotonic() - self._checked >= POLL_SECONDS:
                 self._check()
                 self._checked = time.monotonic()
             with contextlib.suppress(queue.Empty):
-                return done.get(timeout=POLL_SECONDS)
+                return done.get(timeout=LOOK_SECONDS)
 
 
 def _one_by_one(items: list[Item], function: Callable[[Item], Value]) -> tuple[list[Value], float]:
@@ -170,7 +192,7 @@ def _one_by_one(items: list[Item], function: Callable[[Item], Value]) -> tuple[l
 
 
 def run_samples(
-    engine: Runner,
+    engine: Engine,
     function: Callable[[Item, Runner], Value],
     samples: Iterable[Item],
     blocks: Callable[[Item], int],
@@ -179,15 +201,15 @@ def run_samples(
 ) -> Iterator[tuple[Item, Value]]:
     """Apply a function to samples and yield (sample, value) as they are done, in any order.
 
-    A sample of one block is one item, so that many small ones keep all workers busy. Larger ones come after them,
-    one after the other, and it is their blocks that are worked on side by side.
+    A sample of one block is one item, so that many small ones keep all workers busy. Larger ones come after them: it is
+    their blocks that are worked on side by side, or, where that leaves no worker idle for long, whole samples again.
 
     Parameters
     ----------
-    engine : Runner
-        The engine of the step.
+    engine : Engine
+        That of the step.
     function : callable
-        Called with a sample and what its blocks are to be run with.
+        Called with a sample and what its blocks are to be run with, also in several threads at once.
     samples : iterable
         Taken from lazily.
     blocks : callable
@@ -195,18 +217,48 @@ def run_samples(
     total, what : int, str
         As in `Engine.run`.
     """
-    large: list[Item] = []
+    large: list[tuple[int, Item]] = []
 
     def small() -> Iterator[Item]:
         for sample in samples:
-            if blocks(sample) == 1:
+            if (number := blocks(sample)) == 1:
                 yield sample
             else:
-                large.append(sample)
+                large.append((number, sample))
 
-    yield from engine.run(functools.partial(_whole, function=function), small(), total, what)
-    for sample in large:
-        yield sample, function(sample, engine)
+    whole = functools.partial(_whole, function=function)
+    yield from engine.run(whole, small(), total, what)
+    # The last whole samples keep one worker each, while others have nothing left: at most an eighth of the time.
+    most = min(WHOLE_BLOCKS, sum(number for number, _ in large) // (8 * engine.workers))
+    yield from _side_by_side(engine, function, [(number, sample) for number, sample in large if number > most])
+    rest = [sample for number, sample in large if number <= most]
+    yield from engine.run(whole, rest, len(rest), f"{what}, larger samples")
+
+
+def _side_by_side(
+    engine: Engine, function: Callable[[Item, Runner], Value], samples: list[tuple[int, Item]]
+) -> Iterator[tuple[Item, Value]]:
+    """Apply a function to samples, as many at once as have work for all workers where one ends a pass over its blocks.
+
+    The first error stops all of them.
+    """
+    stop = threading.Event()
+    waiting = iter(samples)
+    at_once = min(
+        MAX_SAMPLES_AT_ONCE, 1 + OVERLAP * engine.workers // min((number for number, _ in samples), default=1)
+    )
+    flying: dict[Future[Value], Item] = {}
+    with ThreadPoolExecutor(at_once, "sample") as threads:
+        try:
+            while True:
+                for _, sample in islice(waiting, at_once - len(flying)):
+                    flying[threads.submit(function, sample, engine.in_thread(stop))] = sample
+                if not flying:
+                    return
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    yield flying.pop(future), future.result()
+        finally:
+            stop.set()
 
 
 def _whole(sample: Item, function: Callable[[Item, Runner], Value]) -> Value:

@@ -17,7 +17,7 @@ import pytest
 
 from unet_core.blocks import ZYX
 from unet_core.config.options import Evaluate
-from unet_core.engine import AtHand, Engine, local_engine
+from unet_core.engine import Engine, local_engine
 from unet_core.evaluate import sample, spatial
 from unet_core.evaluate.bootstrap import score
 from unet_core.evaluate.history import MEASURES, OF_CLASSES, read_history, read_images, sums_of
@@ -550,8 +550,9 @@ def test_small_samples_are_scored_side_by_side_and_written_in_their_order(
     names = ["a", "b", "c", "d"]
     for name in names:
         project.add(name, TRUTH_A if name in "ac" else TRUTH_B, FOUND_A)
-    several, project.engine = project.engine, AtHand()  # type: ignore[assignment]
-    project.evaluate()
+    several = project.engine
+    with local_engine(1) as project.engine:
+        project.evaluate()
     expected = written(project)
     remove(project.folder)
     project.engine, together, later = several, threading.Barrier(2, timeout=120), threading.Event()

@@ -144,8 +144,13 @@ def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.D
 class Shuffled:
     """An engine that works on items in random order, up to eight after the first that waits."""
 
+    workers = 1
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+
+    def in_thread(self, stop: threading.Event) -> Shuffled:
+        return self
 
     def run(
         self, function: Callable[[Any], Any], items: Iterable[Any], total: int, what: str

@@ -205,6 +205,11 @@ class Project:
 class InOrder:
     """An engine that works on one item after the other, in the thread that asks."""
 
+    workers = 1
+
+    def in_thread(self, stop: threading.Event) -> InOrder:
+        return self
+
     def run(
         self, function: Callable[[Any], Any], items: Iterable[Any], total: int, what: str
     ) -> Iterator[tuple[Any, Any]]:
