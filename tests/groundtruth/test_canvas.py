@@ -115,6 +115,26 @@ def test_the_band_is_around_the_objects_of_its_source(tmp_path: Path) -> None:
     assert canvas.ignore[0, 0].tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("margin", [0, 1, 4, 5, 6, 50])
+def test_a_margin_without_objects_is_ignored(tmp_path: Path, margin: int, depth: int) -> None:
+    labels = np.zeros((depth, 10, 14), np.uint8)
+    labels[:, 2:6, 3:5] = 1  # reaches into a margin of 3 and more
+    labels[0, 0, 0] = 2
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    (tmp_path / "other").mkdir()
+    labels[...] = 0
+    labels[-1, 9, 13] = 1
+    tifffile.imwrite(tmp_path / "other" / "labels.tif", labels, photometric="minisblack")
+    sources = [{"format": "labels", "path": f"{tmp_path}/{name}labels.tif"} for name in ("", "other/")]
+    canvas = painted(tmp_path, sources[0] | {"margin": margin}, sources[1], shape=labels.shape)
+    objects = canvas.instances > 0
+    assert objects.sum() == depth * 8 + 2  # of both sources, whole
+    inside = np.zeros(labels.shape, bool)
+    inside[:, margin : max(10 - margin, 0), margin : max(14 - margin, 0)] = True  # planes have no margin
+    np.testing.assert_array_equal(canvas.ignore > 0, ~inside & ~objects)
+
+
 @pytest.mark.parametrize(("slices", "annotated"), [(None, [0, 1, 2, 3]), ("painted", [1]), ([0, 1], [0, 1])])
 def test_slices_that_are_not_annotated_are_ignored(tmp_path: Path, slices: Any, annotated: list[int]) -> None:
     labels = np.zeros((4, 3, 3), np.uint8)

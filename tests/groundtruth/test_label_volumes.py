@@ -98,7 +98,15 @@ def both(
 @pytest.mark.parametrize("chunks", [(1, 40, 1100), (5, 16, 64), (19, 40, 300)])
 @pytest.mark.parametrize(
     "keys",
-    [{}, {"ignore_label": 7}, {"border": 2.5}, {"slices": [0, 8, 18]}, {"slices": "painted"}, {"class": "b"}],
+    [
+        {},
+        {"ignore_label": 7},
+        {"border": 2.5},
+        {"margin": 12},
+        {"slices": [0, 8, 18]},
+        {"slices": "painted"},
+        {"class": "b"},
+    ],
     ids=lambda keys: next(iter(keys), "plain"),
 )
 def test_pieces_give_the_same_files(

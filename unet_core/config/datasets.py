@@ -85,6 +85,13 @@ class Annotation(Section):
     border: NonNegative = Field(
         0.0, description="pixels on either side of the objects' outlines that are neither learnt nor scored"
     )
+    margin: int = Field(
+        0,
+        ge=0,
+        json_schema_extra=NEW,
+        description="pixels along y and x from the border of the image within which only some objects were annotated: "
+        "where none is, nothing is learnt or scored",
+    )
     slices: list[Annotated[int, Field(ge=0)]] | Literal["painted"] | None = Field(
         None,
         description="z planes (from 0) that were annotated, or painted: those with objects; the others are ignored",

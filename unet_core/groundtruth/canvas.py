@@ -162,6 +162,25 @@ class Canvas:
             )
         self.ignore[[plane for plane in range(self.shape[0]) if plane not in annotated]] = 1
 
+    def ignore_margin(self, width: int, box: Box, shape: ZYX) -> None:
+        """Ignore what is no object within `width` pixels of the border of the image, along y and x.
+
+        Parameters
+        ----------
+        width : int
+            Of the margin.
+        box : Box
+            What of the image is painted here.
+        shape : tuple of int
+            Extent of the image along z, y, x.
+        """
+        distances = [
+            np.minimum(place, n - 1 - place)
+            for place, n in zip(map(np.arange, box.start[1:], box.stop[1:]), shape[1:], strict=True)
+        ]
+        near = np.minimum(distances[0][:, None], distances[1]) < width
+        self.ignore[(self.instances == 0) & near] = 1
+
     def part(self, box: Box) -> Canvas:
         """A view of the labels in a box, which knows nothing of overlaps."""
         part = Canvas((0, 0, 0), self.policy)
@@ -251,7 +270,14 @@ def paint(sample: Sample, cfg: Dataset, overlaps: str, shape: ZYX, tolerance: fl
             unknown += paint_layers(canvas, source, layers, cfg.classes, where)
     if unknown:
         raise UnknownClasses(list(dict.fromkeys(unknown)))
+    if margin := margin_of(source for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files):
+        canvas.ignore_margin(margin, Box((0, 0, 0), shape), shape)
     return canvas
+
+
+def margin_of(sources: Iterable[Annotation]) -> int:
+    """The widest margin of sources that annotate the same sample."""
+    return max((source.margin for source in sources), default=0)
 
 
 def paint_layers(

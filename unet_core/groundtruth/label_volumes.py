@@ -20,7 +20,7 @@ from unet_core.annotations.layer import gray_of, opened_view
 from unet_core.blocks import ZYX, Box, Grid
 from unet_core.config.datasets import Annotation, Dataset
 from unet_core.config.formats import DESCRIPTIONS
-from unet_core.groundtruth.canvas import Canvas, paint, paint_layers
+from unet_core.groundtruth.canvas import Canvas, margin_of, paint, paint_layers
 from unet_core.groundtruth.check.tally import inner_voxels
 from unet_core.groundtruth.samples import Sample
 from unet_core.images.readers import CZYX
@@ -147,6 +147,8 @@ class LabelVolume:
             )
             layers = [labels.layer_in(array, file, source)]
             paint_layers(canvas, source.model_copy(update={"slices": here}), layers, self._classes)
+        if margin := margin_of(source for source, _, _ in self._sources):
+            canvas.ignore_margin(margin, box, self.shape)
         return canvas
 
     def _around(self, box: Box) -> Box:
