@@ -41,7 +41,7 @@ def method(step: str, as_before: bool = False) -> str:
     Parameters
     ----------
     step : str
-        Name of the step, or ``ensemble``.
+        Name of the step, ``ensemble``, or ``measures``: what `instances.measure` adds to the tables of objects.
     as_before : bool
         Whether the version of now makes these results as the version before it did, which then stay valid.
 

@@ -133,7 +133,7 @@ def store_probabilities(
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
-def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.DataFrame]:
+def make(folder: Path, cfg: Instances, engine: Engine, name: str = "s 1") -> tuple[np.ndarray, pd.DataFrame]:
     truth = folder / "groundtruth.json"
     if not truth.exists():  # there is no image whose gray values could be measured
         cfg = cfg.model_copy(update={"measure": [kind for kind in cfg.measure if kind == "shape"]})
@@ -141,7 +141,7 @@ def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.D
         cfg, predict=folder / "predict.json", probabilities=folder / "predict.zarr", groundtruth=truth,
         store=folder / "instances.zarr", tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
-    return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
+    return Result(folder / "instances.zarr" / name).read_all(), pd.read_csv(folder / "tables" / f"{name}.csv")
 
 
 class Shuffled:

@@ -278,7 +278,7 @@ class Instances(Section):
     measure: list[Literal["shape", "intensity"]] = Field(
         default=["shape", "intensity"],
         json_schema_extra=NEW,
-        description="more columns in the tables of objects; shape: axes, perimeter and the like; intensity: gray values",
+        description="more columns in the tables of objects; shape: axes, perimeter, ...; intensity: gray values",
     )
 
 

@@ -1,4 +1,4 @@
-"""Convex hulls of objects in images, from the corners of the hulls of their pieces; in integers, so that all is exact."""
+"""Convex hulls of objects in images, from the corners of the hulls of their pieces: exact, in integers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from unet_core.compiled import compiled
 from unet_core.instances.moments import HEAD, combine, in_order
 from unet_core.instances.run_lengths import RunLengths
 
-# Types for which the loop is compiled; others become float64.
+# Types for which the loop is compiled; other integers become float32 if that holds them, all else float64.
 COMPILED_TYPES = ("uint8", "uint16", "float32")
 
 
@@ -38,7 +38,7 @@ def intensity_rows(run_lengths: RunLengths, present: np.ndarray, block: int, ima
     """
     flat = image.reshape(len(image), -1, image.shape[-1])
     if flat.dtype.name not in COMPILED_TYPES:
-        flat = flat.astype(np.float64)
+        flat = flat.astype(np.float32 if flat.dtype.itemsize <= 2 else np.float64)
     voxels, shift, first, second, low, high = _gray_values(*run_lengths, len(present), flat)
     rows = np.empty(len(present), intensity_type(len(image)))
     rows["label"], rows["block"], rows["voxels"], rows["low"], rows["high"] = present, block, voxels, low, high

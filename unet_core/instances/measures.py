@@ -80,7 +80,7 @@ def measure_block(index: int, work: Measuring) -> dict[str, np.ndarray]:
     halo = halo_of(labels.shape) if work.shape else (0, 0, 0)
     around = _with_halo(labels, box, halo)
     inner = tuple(slice(h, n - h) for h, n in zip(halo, around.shape, strict=True))
-    run_lengths, present = _numbered(encode_labels(around[inner]))
+    run_lengths, present = numbered(encode_labels(around[inner]))
     found: dict[str, np.ndarray] = {}
     if present.size and work.shape:
         found["shape"] = shape_rows(run_lengths, present, index, box.start, around, halo)
@@ -103,7 +103,7 @@ def _with_halo(labels: Result, box: Box, halo: tuple[int, int, int]) -> np.ndarr
     return around
 
 
-def _numbered(run_lengths: RunLengths) -> tuple[RunLengths, np.ndarray]:
+def numbered(run_lengths: RunLengths) -> tuple[RunLengths, np.ndarray]:
     """Run-lengths whose labels are places in the array of those that are there, from 1, and this array."""
     present, place = np.unique(run_lengths.label, return_inverse=True)
     return run_lengths._replace(label=place.astype(np.int64) + 1), present

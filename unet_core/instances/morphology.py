@@ -1,4 +1,4 @@
-"""Shape of objects: axes, eccentricity, outline or surface and the like, as scikit-image's `regionprops` defines them."""
+"""Shapes of objects: axes, outline or surface and the like, as `skimage.measure.regionprops` defines them."""
 
 from __future__ import annotations
 
