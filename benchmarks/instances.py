@@ -233,8 +233,9 @@ def run_alone(folder: str) -> None:
 
 def _run(folder: Path, engine) -> None:  # type: ignore[no-untyped-def]
     make_instances(
-        Instances(), predict=folder / "predict.json", probabilities=folder / "predict.zarr",
-        store=folder / "instances.zarr", tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
+        Instances(measure=[]), predict=folder / "predict.json", probabilities=folder / "predict.zarr",
+        groundtruth=folder / "groundtruth.json", store=folder / "instances.zarr", tables=folder / "tables",
+        stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
 
 

@@ -80,11 +80,13 @@ def _write(folder: Path, images: int) -> None:
     for number in range(images):
         name, labels = f"s{number}", np.roll(wide, 37 * number, axis=2)[..., :SIDE]
         parts = {"instances": labels, "classes": (labels > 0).astype(np.uint8), "ignore": np.zeros_like(labels, "u1")}
+        gray = (80 * (labels > 0) + labels % 50).astype(np.uint8)
+        _put(folder / "groundtruth" / "cells.zarr" / name, gray[None], "image")
         for part, array in parts.items():
             _put(folder / "groundtruth" / "cells.zarr" / name / "labels" / part, array, "labels")
         seen = ndimage.gaussian_filter((labels > 0).astype(np.float32), (0, 2, 2))
         _put(folder / "predict" / "cells.zarr" / name, np.rint(255 * seen).astype(np.uint8)[None], "image")
-        truth[name], predicted[name] = {"split": "test", "labels": "d"}, {"split": "test", "digest": "d"}
+        truth[name], predicted[name] = {"split": "test", "image": "d", "labels": "d"}, {"split": "test", "digest": "d"}
     write_stamp(folder / "groundtruth" / "cells.json", {"classes": ["cell"], "samples": truth})
     write_stamp(folder / "predict" / "cells.json", {"classes": ["cell"], "dtype": "uint8", "samples": predicted})
     write_stamp(folder / "train" / "unet.json", {"weights": "w"})
@@ -108,8 +110,8 @@ def _steps(folder: Path, engine: Engine) -> dict[str, Callable[[], None]]:
             store=folder / "weights" / "cells.zarr", stamp=folder / "weights" / "cells.json",
         ),
         "instances": lambda: make_instances(
-            Instances(), predict=probabilities.with_suffix(".json"), probabilities=probabilities, store=store,
-            tables=tables, stamp=instances, engine=engine,
+            Instances(), predict=probabilities.with_suffix(".json"), probabilities=probabilities,
+            groundtruth=truth, store=store, tables=tables, stamp=instances, engine=engine,
         ),
         "evaluate": lambda: evaluate_samples(
             Evaluate(), model=folder / "train" / "unet.json", groundtruth=truth, truth_store=truth_store,

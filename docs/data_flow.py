@@ -25,7 +25,7 @@ STEPS = (
         ("your images and annotations,", "in the formats you have"),
         ("one store per data set:", "image, instances, classes, ignore mask"),
         "groundtruth/<data set>.zarr",
-        ("weights", "plan", "train", "predict", "evaluate"),
+        ("weights", "plan", "train", "predict", "instances", "evaluate"),
     ),
     Step(
         "weights",
@@ -57,7 +57,7 @@ STEPS = (
     ),
     Step(
         "instances",
-        ("probabilities",),
+        ("probabilities, image",),
         ("objects as label images,", "tables of objects"),
         "instances/<model>/<data set>.zarr, <data set>/",
         ("evaluate", "report"),

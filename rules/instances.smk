@@ -1,10 +1,11 @@
-"""Probabilities come in; labels unique in each sample and tables of objects go out."""
+"""Probabilities come in, and images for their gray values; labels unique in each sample and tables of objects go out."""
 
 
 rule instances:
     input:
         asked=asked("instances"),
         predict=after("instances", "<results>/predict/{model}/{dataset}.json"),
+        groundtruth=after("instances", "<results>/groundtruth/{dataset}.json"),
     output:
         stamp="<results>/instances/{model}/{dataset}.json",
     log:

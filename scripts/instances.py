@@ -19,6 +19,7 @@ with (
         Instances.model_validate(options["instances"]),
         predict=predict,
         probabilities=predict.with_suffix(".zarr"),
+        groundtruth=Path(snakemake.input.groundtruth),
         store=stamp.with_suffix(".zarr"),
         tables=stamp.with_suffix(""),
         stamp=stamp,

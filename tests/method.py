@@ -374,25 +374,48 @@ def predict(folder: Path, engine: Engine) -> dict[str, Any]:
 
 def instances(folder: Path, engine: Engine) -> dict[str, Any]:
     """Objects of two classes with most options, in a plane of several blocks and in a volume."""
+    volume = {"min_size": 5, "split": 0.5, "split_by": "probability", "fill": "volume", "threshold": 0.4}
+    cases: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+        "plain": ((1, 300, 280), {}),
+        "options": ((1, 300, 280), {"min_size": 9, "split": 0.5, "fill": "planes", "connectivity": "full"}),
+        "pieces": ((1, 300, 280), {"min_size": 120, "split": 0.1}),
+        "volume": ((7, 70, 60), volume),
+    }
+    return _objects(folder, engine, {name: (shape, cfg | {"measure": []}) for name, (shape, cfg) in cases.items()})
+
+
+def measures(folder: Path, engine: Engine) -> dict[str, Any]:
+    """What is measured of objects in a plane and in a volume, with gray values of two channels."""
+    cases: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+        "plane": ((1, 300, 280), {}),
+        "volume": ((7, 70, 60), {"threshold": 0.4}),
+    }
+    return _objects(folder, engine, cases, (2, 0.5, 0.5))
+
+
+def _objects(
+    folder: Path,
+    engine: Engine,
+    cases: dict[str, tuple[tuple[int, int, int], dict[str, Any]]],
+    size: tuple[float, float, float] = (1, 1, 1),
+) -> dict[str, Any]:
     made = {}
-    for name, shape, cfg in (
-        ("plain", (1, 300, 280), Instances()),
-        ("options", (1, 300, 280), Instances(min_size=9, split=0.5, fill="planes", connectivity="full")),
-        ("pieces", (1, 300, 280), Instances(min_size=120, split=0.1)),
-        ("volume", (7, 70, 60), Instances(min_size=5, split=0.5, split_by="probability", fill="volume", threshold=0.4)),
-    ):
+    for name, (shape, cfg) in cases.items():
         home = folder / name
         first, second = gray(shape, 60), gray(shape, 40)[..., ::-1] // 2
         stored = np.stack([first, np.minimum(second, 255 - first)]).astype(np.uint8)
-        put(home / "predict" / "cells.zarr" / "a", stored, "image")
-        samples = {"a": {"split": "test", "digest": "d"}}
+        put(home / "predict" / "cells.zarr" / "a", stored, "image", size)
+        put(home / "groundtruth" / "cells.zarr" / "a", np.stack([first, second]), "image", size)
+        samples = {"a": {"split": "test", "digest": "d", "image": "d"}}
+        write_stamp(home / "groundtruth" / "cells.json", {"samples": samples})
         stamp = {"step": "predict", "classes": ["cell", "debris"], "dtype": "uint8", "samples": samples}
         write_stamp(home / "predict" / "cells.json", stamp)
         out = home / "instances" / "cells.json"
         make_instances(
-            cfg,
+            Instances.model_validate(cfg),
             predict=home / "predict" / "cells.json",
             probabilities=home / "predict" / "cells.zarr",
+            groundtruth=home / "groundtruth" / "cells.json",
             store=out.with_suffix(".zarr"),
             tables=out.with_suffix(""),
             stamp=out,
@@ -459,6 +482,7 @@ STEPS: dict[str, Callable[[Path, Engine], dict[str, Any]]] = {
     "ensemble": ensemble,
     "predict": predict,
     "instances": instances,
+    "measures": measures,
     "evaluate": evaluate,
     "report": report,
 }

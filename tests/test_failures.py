@@ -21,7 +21,7 @@ from unet_core.engine import Engine
 from unet_core.failures import KINDS, explain
 from unet_core.files import make_room, write_atomic
 from unet_core.instances.components import COMPONENT, build_forest, mapped
-from unet_core.instances.objects import Measured, measured_type
+from unet_core.instances.objects import RowsByLabel, measured_type, object_table, write_tables
 from unet_core.runtime import job_log
 
 ROOT = Path(__file__).parent.parent
@@ -82,11 +82,12 @@ def build(folder: Path) -> None:
 
 
 def add(folder: Path) -> None:
-    Measured(folder, ["cell"]).add(np.ones(5000, measured_type(1)))
+    RowsByLabel(folder, "measured", measured_type(1)).add(np.ones(5000, measured_type(1)))
 
 
 def tables(folder: Path) -> None:
-    Measured(folder, ["cell"]).write(folder / "out/sample", 0, (1, 8, 8), (1, 1, 1), None)
+    empty = object_table(np.empty(0, measured_type(1)), ["cell"], (1, 8, 8), (1, 1, 1), None)
+    write_tables(folder / "out/sample", [empty], folder)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -183,9 +183,12 @@ class Jobs:
         predict |= {key: value for key, value in plain(self.cfg.datasets[dataset]).items() if key == "region"}
         cfg = self.cfg.instances_of(model)
         instances = {"instances": plain(cfg), "code": method_of_instances(cfg.split, cfg.min_size)}
+        # Former versions measured nothing more: their tables get columns, and their labels stay.
+        instances |= {"measures": method("measures")} if cfg.measure else {}
+        measured = [Source(truth, "images")] if "intensity" in cfg.measure else []
         steps: dict[str, tuple[dict[str, Any], list[Source]]] = {
             "predict": (predict | {"code": method("predict")}, [trained, *plans, Source(truth, "images")]),
-            "instances": (instances, [Source(f"predict/{pair}", "all")]),
+            "instances": (instances, [Source(f"predict/{pair}", "all"), *measured]),
         }
         found = {
             f"{step}/{pair}": Job((f"{step}/{pair}.json",), options, {"all": sources}, (f"{step}/{pair}.zarr",))

@@ -15,6 +15,7 @@ VERSIONS = {
     "ensemble": 1,
     "predict": 1,
     "instances": 2,
+    "measures": 1,
     "evaluate": 1,
     "report": 1,
 }
@@ -28,6 +29,7 @@ _FIRST = {
     "ensemble": "d0f9193bcaac5b56ca84",
     "predict": "58f79e2aa6e13b949db2",
     "instances": "28f7d14a772a0b74b1c2",
+    "measures": "measures 1",
     "evaluate": "b0f647a9b0fa84bce18c",
     "report": "dc1bb39e8667043d12e3",
 }
@@ -39,7 +41,7 @@ def method(step: str, as_before: bool = False) -> str:
     Parameters
     ----------
     step : str
-        Name of the step, or ``ensemble``.
+        Name of the step, ``ensemble``, or ``measures``: what `instances.measure` adds to the tables of objects.
     as_before : bool
         Whether the version of now makes these results as the version before it did, which then stay valid.
 

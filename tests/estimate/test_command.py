@@ -123,6 +123,7 @@ def segment(cfg: Config, engine: Engine) -> None:
         cfg.instances_of("cells"),
         predict=predict,
         probabilities=predict.with_suffix(".zarr"),
+        groundtruth=truth,
         store=instances.with_suffix(".zarr"),
         tables=instances.with_suffix(""),
         stamp=instances,

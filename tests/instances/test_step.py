@@ -133,12 +133,15 @@ def store_probabilities(
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 
 
-def make(folder: Path, cfg: Instances, engine: Engine) -> tuple[np.ndarray, pd.DataFrame]:
+def make(folder: Path, cfg: Instances, engine: Engine, name: str = "s 1") -> tuple[np.ndarray, pd.DataFrame]:
+    truth = folder / "groundtruth.json"
+    if not truth.exists():  # there is no image whose gray values could be measured
+        cfg = cfg.model_copy(update={"measure": [kind for kind in cfg.measure if kind == "shape"]})
     make_instances(
-        cfg, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
-        tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
+        cfg, predict=folder / "predict.json", probabilities=folder / "predict.zarr", groundtruth=truth,
+        store=folder / "instances.zarr", tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
-    return Result(folder / "instances.zarr" / "s 1").read_all(), pd.read_csv(folder / "tables" / "s 1.csv")
+    return Result(folder / "instances.zarr" / name).read_all(), pd.read_csv(folder / "tables" / f"{name}.csv")
 
 
 class Shuffled:
@@ -479,8 +482,9 @@ def store_small(folder: Path, count: int) -> None:
 def make_small(folder: Path, engine: Engine) -> dict[str, bytes]:
     """Make their objects; gives the stamp, the tables and the labels."""
     make_instances(
-        CUT, predict=folder / "predict.json", probabilities=folder / "predict.zarr", store=folder / "instances.zarr",
-        tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
+        CUT.model_copy(update={"measure": ["shape"]}), predict=folder / "predict.json",
+        probabilities=folder / "predict.zarr", groundtruth=folder / "groundtruth.json",
+        store=folder / "instances.zarr", tables=folder / "tables", stamp=folder / "instances.json", engine=engine,
     )  # fmt: skip
     paths = [folder / "instances.json", *(folder / "tables").iterdir(), *(folder / "instances.zarr").glob("*/0/c.*")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -118,6 +118,7 @@ class Run:
             Instances(min_size=3),
             predict=home / "predict.json",
             probabilities=home / "predict.zarr",
+            groundtruth=self.truth.with_suffix(".json"),
             store=home / "instances.zarr",
             tables=home / "tables",
             stamp=home / "instances.json",

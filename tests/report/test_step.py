@@ -19,7 +19,8 @@ import yaml
 
 from tests.report.test_gallery import DECODE
 from unet_core.config.datasets import Annotation, Dataset, Split, Weights
-from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Skip, Train
+from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Train
+from unet_core.config.skip import Skip
 from unet_core.demo import fluorescence, touching_objects
 from unet_core.engine import Engine
 from unet_core.evaluate.step import evaluate_samples
@@ -138,6 +139,7 @@ class Run:
             Instances(min_size=4),
             predict=predict,
             probabilities=predict.with_suffix(".zarr"),
+            groundtruth=truth,
             store=instances.with_suffix(".zarr"),
             tables=instances.with_suffix(""),
             stamp=instances,

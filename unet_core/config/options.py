@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from unet_core.config.cluster import Dask
 from unet_core.config.datasets import NEW, Dataset, Fraction, Name, NonNegative, Positive, Weights
 from unet_core.config.section import Section, override
+from unet_core.config.skip import Skip
 
 
 def _sides(tile: int | list[int] | str) -> int | list[int] | str:
@@ -220,25 +221,6 @@ class Train(Section):
         return self
 
 
-class Skip(Section):
-    """Blocks without anything in them, by their gray values."""
-
-    below: float | None = Field(
-        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are below this"
-    )
-    above: float | None = Field(
-        None, allow_inf_nan=False, json_schema_extra=NEW, description="empty: all gray values are above this"
-    )
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> Skip:
-        if (self.below is None) == (self.above is None):
-            raise ValueError(
-                "one of below and above is needed, as in {below: 12} (of a model that differs: {below: null, above: 3})"
-            )
-        return self
-
-
 class Predict(Section):
     """Overlap-tile inference."""
 
@@ -293,6 +275,11 @@ class Instances(Section):
         description="probability: split is the least fall of the probability (0..1) between two parts, as in 0.2",
     )
     connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
+    measure: list[Literal["shape", "intensity"]] = Field(
+        default=["shape", "intensity"],
+        json_schema_extra=NEW,
+        description="more columns in the tables of objects; shape: axes, perimeter, ...; intensity: gray values",
+    )
 
 
 class Evaluate(Section):

@@ -268,6 +268,7 @@ class Stage:
                 self.cfg.instances_of(model),
                 predict=self._only(predict, names),
                 probabilities=predict.with_suffix(".zarr"),
+                groundtruth=self.stamp("groundtruth", dataset),
                 store=stamp.with_suffix(".zarr"),
                 tables=stamp.with_suffix(""),
                 stamp=stamp,

@@ -26,7 +26,8 @@ from unet_core.groundtruth.images import size_of
 from unet_core.groundtruth.samples import Sample, expand
 from unet_core.groundtruth.step import entry_if_done, image_digest_of
 from unet_core.images.readers import companions_of, image_shape
-from unet_core.instances.step import objects_digest, objects_if_done
+from unet_core.instances.measures import measures_digest
+from unet_core.instances.step import Wanted, objects_digest, objects_if_done
 from unet_core.jobs import Jobs
 from unet_core.network import unet
 from unet_core.plan import step as plan
@@ -357,8 +358,11 @@ class Workload:
             for name, image in self.images[dataset].items()
             if members and all(f"{dataset}/{name}" in member.plan["samples"] for member in members)
         }
+        options, images = self.cfg.instances_of(model), self.images[dataset]
         objects = {
-            name: objects_digest(wanted, self.cfg.instances_of(model), members[0].plan["classes"])
+            name: Wanted(
+                objects_digest(wanted, options, members[0].plan["classes"]), measures_digest(options, images[name])
+            )
             for name, wanted in probabilities.items()
         }
         predict, instances = (self._stamp(step, model, dataset) for step in ("predict", "instances"))
@@ -373,6 +377,6 @@ class Workload:
             [
                 item
                 for name, item in items.items()
-                if objects_if_done(name, objects.get(name, ""), store, tables) is None
+                if name not in objects or objects_if_done(name, objects[name], store, tables) is None
             ],
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,10 @@ POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")
 # Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
 OBJECTS_PER_FILE = 2**13
+# The last column that is there whatever `instances.measure` says.
+LAST_COLUMN = "border"
+# Digits that numbers of measures are rounded to.
+DIGITS = 10
 
 
 def check_table(path: Path) -> Path:
@@ -146,11 +153,11 @@ def object_table(
     columns |= {f"centroid_{axis}_um": (centroid[:, i] * pixel_size[i]).round(4) for i, axis in enumerate(POSITIONS)}
     # Rounded to a ten-thousandth of a voxel, so that no digits are printed that mean nothing.
     columns["area_um2" if flat else "volume_um3"] = (voxels * size).round(max(0, 4 - int(np.floor(np.log10(size)))))
-    columns["border"] = ((low == 0) | (high == np.array(shape)))[:, flat:].any(axis=1)
+    columns[LAST_COLUMN] = ((low == 0) | (high == np.array(shape)))[:, flat:].any(axis=1)
     return pa.table(columns)
 
 
-class Measured:
+class RowsByLabel:
     """Measurements of blocks on their way into a table.
 
     They are kept in files, by ranges of labels, so that memory does not grow.
@@ -158,51 +165,128 @@ class Measured:
     Parameters
     ----------
     folder : Path
-        Gets the files; it must exist, on the file system of the tables.
-    classes : list of str
-        Names of the object classes.
+        Gets the files; it must exist.
+    name : str
+        What the names of the files begin with.
+    row : dtype
+        Of a row; its field ``label`` is the label of an object.
     """
 
-    def __init__(self, folder: Path, classes: list[str]) -> None:
-        self._folder = folder
-        self._classes = classes
-        self._type = measured_type(len(classes))
+    def __init__(self, folder: Path, name: str, row: np.dtype) -> None:
+        self._base, self._row = folder / name, row
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in the measurements of a block, from `measure_rows`."""
+        """Take in the measurements of a block."""
         place = (rows["label"] - 1) // OBJECTS_PER_FILE
         for number in np.unique(place):
             path = self._file(int(number))
             with naming(path), path.open("ab") as file:
                 file.write(rows[place == number].tobytes())  # errors of `tofile` do not tell that the disk is full
 
-    def write(
-        self, base: Path, count: int, shape: ZYX, pixel_size: tuple[float, float, float], unit: float | None
-    ) -> dict[str, int]:
-        """Write the tables of `count` objects, whole or not at all; see `object_table`.
-
-        The files are ``<base>.csv`` and ``<base>.parquet``. Returned are their checksums, by their paths below the
-        folder of the store.
-        """
-        schema = object_table(np.empty(0, self._type), self._classes, shape, pixel_size, unit).schema
-        options = pyarrow.csv.WriteOptions(quoting_style="needed")
-        made = [self._folder / f"table{suffix}" for suffix in SUFFIXES]
-        with (
-            naming(base),
-            pyarrow.csv.CSVWriter(made[0], schema, write_options=options) as csv,
-            pyarrow.parquet.ParquetWriter(made[1], schema) as parquet,
-        ):
-            for number in range(-(-count // OBJECTS_PER_FILE)):
-                rows = np.fromfile(self._file(number), self._type)
-                table = object_table(put_together(rows), self._classes, shape, pixel_size, unit)
-                csv.write_table(table)
-                parquet.write_table(table)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        checksums = {}
-        for path, suffix in zip(made, SUFFIXES, strict=True):
-            checksums[f"{base.parent.name}/{base.name}{suffix}"] = checksum(path)
-            path.replace(base.with_name(base.name + suffix))
-        return checksums
+    def of(self, number: int) -> np.ndarray:
+        """All rows of a range of labels."""
+        path = self._file(number)
+        return np.fromfile(path, self._row) if path.exists() else np.empty(0, self._row)
 
     def _file(self, number: int) -> Path:
-        return self._folder / f"measured{number}"
+        return self._base.with_name(f"{self._base.name}{number}")
+
+
+def ranges_of(count: int) -> range:
+    """Numbers of the ranges of labels of so many objects; one without objects, for a table without rows."""
+    return range(max(1, -(-count // OBJECTS_PER_FILE)))
+
+
+def former_parts(path: Path, count: int) -> list[Callable[[], pa.Table]] | None:
+    """The columns that do not depend on `instances.measure`, from a table of the same objects; None if it is no use.
+
+    Parameters
+    ----------
+    path : Path
+        The table as Parquet.
+    count : int
+        Objects in it.
+
+    Returns
+    -------
+    list of callable or None
+        Reads the part of each range of labels.
+    """
+    try:
+        check_table(path)
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    except (UserError, OSError, pa.ArrowException):
+        return None
+    wanted = [min(OBJECTS_PER_FILE, count - number * OBJECTS_PER_FILE) for number in ranges_of(count)] if count else []
+    if sizes != wanted or LAST_COLUMN not in names:
+        return None
+    kept = names[: names.index(LAST_COLUMN) + 1]
+    if not count:
+        return [lambda: file.schema_arrow.empty_table().select(kept)]
+    return [functools.partial(file.read_row_group, number, columns=kept) for number in ranges_of(count)]
+
+
+def box_voxels(table: pa.Table) -> np.ndarray:
+    """Voxels of the bounding box of each object."""
+    sides = [
+        table[f"stop_{axis}"].to_numpy().astype(np.int64) - table[f"start_{axis}"].to_numpy() for axis in POSITIONS
+    ]
+    return np.prod(sides, axis=0)
+
+
+def with_columns(table: pa.Table, columns: dict[str, np.ndarray]) -> pa.Table:
+    """A table with more columns of its objects; nan becomes empty.
+
+    Numbers are rounded to ten digits, since the last ones depend on where blocks begin.
+    """
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(_rounded(values), from_pandas=True))
+    return table
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind != "f":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
+    places = np.where(np.isfinite(places), places, 0).clip(-300, 300)
+    # Of whole numbers all digits are right.
+    return np.where(values == np.rint(values), values, np.rint(values * 10.0**places) / 10.0**places)
+
+
+def write_tables(base: Path, parts: Iterable[pa.Table], folder: Path) -> dict[str, int]:
+    """Write the tables of a sample, whole or not at all.
+
+    The files are ``<base>.csv`` and ``<base>.parquet``. Returned are their checksums, by their paths below the folder
+    of the store.
+
+    Parameters
+    ----------
+    base : Path
+        Path of the tables, without suffix.
+    parts : iterable of pyarrow.Table
+        One at least; it may be without rows.
+    folder : Path
+        Where they are written, on the file system of the tables.
+    """
+    rest = iter(parts)
+    first = next(rest)
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    made = [folder / f"table{suffix}" for suffix in SUFFIXES]
+    with (
+        naming(base),
+        pyarrow.csv.CSVWriter(made[0], first.schema, write_options=options) as csv,
+        pyarrow.parquet.ParquetWriter(made[1], first.schema) as parquet,
+    ):
+        for table in chain([first], rest):
+            if table.num_rows:
+                csv.write_table(table)
+                parquet.write_table(table)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    checksums = {}
+    for path, suffix in zip(made, SUFFIXES, strict=True):
+        checksums[f"{base.parent.name}/{base.name}{suffix}"] = checksum(path)
+        path.replace(base.with_name(base.name + suffix))
+    return checksums

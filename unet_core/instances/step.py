@@ -4,7 +4,7 @@ Passes over the blocks, whose findings stand in files of a scratch folder beside
 finds the connected components of each block; *join* compares neighbouring blocks on their faces: components that meet
 are one object. Holes are found in the same way, as components of what is around the objects. *Split*, an option, looks
 at each object as a whole, in its bounding box, wherever block borders lie. *Number* writes the labels, in raster order
-of the objects' first voxels, and measures the objects.
+of the objects' first voxels, and measures the objects. *Measure* adds what `instances.measure` asks for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,19 @@ from unet_core.instances.components import (
     number_objects,
     objects_by_block,
 )
-from unet_core.instances.objects import SUFFIXES, Measured
+from unet_core.instances.measures import Measurements, Measuring, measures_digest
+from unet_core.instances.objects import (
+    SUFFIXES,
+    RowsByLabel,
+    box_voxels,
+    former_parts,
+    measured_type,
+    object_table,
+    put_together,
+    ranges_of,
+    with_columns,
+    write_tables,
+)
 from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
 from unet_core.method import method_of_instances
 from unet_core.runtime import UserError, read_json, write_stamp
@@ -45,7 +57,15 @@ VALUE_OF_ONE = {"uint8": 255.0, "float16": 1.0, "float32": 1.0, "mask": None}
 
 
 def make_instances(
-    cfg: Instances, *, predict: Path, probabilities: Path, store: Path, tables: Path, stamp: Path, engine: Engine
+    cfg: Instances,
+    *,
+    predict: Path,
+    probabilities: Path,
+    groundtruth: Path,
+    store: Path,
+    tables: Path,
+    stamp: Path,
+    engine: Engine,
 ) -> None:
     """Make the objects of all segmented samples of a data set; what stands there for the same probabilities stays.
 
@@ -55,6 +75,8 @@ def make_instances(
         Options of this model.
     predict, probabilities : Path
         Stamp and store of the step predict.
+    groundtruth : Path
+        Stamp of the data set's groundtruth, beside its store; not read unless gray values are measured.
     store : Path
         ``<results>/instances/<model>/<data set>.zarr``.
     tables : Path
@@ -67,10 +89,14 @@ def make_instances(
     predicted = read_json(predict)
     classes, unit = predicted["classes"], VALUE_OF_ONE[predicted["dtype"]]
     samples = predicted["samples"]
-    wanted = {name: objects_digest(entry["digest"], cfg, classes) for name, entry in samples.items()}
+    images = _images(cfg, groundtruth, samples)
+    wanted = {
+        name: Wanted(objects_digest(entry["digest"], cfg, classes), measures_digest(cfg, images[name]))
+        for name, entry in samples.items()
+    }
     done = {name: objects_if_done(name, wanted[name], store, tables) for name in samples}
     # What an unfinished run has found out is of use as long as it is about the same objects.
-    useful = {(name, wanted[name]) for name, details in done.items() if details is None}
+    useful = {(name, wanted[name].labels) for name, details in done.items() if details is None}
 
     def of_use(folder: str) -> bool:
         parts = _parts_of(folder)
@@ -83,13 +109,15 @@ def make_instances(
 
     def pinned() -> Iterator[Pending]:
         for name in missing:
-            yield Pending(name, wanted[name], pin(probabilities / name, samples[name]["digest"], predict))
+            source = pin(probabilities / name, samples[name]["digest"], predict)
+            image = pin(groundtruth.with_suffix(".zarr") / name, images[name], groundtruth) if images[name] else None
+            yield Pending(name, wanted[name], source, image)
 
     make = functools.partial(_make_or_find, cfg=cfg, classes=classes, unit=unit, store=store, tables=tables)
     for sample, details in run_samples(engine, make, pinned(), _blocks, len(missing), "instances"):
         done[sample.name] = details
     entries = {
-        name: {"split": entry["split"], "digest": wanted[name], "objects": (done[name] or {})["objects"]}
+        name: {"split": entry["split"], "digest": wanted[name].labels, "objects": (done[name] or {})["objects"]}
         for name, entry in samples.items()
     }
     logger.info("instances: %d samples, %d made%s", len(samples), len(missing), also_removed(removed))
@@ -102,23 +130,47 @@ def _parts_of(folder: str) -> tuple[str, str] | None:
     return (name, rest[0]) if len(rest) == 3 and rest[2] == "parts" else None
 
 
+def _images(cfg: Instances, groundtruth: Path, samples: Iterable[str]) -> dict[str, str]:
+    """Digest of the image of each sample; empty where gray values are not measured."""
+    if "intensity" not in cfg.measure:
+        return dict.fromkeys(samples, "")
+    entries = read_json(groundtruth)["samples"]
+    if gone := [name for name in samples if name not in entries]:
+        raise UserError(
+            f"{groundtruth} has no longer {len(gone)} of the samples that were segmented, the first of them {gone[0]}; "
+            "run snakemake again"
+        )
+    return {name: entries[name]["image"] for name in samples}
+
+
+class Wanted(NamedTuple):
+    """Digests of the objects of a sample, and of what was measured of them beside the columns that are always there."""
+
+    labels: str
+    measures: str | None
+
+
 def objects_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
     """Digest of the objects of a sample from that of its probabilities."""
-    return digest(probabilities, cfg.model_dump(), classes, method_of_instances(cfg.split, cfg.min_size))
+    options = cfg.model_dump(exclude={"measure"})
+    return digest(probabilities, options, classes, method_of_instances(cfg.split, cfg.min_size))
 
 
-def objects_if_done(name: str, wanted: str, store: Path, tables: Path) -> dict[str, Any] | None:
-    """What was counted in a sample if its objects and their tables are done with that digest."""
-    details = details_if_done(store / name, wanted)
-    return details if details and all((tables / f"{name}{suffix}").is_file() for suffix in SUFFIXES) else None
+def objects_if_done(name: str, wanted: Wanted, store: Path, tables: Path) -> dict[str, Any] | None:
+    """What was counted in a sample if its objects and their tables are done with these digests."""
+    details = details_if_done(store / name, wanted.labels)
+    if not details or details.get("measures") != wanted.measures:
+        return None
+    return details if all((tables / f"{name}{suffix}").is_file() for suffix in SUFFIXES) else None
 
 
 class Pending(NamedTuple):
-    """A sample whose objects are to be made: their digest, and its probabilities."""
+    """A sample whose objects are to be made: their digests, its probabilities, and its image if that is measured."""
 
     name: str
-    wanted: str
+    wanted: Wanted
     probabilities: Pin
+    image: Pin | None
 
 
 def _blocks(sample: Pending) -> int:
@@ -143,45 +195,67 @@ def _make_or_find(
 def _make_sample(
     sample: Pending, cfg: Instances, classes: list[str], unit: float | None, store: Path, tables: Path, runner: Runner
 ) -> dict[str, Any]:
-    name, wanted, probabilities = sample
+    name, wanted, probabilities, image = sample
     source = probabilities.open()
     block = "x".join(map(str, source.grid.block))
-    kept = store / f".{name}.{wanted}.{block}.parts"
+    kept = store / f".{name}.{wanted.labels}.{block}.parts"
     kept.mkdir(parents=True, exist_ok=True)
     run = Path(tempfile.mkdtemp(prefix="run.", dir=kept))
     z, y, x = source.pixel_size
-    work = Work(probabilities, store / name, cfg, wanted, (z / x, y / x, 1.0), kept, run)
-    objects = _components("objects", work, source, runner)
-    if cfg.fill != "none":
-        _components("holes", work, source, runner)
-    split, pieces, groups = _split(objects, work, source, runner)
-    _, piece_labels, count = number_objects(objects, work.least, split, pieces, run / "objects")
-    spec = Spec(
-        source.shape, "uint32" if count < 2**32 else "uint64", "labels", pixel_size=(z, y, x), block=source.grid.block
-    )
-    _begin(work, spec, source)
-    by_block: dict[int, list[tuple[int, np.ndarray]]] = {}
-    for group, blocks, part in groups:
-        for index in blocks.tolist():
-            by_block.setdefault(index, []).append((group, piece_labels[part]))
-    items = ((index, by_block.pop(index, [])) for index in range(len(source.grid)))
-    measured = Measured(run, classes)
-    for _, rows in runner.run(
-        functools.partial(number_block, work=work), items, len(source.grid), f"instances {name}, number"
-    ):
-        measured.add(rows)
-    probabilities.check()
-    if read_attributes(work.target).get("digest") != wanted:  # the tables are those of another run now
+    work = Work(probabilities, store / name, cfg, wanted.labels, (z / x, y / x, 1.0), kept, run)
+    done = details_if_done(work.target, wanted.labels)
+    parts = former_parts(tables / f"{name}.parquet", done["objects"]) if done else None
+    count = done["objects"] if done else 0
+    if parts is None:
+        count, rows = _labelled(work, source, runner, len(classes))
+        parts = [functools.partial(_part, rows, n, classes, source, unit) for n in ranges_of(count)]
+        probabilities.check()
+    measured = Measurements(Measuring(work.target, wanted.labels, "shape" in cfg.measure, image), run)
+    measured.gather(runner)
+    if read_attributes(work.target).get("digest") != wanted.labels:  # the tables are those of another run now
         raise made_anew(work.target)
-    files = measured.write(tables / name, count, source.shape, (z, y, x), unit)
+    files = write_tables(tables / name, (_measured(read(), n, measured) for n, read in enumerate(parts)), run)
+    details = {"objects": count, "files": files}
     try:
-        finish(store / name, wanted, {"objects": count, "files": files})
+        finish(store / name, wanted.labels, details | ({"measures": wanted.measures} if wanted.measures else {}))
     except UserError:
         for suffix in SUFFIXES:  # whose objects they describe is open
             (tables / f"{name}{suffix}").unlink(missing_ok=True)
         raise
     remove(kept)
     return {"objects": count}
+
+
+def _measured(part: Any, number: int, measured: Measurements) -> Any:
+    """Table of a range of labels with what `instances.measure` asks for."""
+    return with_columns(part, measured.columns(number, part["voxels"].to_numpy(), box_voxels(part)))
+
+
+def _part(rows: RowsByLabel, number: int, classes: list[str], source: Result, unit: float | None) -> Any:
+    """Table of a range of labels, without what `instances.measure` asks for."""
+    return object_table(put_together(rows.of(number)), classes, source.shape, source.pixel_size, unit)
+
+
+def _labelled(work: Work, source: Result, runner: Runner, classes: int) -> tuple[int, RowsByLabel]:
+    """Make the labels; gives the number of objects, and what is known of them in each block."""
+    objects = _components("objects", work, source, runner)
+    if work.cfg.fill != "none":
+        _components("holes", work, source, runner)
+    split, pieces, groups = _split(objects, work, source, runner)
+    _, piece_labels, count = number_objects(objects, work.least, split, pieces, work.run / "objects")
+    dtype = "uint32" if count < 2**32 else "uint64"
+    spec = Spec(source.shape, dtype, "labels", pixel_size=source.pixel_size, block=source.grid.block)
+    _begin(work, spec, source)
+    by_block: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for group, blocks, part in groups:
+        for index in blocks.tolist():
+            by_block.setdefault(index, []).append((group, piece_labels[part]))
+    items = ((index, by_block.pop(index, [])) for index in range(len(source.grid)))
+    found = RowsByLabel(work.run, "measured", measured_type(classes))
+    what = f"instances {work.target.name}, number"
+    for _, rows in runner.run(functools.partial(number_block, work=work), items, len(source.grid), what):
+        found.add(rows)
+    return count, found
 
 
 def _components(kind: str, work: Work, source: Result, runner: Runner) -> Forest:

@@ -15,7 +15,7 @@ import numpy as np
 
 from unet_core.blocks import ZYX, Box
 from unet_core.config.datasets import Extent
-from unet_core.config.options import Skip
+from unet_core.config.skip import Skip
 from unet_core.images.in_place import InPlace
 from unet_core.runtime import UserError
 from unet_core.store.pyramid import halve_image
