@@ -33,7 +33,7 @@ from scipy import ndimage
 
 from benchmarks._memory import peak_mb
 from unet_core.blocks import Grid
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.engine import local_engine
 from unet_core.instances.components import (
     build_forest,

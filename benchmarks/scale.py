@@ -32,7 +32,7 @@ import yaml
 
 from benchmarks.weights import _quiet
 from unet_core.blocks import ZYX
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.config.parse import parse_config
 from unet_core.digest import FileHashes
 from unet_core.engine import local_engine

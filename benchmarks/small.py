@@ -18,7 +18,8 @@ from scipy import ndimage
 
 from benchmarks.weights import _quiet, cells
 from unet_core.config.datasets import Dataset, Weights
-from unet_core.config.options import Evaluate, Instances
+from unet_core.config.instances import Instances
+from unet_core.config.options import Evaluate
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.instances.step import make_instances

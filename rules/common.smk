@@ -156,6 +156,27 @@ def evaluations_of_model(wildcards):
     ]
 
 
+def predictions_to_tune_by(wildcards):
+    """Probabilities by which a model's auto options are chosen."""
+    return [
+        f"<results>/predict/{wildcards.model}/{name}.json"
+        for name in cfg.tuned_by(wildcards.model)
+    ]
+
+
+def truths_to_tune_by(wildcards):
+    """Groundtruth of the same data sets."""
+    return [
+        f"<results>/groundtruth/{name}.json" for name in cfg.tuned_by(wildcards.model)
+    ]
+
+
+def tuned_before(wildcards):
+    """What is chosen of a model's options, where something is auto."""
+    tuned = cfg.instances_of(wildcards.model).is_tuned
+    return [f"<results>/tune/{wildcards.model}.json"] if tuned else []
+
+
 def gate_before(wildcards):
     """The gate of a model that is scored, before a data set without annotation."""
     gated = not cfg.datasets[wildcards.dataset].annotations

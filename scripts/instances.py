@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.engine import open_job
 from unet_core.instances.step import make_instances
 from unet_core.records import recorded
@@ -24,4 +24,5 @@ with (
         tables=stamp.with_suffix(""),
         stamp=stamp,
         engine=engine,
+        tuned=next(map(Path, snakemake.input.tuned), None),
     )

@@ -29,7 +29,8 @@ from tests.annotations import scene
 from tests.browser.synthetic import write_results
 from unet_core import method
 from unet_core.config.datasets import Dataset, Weights
-from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Train
+from unet_core.config.instances import Instances
+from unet_core.config.options import Evaluate, Groundtruth, Network, Plan, Predict, Train
 from unet_core.config.section import Section
 from unet_core.engine import Engine, local_engine
 from unet_core.evaluate.step import evaluate_samples

@@ -179,6 +179,9 @@ def make(name: str, jobs: Jobs, results: Path) -> None:
             (results / "train" / key).mkdir(parents=True, exist_ok=True)
             (results / "train" / key / file).write_text(weights)
         made = {"step": step, "weights": weights}
+    elif step == "tune":
+        truths = {d: trained_on(stamp("groundtruth", d)["samples"]) for d in cfg.tuned_by(key)}
+        made = {"step": step, "chosen": digest(truths, [stamp("predict", f"{key}/{d}") for d in truths])}
     elif step in ("predict", "instances", "evaluate", "gate"):
         model, _, dataset = key.partition("/")
         if step == "predict":
@@ -187,7 +190,8 @@ def make(name: str, jobs: Jobs, results: Path) -> None:
             truth = stamp("groundtruth", dataset)["samples"]
             made = {n: [e["split"], digest(e["image"], norms[f"{dataset}/{n}"], weights)] for n, e in truth.items()}
         elif step == "instances":
-            made = {"from": stamp("predict", key), "size": cfg.instances_of(model).min_size}
+            chosen = stamp("tune", model)["chosen"] if cfg.instances_of(model).is_tuned else None
+            made = {"from": stamp("predict", key), "size": chosen or cfg.instances_of(model).min_size}
         elif step == "evaluate":
             truth = {n: e["labels"] for n, e in stamp("groundtruth", dataset)["samples"].items() if e["labels"]}
             made = {"of": stamp("instances", key), "truth": truth, "at": list(cfg.evaluate.thresholds)}
@@ -252,6 +256,27 @@ def test_what_each_change_makes_stale(world: World) -> None:
     then("predict/tuned/cells", "instances/tuned/cells", "evaluate/tuned/cells", "gate/tuned")
     world.write("results/train/tuned/best.safetensors", "others")
     then("train/tuned", "predict/tuned/cells", "instances/tuned/cells", "evaluate/tuned/cells", "gate/tuned")
+
+
+def test_what_is_auto_is_chosen_again_where_validation_changes(world: World) -> None:
+    world.config["models"]["cells"]["instances"] = {"threshold": "auto"}
+    objects = {"instances/cells/cells", "instances/cells/screen", "evaluate/cells/cells", "gate/cells", "report"}
+    assert world.stale() == {"tune/cells", *objects}
+    for path, text, tuned in (
+        ("data/cells_masks/c0.tif", "another annotation of a test sample", False),
+        ("data/screen/s9.tif", "an image of another data set", False),
+        ("data/cells_masks/c2.tif", "another annotation of a training sample", True),
+        ("data/cells/c9.tif", "an image that nobody annotated", True),
+    ):
+        world.run()
+        assert world.stale() == set() and world.current() == world.fresh()
+        world.write(path, text)
+        assert ("tune/cells" in world.stale()) == tuned and "tune/tuned" not in world.stale()
+    world.run()
+    (world.folder / "results/tune/cells.json").unlink()
+    assert world.stale() == {"tune/cells", *objects}
+    world.run()
+    assert world.stale() == set()
 
 
 def test_a_region_and_what_is_skipped_segment_anew_and_train_nothing(world: World) -> None:

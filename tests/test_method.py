@@ -13,7 +13,7 @@ from pydantic import Field
 from tests import method as fixed
 from unet_core import method
 from unet_core.config.datasets import Weights
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.config.section import Section
 from unet_core.digest import digest
 from unet_core.engine import Engine

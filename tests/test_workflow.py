@@ -97,7 +97,7 @@ class Project:
 
     def jobs(self, output: str) -> set[str]:
         """Steps of which Snakemake started jobs."""
-        return set(re.findall(r"^(?:Job \d+: )(\w+):", output, re.M)) & set(STEPS)
+        return set(re.findall(r"^(?:Job \d+: )(\w+):", output, re.M)) & {*STEPS, "tune"}
 
     def counts(self, output: str) -> dict[str, str]:
         """What each step says that it did."""
@@ -546,6 +546,39 @@ def test_a_step_says_what_is_gone_of_the_step_before(project: Project) -> None:
         r"predict/cells/cells.zarr/t001 is missing or damaged; 'snakemake --forcerun predict'", project.run(fails=True)
     )
     assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
+
+
+def test_what_is_auto_is_chosen_by_validation_and_told(project: Project) -> None:
+    auto = {"instances": {"threshold": "auto", "split": "auto", "min_size": "auto"}}
+    project.configure(CONFIG | auto)
+    objects = {"instances", "evaluate", "report"}
+    assert project.jobs(project.run()) == {"tune", *objects}
+    found = json.loads((project.folder / "results/tune/cells.json").read_text())
+    assert found["by"] == ["cells/t003"] and found["objects"] > 0 and found["score"] >= found["before"]
+    page = (project.folder / "results/report/report.html").read_text()
+    told = f"threshold {found['chosen']['threshold']}, min_size {found['chosen']['min_size']}, split "
+    assert f"Objects: {told}" in page and "Settings that were tried" in page
+    tables = project.files("instances")
+    # The numbers that were chosen make the same objects.
+    project.configure(CONFIG | {"instances": found["chosen"]})
+    assert project.jobs(project.run()) == objects and project.files("instances") == tables
+    assert "Settings that were tried" not in (project.folder / "results/report/report.html").read_text()
+    project.configure(CONFIG | auto)
+    assert project.jobs(project.run()) == objects  # what was chosen before still stands
+    assert "Nothing to be done" in project.run()
+    edit_annotation(project, 1)  # of a test sample
+    assert "tune" not in project.jobs(project.run("--dry-run"))
+    edit_annotation(project, 3)
+    assert {"tune", *objects} < project.jobs(project.run("--dry-run"))
+
+
+def test_auto_without_samples_to_choose_by_is_refused(project: Project) -> None:
+    for changed, told in (
+        ({"predict": {"dtype": "mask"}}, "threshold is auto, but predict.dtype mask stores no probabilities"),
+        ({"predict": {"splits": ["test", "unannotated"]}}, "predict.splits leaves out validation"),
+    ):
+        project.configure(CONFIG | {"instances": {"threshold": "auto"}} | changed)
+        assert told in project.run("--dry-run", fails=True)
 
 
 def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project: Project) -> None:

@@ -126,8 +126,10 @@ class Jobs:
             if name not in self.cfg.networks:
                 members = [Source(f"train/{network}", "all") for network in self.cfg.networks_of(name)]
                 found[f"train/{name}"] = Job((f"train/{name}.json",), {"code": method("ensemble")}, {"all": members})
-        for model, dataset in self.pairs:
-            found |= self._pair(model, dataset)
+        pairs = {name: job for pair in self.pairs for name, job in self._pair(*pair).items()}
+        found |= {name: job for name, job in pairs.items() if name.startswith("predict/")}
+        tuned = [model for model in self.cfg.models if self.cfg.instances_of(model).is_tuned]
+        found |= {f"tune/{model}": self._tune(model) for model in tuned} | pairs
         for model in self.cfg.models:
             if scored := self.scored_by(model):
                 sources = [Source(f"evaluate/{model}/{name}", "all") for name in scored]
@@ -185,10 +187,11 @@ class Jobs:
         instances = {"instances": plain(cfg), "code": method_of_instances(cfg.split, cfg.min_size)}
         # Former versions measured nothing more: their tables get columns, and their labels stay.
         instances |= {"measures": method("measures")} if cfg.measure else {}
-        measured = [Source(truth, "images")] if "intensity" in cfg.measure else []
+        more = [Source(truth, "images")] if "intensity" in cfg.measure else []
+        more += [Source(f"tune/{model}", "all")] if cfg.is_tuned else []
         steps: dict[str, tuple[dict[str, Any], list[Source]]] = {
             "predict": (predict | {"code": method("predict")}, [trained, *plans, Source(truth, "images")]),
-            "instances": (instances, [Source(f"predict/{pair}", "all"), *measured]),
+            "instances": (instances, [Source(f"predict/{pair}", "all"), *more]),
         }
         found = {
             f"{step}/{pair}": Job((f"{step}/{pair}.json",), options, {"all": sources}, (f"{step}/{pair}.zarr",))
@@ -202,6 +205,15 @@ class Jobs:
             files = (f"evaluate/{pair}/{file}" for file in SCORE_FILES)
             found[f"evaluate/{pair}"] = Job((f"evaluate/{pair}.json", *files), options, {"all": sources})
         return found
+
+    def _tune(self, model: str) -> Job:
+        """What ``auto`` in the section `instances` of a model stands for."""
+        cfg = plain(self.cfg.instances_of(model))
+        options = {"instances": {key: value for key, value in cfg.items() if key != "measure"}}
+        datasets = self.cfg.tuned_by(model)
+        sources = [Source(f"predict/{model}/{name}", "all") for name in datasets]
+        sources += [Source(f"groundtruth/{name}", "training") for name in datasets]
+        return Job((f"tune/{model}.json",), options | {"code": method("tune")}, {"all": sources})
 
     def _report(self) -> Job:
         rests_on = self.of_report()
@@ -220,12 +232,14 @@ class Jobs:
         networks = [*dict.fromkeys(name for m in models for name in self.cfg.networks_of(m))]
         trained_on = dict.fromkeys(name for network in networks for name in self.cfg.model_of(network).train_on)
         pairs = [f"{model}/{dataset}" for model, dataset in self.pairs]
+        tuned = [model for model in models if self.cfg.instances_of(model).is_tuned]
         return {
             "groundtruth": [*dict.fromkeys([*trained_on, *(name for _, name in self.pairs)])],
             "weights": [*trained_on],
             "plan": networks,
             "train": networks,
             "predict": pairs,
+            **({"tune": tuned} if tuned else {}),
             "instances": pairs,
             "evaluate": [f"{model}/{name}" for model in self.cfg.models for name in self.scored_by(model)],
         }

@@ -14,6 +14,7 @@ VERSIONS = {
     "train": 1,
     "ensemble": 1,
     "predict": 1,
+    "tune": 1,
     "instances": 2,
     "measures": 1,
     "evaluate": 1,
@@ -29,6 +30,7 @@ _FIRST = {
     "ensemble": "d0f9193bcaac5b56ca84",
     "predict": "58f79e2aa6e13b949db2",
     "instances": "28f7d14a772a0b74b1c2",
+    "tune": "tune 1",
     "measures": "measures 1",
     "evaluate": "b0f647a9b0fa84bce18c",
     "report": "dc1bb39e8667043d12e3",
@@ -41,7 +43,7 @@ def method(step: str, as_before: bool = False) -> str:
     Parameters
     ----------
     step : str
-        Name of the step, ``ensemble``, or ``measures``: what `instances.measure` adds to the tables of objects.
+        Name of the step, ``ensemble``, ``tune``, or ``measures``: what `instances.measure` adds to tables of objects.
     as_before : bool
         Whether the version of now makes these results as the version before it did, which then stay valid.
 
@@ -54,7 +56,7 @@ def method(step: str, as_before: bool = False) -> str:
     return _FIRST[step] if version == 1 else f"{step} {version}"
 
 
-def method_of_instances(split: float | None, min_size: int) -> str:
+def method_of_instances(split: float | str | None, min_size: int | str) -> str:
     """Name of the method of the step instances, whose version 2 differs in pieces of a split that are too small.
 
     Parameters
@@ -62,4 +64,4 @@ def method_of_instances(split: float | None, min_size: int) -> str:
     split, min_size
         Options of the step.
     """
-    return method("instances", as_before=split is None or min_size <= 1)
+    return method("instances", as_before=split is None or min_size in (0, 1))

@@ -269,7 +269,7 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
             config(plan={"percentiles": [99, 1]}),
             "plan.percentiles: the low percentile must be below the high one (is: [99, 1])",
         ),
-        (config(instances={"threshold": 1}), "instances.threshold: must be less than 1 (is: 1)"),
+        (config(instances={"threshold": 1}), "instances.threshold: must be less than 1, or must be 'auto' (is: 1)"),
         (
             config(evaluate={"thresholds": [0.5]}),
             "evaluate.thresholds: must contain 0.5 and 0.75: the table has columns for them (is: [0.5])",
@@ -284,7 +284,7 @@ def test_unknown_keys_are_told_with_their_place_and_a_suggestion(raw: dict[str, 
         ),
         (
             config(models={"cells": {"instances": {"split": -1}}}),
-            "models.cells.instances.split: must be greater than or equal to 0 (is: -1)",
+            "models.cells.instances.split: must be greater than or equal to 0, or must be 'auto' (is: -1)",
         ),
         (
             config(predict={"skip": {}}),

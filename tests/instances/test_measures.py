@@ -16,7 +16,8 @@ from skimage.measure import regionprops, regionprops_table
 from tests.instances.test_step import make, smooth_probabilities, store_probabilities
 from unet_core.blocks import Box, Grid
 from unet_core.config.datasets import Dataset
-from unet_core.config.options import Groundtruth, Instances
+from unet_core.config.instances import Instances
+from unet_core.config.options import Groundtruth
 from unet_core.engine import Engine
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth

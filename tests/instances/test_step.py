@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.instances.test_split import joined_one_by_one
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.engine import Engine, local_engine
 from unet_core.instances import passes, step
 from unet_core.instances.split import split_object

@@ -11,7 +11,8 @@ import tifffile
 from scipy import ndimage
 
 from unet_core.config.datasets import Dataset, Weights
-from unet_core.config.options import Groundtruth, Instances, Network, Plan, Predict, Train
+from unet_core.config.instances import Instances
+from unet_core.config.options import Groundtruth, Network, Plan, Predict, Train
 from unet_core.engine import Engine
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth

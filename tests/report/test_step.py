@@ -19,7 +19,8 @@ import yaml
 
 from tests.report.test_gallery import DECODE
 from unet_core.config.datasets import Annotation, Dataset, Split, Weights
-from unet_core.config.options import Evaluate, Groundtruth, Instances, Network, Plan, Predict, Report, Train
+from unet_core.config.instances import Instances
+from unet_core.config.options import Evaluate, Groundtruth, Network, Plan, Predict, Report, Train
 from unet_core.config.skip import Skip
 from unet_core.demo import fluorescence, touching_objects
 from unet_core.engine import Engine

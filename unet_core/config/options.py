@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from unet_core.config.cluster import Dask
 from unet_core.config.datasets import NEW, Dataset, Fraction, Name, NonNegative, Positive, Weights
+from unet_core.config.instances import Instances
 from unet_core.config.section import Section, override
 from unet_core.config.skip import Skip
 
@@ -251,37 +252,6 @@ class Predict(Section):
     )
 
 
-class Instances(Section):
-    """Objects from probabilities."""
-
-    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="foreground probability of an object's pixels"
-    )
-    min_size: int = Field(
-        0, ge=0, description="objects of fewer pixels are removed before holes are filled, pieces of a split joined"
-    )
-    fill: Literal["none", "planes", "volume"] = Field(
-        "none",
-        description="holes become part of the object around them; planes: those that are closed in a z plane; volume: "
-        "in 3D",
-    )
-    split: NonNegative | None = Field(
-        None,
-        description="cut objects (up to 67 million voxels) at necks narrower by twice this many pixels, as in 0.5; "
-        "null: never",
-    )
-    split_by: Literal["distance", "probability"] = Field(
-        "distance",
-        description="probability: split is the least fall of the probability (0..1) between two parts, as in 0.2",
-    )
-    connectivity: Literal["faces", "full"] = Field("faces", description="neighbours: sharing a face, or a corner too")
-    measure: list[Literal["shape", "intensity"]] = Field(
-        default=["shape", "intensity"],
-        json_schema_extra=NEW,
-        description="more columns in the tables of objects; shape: axes, perimeter, ...; intensity: gray values",
-    )
-
-
 class Evaluate(Section):
     """Scores."""
 
@@ -401,6 +371,16 @@ class Config(Section):
         """Section `instances` with the model's own keys."""
         return override(self.instances, self.models[model].instances)
 
+    def tuned_by(self, model: str) -> list[str]:
+        """Annotated data sets by which a model's auto options are chosen: it is applied to them, and learns from them.
+
+        A model that was trained elsewhere learns from none: all of them count.
+        """
+        learnt = {name for network in self.networks_of(model) for name in self.model_of(network).train_on}
+        own = [name for name in self.models[model].predict_on if self.datasets[name].annotations]
+        return [name for name in own if name in learnt or not learnt]
+
     def mask_threshold(self, model: str) -> float | None:
         """Threshold of the masks that `predict` stores instead of probabilities; None where it stores these."""
-        return self.instances_of(model).threshold if self.predict_of(model).dtype == "mask" else None
+        threshold = self.instances_of(model).threshold
+        return float(threshold) if self.predict_of(model).dtype == "mask" else None

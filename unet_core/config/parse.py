@@ -226,6 +226,22 @@ def _stored_problems(cfg: Config, name: str) -> Iterable[str]:
                 f"models.{name}: instances.split_by is probability, but predict.dtype mask stores none; "
                 "use uint8 or distance"
             )
+        if own.threshold == "auto" and cfg.predict_of(name).dtype == "mask":
+            yield (
+                f"models.{name}: instances.threshold is auto, but predict.dtype mask stores no probabilities; "
+                "use uint8 or a number"
+            )
+        if own.is_tuned and not cfg.tuned_by(name):
+            yield (
+                f"models.{name}: something in instances is auto, but the model is applied to no annotated data set "
+                "that it learns from; name one in predict_on, or use numbers"
+            )
+        needed = "train" if model.folds else "validation"
+        if own.is_tuned and needed not in cfg.predict_of(name).splits:
+            yield (
+                f"models.{name}: something in instances is auto, but predict.splits leaves out {needed}, "
+                "by which it would be chosen"
+            )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from unet_core.groundtruth.step import entry_if_done, image_digest_of
 from unet_core.images.readers import companions_of, image_shape
 from unet_core.instances.measures import measures_digest
 from unet_core.instances.step import Wanted, objects_digest, objects_if_done
+from unet_core.instances.tuning import settled
 from unet_core.jobs import Jobs
 from unet_core.network import unet
 from unet_core.plan import step as plan
@@ -358,7 +359,7 @@ class Workload:
             for name, image in self.images[dataset].items()
             if members and all(f"{dataset}/{name}" in member.plan["samples"] for member in members)
         }
-        options, images = self.cfg.instances_of(model), self.images[dataset]
+        options, images = settled(self.cfg.instances_of(model), self._stamp("tune", model)), self.images[dataset]
         objects = {
             name: Wanted(
                 objects_digest(wanted, options, members[0].plan["classes"]), measures_digest(options, images[name])

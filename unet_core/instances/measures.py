@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.blocks import Box
-from unet_core.config.options import Instances
+from unet_core.config.instances import Instances
 from unet_core.digest import digest
 from unet_core.engine import Runner
 from unet_core.instances.hull import CORNER, corner_rows, hull_sizes

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core.blocks import Box, Grid
-from unet_core.config.options import Instances
+from unet_core.config.instances import FixedInstances, Instances
 from unet_core.instances.components import (
     Faces,
     Forest,
@@ -60,7 +60,7 @@ class Work(NamedTuple):
         Probabilities.
     target : Path
         Labels.
-    cfg : Instances
+    cfg : FixedInstances
         Options.
     wanted : str
         Digest of the labels.
@@ -74,7 +74,7 @@ class Work(NamedTuple):
 
     source: Pin
     target: Path
-    cfg: Instances
+    cfg: FixedInstances
     wanted: str
     spacing: Spacing
     kept: Path

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unet_core.config.options import Instances
+from unet_core.config.instances import FixedInstances, Instances
 from unet_core.digest import digest
 from unet_core.engine import Engine, Runner, run_samples
 from unet_core.instances.components import (
@@ -43,6 +43,7 @@ from unet_core.instances.objects import (
     write_tables,
 )
 from unet_core.instances.passes import MAX_BOX_VOXELS, Work, describe, join, number_block, split_objects
+from unet_core.instances.tuning import settled
 from unet_core.method import method_of_instances
 from unet_core.runtime import UserError, read_json, write_stamp
 from unet_core.store.pins import Pin, pin
@@ -66,6 +67,7 @@ def make_instances(
     tables: Path,
     stamp: Path,
     engine: Engine,
+    tuned: Path | None = None,
 ) -> None:
     """Make the objects of all segmented samples of a data set; what stands there for the same probabilities stays.
 
@@ -85,7 +87,10 @@ def make_instances(
         The step's output file.
     engine : Engine
         Where blocks are worked on.
+    tuned : Path, optional
+        Stamp of the rule tune, which has what is ``auto``.
     """
+    cfg = settled(cfg, tuned)
     predicted = read_json(predict)
     classes, unit = predicted["classes"], VALUE_OF_ONE[predicted["dtype"]]
     samples = predicted["samples"]
@@ -150,9 +155,9 @@ class Wanted(NamedTuple):
     measures: str | None
 
 
-def objects_digest(probabilities: str, cfg: Instances, classes: list[str]) -> str:
+def objects_digest(probabilities: str, cfg: FixedInstances, classes: list[str]) -> str:
     """Digest of the objects of a sample from that of its probabilities."""
-    options = cfg.model_dump(exclude={"measure"})
+    options = cfg.model_dump(exclude={"measure", "best_by"})
     return digest(probabilities, options, classes, method_of_instances(cfg.split, cfg.min_size))
 
 
@@ -178,7 +183,13 @@ def _blocks(sample: Pending) -> int:
 
 
 def _make_or_find(
-    sample: Pending, runner: Runner, cfg: Instances, classes: list[str], unit: float | None, store: Path, tables: Path
+    sample: Pending,
+    runner: Runner,
+    cfg: FixedInstances,
+    classes: list[str],
+    unit: float | None,
+    store: Path,
+    tables: Path,
 ) -> dict[str, Any]:
     """Objects of a sample, also where another run was faster."""
     try:
@@ -193,7 +204,13 @@ def _make_or_find(
 
 
 def _make_sample(
-    sample: Pending, cfg: Instances, classes: list[str], unit: float | None, store: Path, tables: Path, runner: Runner
+    sample: Pending,
+    cfg: FixedInstances,
+    classes: list[str],
+    unit: float | None,
+    store: Path,
+    tables: Path,
+    runner: Runner,
 ) -> dict[str, Any]:
     name, wanted, probabilities, image = sample
     source = probabilities.open()

@@ -49,6 +49,21 @@ def describe_model(name: str, results: Path) -> dict[str, Any]:
     return {"name": name, "mean_of": list(members) if len(members) > 1 else [], "networks": networks}
 
 
+def describe_tuning(name: str, results: Path) -> dict[str, Any]:
+    """What was chosen of a model's options of instances, by which samples, and all settings that were tried."""
+    found = read_json(results / "tune" / f"{name}.json")
+    values = ", ".join(f"{key} {'none' if value is None else value}" for key, value in found["chosen"].items())
+    if not found["tried"]:
+        told = f"{values}, as nothing was annotated by which better values could be chosen"
+    else:
+        measure = "SEG" if found["best_by"] == "seg" else "mean of AP50 and AP75"
+        told = (
+            f"{values}, chosen by {found['objects']:,} annotated objects in {len(found['by'])} samples that were not "
+            f"learnt from: {measure} {found['score']:.3f}, and {found['before']:.3f} without a choice"
+        )
+    return {"told": told, "tried": pd.DataFrame(found["tried"])}
+
+
 def describe_network(name: str, model: Path, results: Path) -> dict[str, Any]:
     """Learning curves of a network, its size, and what was decided from the data."""
     plan = read_json(results / "plan" / f"{name}.json")

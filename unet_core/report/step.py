@@ -27,6 +27,7 @@ from unet_core.report.sections import (
     annotation_views,
     describe_model,
     describe_pair,
+    describe_tuning,
     weight_maps,
 )
 from unet_core.report.summary import MATRIX_MEASURE, matrix_of, matrix_tables, measures_of, summary_rows
@@ -137,11 +138,12 @@ def make_report(
     models = [
         describe_model(name, results)
         | {
+            "tuned": describe_tuning(name, results) if name in jobs.get("tune", ()) else None,
             "datasets": [
                 describe_pair(Places(results, name, d), cfg.previews, len(predictions))
                 for m, d in predictions
                 if m == name
-            ]
+            ],
         }
         for name in names
     ]
