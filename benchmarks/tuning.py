@@ -79,7 +79,7 @@ def configuration(data: str) -> dict[str, Any]:
         "weights": {"sigma": 3},
     }
     results = str(RESULTS.relative_to(ROOT))
-    models: dict[str, Any] = {f"numbers_{seed}": {"train": {"seed": seed}} for seed in SEEDS}
+    models: dict[str, Any] = {f"numbers_{seed}": {"train_on": ["dsb2018"], "train": {"seed": seed}} for seed in SEEDS}
     for name, options in VARIANTS.items():
         for seed in SEEDS if options else ():
             path = f"{results}/train/numbers_{seed}"
