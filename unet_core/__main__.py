@@ -16,6 +16,7 @@ COMMANDS = {
     "init": ("unet_core.init.command", "FOLDER [--out CONFIG]: proposes a configuration for images and annotations"),
     "share": ("unet_core.network.share", "MODEL PACKAGE: a trained model for the BioImage Model Zoo"),
     "verify": ("unet_core.store.verify", "[--mend] RESULTS: reads all stores, and says what is damaged"),
+    "view": ("unet_core.view.command", "[RESULTS] [MODEL] [DATASET] [SAMPLE]: images, truth, result, errors in napari"),
 }
 
 
