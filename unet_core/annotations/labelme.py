@@ -98,9 +98,14 @@ def write(path: Path, objects: Iterable[Traced], size: tuple[int, int], image: s
         if any(len(part) > 1 for part in parts):
             of_parts = [_as_mask(one)]
         group = one.number if len(of_parts) > 1 else None
-        common = {"label": one.class_name or class_name, "group_id": group, "flags": {}, "description": ""}
+        common: dict[str, Any] = {
+            "label": one.class_name or class_name,
+            "group_id": group,
+            "flags": {},
+            "description": "",
+        }
         shapes += [common | part for part in of_parts]
-    document = {
+    document: dict[str, Any] = {
         "version": "5.4.1",
         "flags": {},
         "shapes": shapes,
