@@ -30,7 +30,7 @@ FLOORS = [
     {"groundtruth"},
     {"jobs"},
     *({step} for step in STEPS[1:]),
-    {"estimate", "init", "view"},
+    {"correct", "estimate", "init", "view"},
     {"__main__"},
 ]
 
