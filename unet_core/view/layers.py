@@ -92,13 +92,13 @@ def layers_of(places: Places, sample: str, classes: Sequence[str], compared: int
     if predicted:
         layers += probability_layers(predicted, classes)
     else:
-        absent.append("probabilities: not predicted")
+        absent.append("probabilities: not predicted, or not to the end")
     truths = places.results / "groundtruth" / f"{places.dataset}.zarr" / sample / "labels"
     truth, classes_of_truth, ignore = (_done(truths / name) for name in LABELS)
     if found:
         layers.append(_labels("result", found, opacity=0.4))
     else:
-        absent.append("result: objects were not looked for")
+        absent.append("result: objects were not looked for, or not to the end")
     if truth and classes_of_truth and ignore:
         layers.append(_labels("truth", truth, contour=2))
         if len(classes) > 1:
