@@ -23,6 +23,7 @@ from unet_core.correct.command import correct, main
 from unet_core.correct.folder import FORMATS
 from unet_core.groundtruth.samples import find_samples
 from unet_core.runtime import UserError
+from unet_core.store.removal import remove
 
 NAMES = ("p1/raw/a.tif", "p1/raw/b [2].tif", "p2/raw/ü c.tif")
 CLASSES = ["cell", "dead"]
@@ -108,6 +109,18 @@ def test_the_image_lies_where_the_tool_looks_for_it(tmp_path: Path, kind: str) -
         with tifffile.TiffFile(images[1]) as file:
             assert file.series[0].axes == "CYX" and 'PhysicalSizeX="0.25"' in str(file.ome_metadata)
             np.testing.assert_array_equal(file.series[0].asarray()[1], scene() * 2)
+
+
+def test_a_picture_of_three_channels_keeps_its_colours(tmp_path: Path) -> None:
+    cfg = results_of(tmp_path)
+    image = np.zeros((3, 1, *scene().shape), np.uint16)
+    image[0], image[1, :, :15], image[2, :, 15:] = 1000, 500, 500
+    remove(tmp_path / "results/groundtruth/d.zarr/a")
+    store(tmp_path / "results/groundtruth/d.zarr/a", image, "image")
+    correct(cfg, "m", "d", tmp_path / "c", "labelme", 1, ["a"])
+    picture = imagecodecs.png_decode((tmp_path / "c/images/a.png").read_bytes())
+    assert picture.shape == (*scene().shape, 3)
+    assert picture[0, 0].tolist() == [255, 127, 0] and picture[-1, 0].tolist() == [255, 0, 127]
 
 
 def test_volumes_are_corrected_as_labels_and_refused_as_shapes(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_a_plane_has_two_axes_and_a_layer_for_each_channel_and_class(tmp_path: P
     np.testing.assert_array_equal(shown[:2], image[:, 0])
     np.testing.assert_allclose(shown[2:4], probability[:, 0] / 255, atol=1e-6)
     np.testing.assert_array_equal(shown[4:], [truth[0]] * 2)
+    assert len({layers[name].shown["colormap"] for name in names[:2]}) == 2
     # A constant channel can be shown, too.
     assert [layers[name].shown["contrast_limits"] for name in names[:2]] == [(3.0, 250.0), (7.0, 8.0)]
     # Some of a layer, as viewers ask for it.

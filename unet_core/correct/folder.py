@@ -165,8 +165,8 @@ def _write_image(image: Result | InPlace, path: Path) -> None:
     depth, height, width = image.shape
     if path.suffix == ".png":
         channels = image.read(Box((0, 0, 0), (1, height, width)))[:, 0]
-        shown = [stretch_contrast(channel) for channel in (channels if len(channels) == 3 else channels[:1])]
-        picture = np.stack(shown, axis=-1) if len(shown) > 1 else shown[0]
+        # Channels of a picture keep their colours: the contrast is that of all of them.
+        picture = stretch_contrast(np.moveaxis(channels, 0, -1) if len(channels) == 3 else channels[0])
         write_atomic(path, bytes(imagecodecs.png_encode(np.ascontiguousarray(picture))))
         return
     count = image.channels or 1

@@ -28,8 +28,9 @@ from unet_core.store.store import LABELS, Result, open_image_of, read_attributes
 SIDE = 1024
 # Voxels of a sample in which errors are looked for: a few seconds.
 MAX_COMPARED_VOXELS = 2**26
-# Colours of channels that have no name that tells more, so that they can be told apart where they lie upon each other.
+# Colours of channels, to be told apart where they lie upon each other; three of them are mostly those of a picture.
 CHANNEL_COLOURS = ("green", "magenta", "cyan", "yellow", "red", "blue")
+COLOURS_OF = {1: ("gray",), 3: ("red", "green", "blue")}
 ERRORS = {kind: number for number, kind in enumerate(KIND_COLOURS, 1) if kind != "matched"}
 
 
@@ -119,13 +120,10 @@ def image_layers(store: Path, sample: str) -> list[Layer]:
     """A layer for each channel of the image, with the contrast from the first to the 99.9th percentile."""
     image, details = open_image_of(store, sample), read_attributes(store / sample).get("details", {})
     names, seen, count = details.get("channels", []), details.get("intensities", []), image.channels or 1
-    levels, layers = levels_of(image), []
+    levels, colours, layers = levels_of(image), COLOURS_OF.get(count, CHANNEL_COLOURS), []
     for channel in range(count):
         name = names[channel] if channel < len(names) else ""
-        shown: dict[str, Any] = {
-            "colormap": "gray" if count == 1 else CHANNEL_COLOURS[channel % len(CHANNEL_COLOURS)],
-            "blending": "additive",
-        }
+        shown: dict[str, Any] = {"colormap": colours[channel % len(colours)], "blending": "additive"}
         if channel < len(seen):
             low, high = (seen[channel]["percentiles"][level] for level in ("1", "99.9"))
             shown["contrast_limits"] = (low, high if high > low else low + 1)
