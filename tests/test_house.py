@@ -30,14 +30,14 @@ FLOORS = [
     {"groundtruth"},
     {"jobs"},
     *({step} for step in STEPS[1:]),
-    {"estimate", "init"},
+    {"correct", "estimate", "init", "view"},
     {"__main__"},
 ]
 
 # Third-party packages that only these modules, or those of these wings, may import.
 OWNERS = {
     "torch": {"network", "train"},
-    "dask": {"engine", "workers"},
+    "dask": {"engine", "workers", "view/layers"},
     "distributed": {"engine", "workers"},
     "zarr": {"store/result", "images/zarr_images"},
     "PIL": {"images/pictures"},
@@ -45,6 +45,7 @@ OWNERS = {
     "dask_jobqueue": {"workers"},
     "pyarrow": {"instances/objects"},
     "numba": {"compiled"},
+    "napari": {"view/napari_window"},
     "snakemake": set(),
 }
 

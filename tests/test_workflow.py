@@ -447,6 +447,37 @@ def test_a_changed_test_annotation_is_scored_again_and_trains_and_predicts_nothi
     assert before == {step: project.files(step) for step in ("predict", "instances")}
 
 
+def test_a_corrected_result_is_learnt_from_and_no_other_sample_is_touched(project: Project) -> None:
+    before = {step: project.files(step) for step in ("groundtruth", "weights")}
+    model = (project.folder / "results/train/cells/best.safetensors").read_bytes()
+    done = run_function(main, [["correct", "cells", "cells", "--to", "corrected", "--best", "1"]], project.folder)
+    lines = done.stdout[done.stdout.index("\ndatasets:") : done.stdout.index("\nand run")]
+    config = CONFIG | {"datasets": {"cells": CONFIG["datasets"]["cells"] | yaml.safe_load(lines)["datasets"]["cells"]}}
+    project.configure(config)
+    # Nothing counts before it is done.
+    counts = project.counts(project.run())
+    assert counts["groundtruth"] == "7 samples, 0 images and 0 annotations converted, 0 removed"
+    assert all(project.files(step) == files for step, files in before.items())
+    assert (project.folder / "results/train/cells/best.safetensors").read_bytes() == model
+    labels = tifffile.imread(project.folder / "corrected/to_do/t006.tif")
+    labels[labels == labels.max()] = 0
+    labels[:20, :20] = labels.max() + 1
+    tifffile.imwrite(project.folder / "corrected/done/t006.tif", labels)
+    output = project.run()
+    counts = project.counts(output)
+    assert counts["groundtruth"] == "7 samples, 0 images and 1 annotations converted, 0 removed"
+    assert counts["weights"] == "7 samples, 1 made" and project.jobs(output) == set(STEPS)
+    assert (project.folder / "results/train/cells/best.safetensors").read_bytes() != model
+    for step, old in before.items():
+        new = project.files(step)
+        changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+        assert changed and all(name.startswith("cells.zarr/t006/") for name in changed), changed
+    stored = Result(project.folder / "results/groundtruth/cells.zarr/t006/labels/instances").read_all()[0]
+    pairs = {*zip(stored.ravel().tolist(), labels.ravel().tolist(), strict=True)}
+    assert len(pairs) == len(np.unique(stored)) == len(np.unique(labels)) and (0, 0) in pairs
+    assert "Nothing to be done" in project.run()
+
+
 def test_a_failed_training_with_other_options_leaves_no_trace_when_they_are_taken_back(project: Project) -> None:
     table = project.table()
     project.configure(CONFIG | {"train": CONFIG["train"] | {"learning_rate": 1e30}})

@@ -10,12 +10,14 @@ from unet_core.failures import explain
 
 COMMANDS = {
     "check": ("unet_core.groundtruth.check.command", "CONFIG: what the last check of all annotations found"),
+    "correct": ("unet_core.correct.command", "MODEL DATASET --to FOLDER: objects to correct, and to learn from"),
     "demo": ("unet_core.demo", "FOLDER: generates the data of the demo"),
     "estimate": ("unet_core.estimate.command", "[CONFIG]: what a run would do and cost"),
-    "export": ("unet_core.instances.export", "STORE FOLDER: labels as TIFF files"),
+    "export": ("unet_core.instances.export", "STORE FOLDER: objects as TIFF, ImageJ ROIs, GeoJSON, LabelMe or COCO"),
     "init": ("unet_core.init.command", "FOLDER [--out CONFIG]: proposes a configuration for images and annotations"),
     "share": ("unet_core.network.share", "MODEL PACKAGE: a trained model for the BioImage Model Zoo"),
     "verify": ("unet_core.store.verify", "[--mend] RESULTS: reads all stores, and says what is damaged"),
+    "view": ("unet_core.view.command", "[RESULTS] [MODEL] [DATASET] [SAMPLE]: images, truth, result, errors in napari"),
 }
 
 

@@ -459,6 +459,34 @@ def test_of_sources_by_precedence_one_must_annotate_each_image(three: Path) -> N
     assert [line[:37] for line in found] == [f"annotations.{n}: no annotation for c.tif"[:37] for n in (0, 1)]
 
 
+@pytest.mark.parametrize("precedence", ["all", "first"])
+def test_corrections_count_alone_for_the_samples_that_they_have(three: Path, precedence: str) -> None:
+    (three / "masks" / "b.tif").unlink()
+    for name in ("b", "c"):
+        image(three / "done" / f"{name}.tif")
+    sources = [
+        *labels(three / "masks"),
+        {"format": "labels", "path": f"{three}/areas/{{stem}}.tif", "ignore": True},
+        *(source | {"replaces": True} for source in labels(three / "done")),
+    ]
+    for name in ("a", "b", "c"):
+        image(three / "areas" / f"{name}.tif")
+    samples, wrong = find_samples(dataset(f"{three}/images/*.tif", annotations=sources, sources=precedence))
+    assert wrong == []
+    counted = {one.name: [file.parent.name for files in one.annotations for file in files] for one in samples}
+    assert counted == {"a": ["masks", "areas"], "b": ["areas", "done"], "c": ["areas", "done"]}
+    # Of several corrections the first.
+    image(three / "later" / "c.tif")
+    later = [*(source | {"replaces": True} for source in labels(three / "later")), *sources]
+    samples, wrong = find_samples(dataset(f"{three}/images/*.tif", annotations=later, sources=precedence))
+    assert wrong == [] and [file.parent.name for files in samples[2].annotations for file in files] == [
+        "later",
+        "areas",
+    ]
+    with pytest.raises(ValueError, match="replaces is for sources of objects"):
+        dataset("a.tif", annotations=[sources[1] | {"replaces": True}])
+
+
 def test_a_source_must_annotate_the_samples_that_it_names(three: Path) -> None:
     (three / "masks" / "b.tif").unlink()
     (source,) = labels(three / "masks")

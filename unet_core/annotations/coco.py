@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -33,8 +33,10 @@ from unet_core.annotations.layer import (
 from unet_core.annotations.names import Names
 from unet_core.annotations.parsed import BOM, Record, read_bytes, told
 from unet_core.annotations.spans import lists_in
+from unet_core.annotations.traced import Traced
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.files import write_atomic
 
 
 class _Runs(Record):
@@ -133,6 +135,62 @@ def _digested(number: int, text: bytes, index: _Index, file: Path) -> tuple[str,
     except ValueError:  # told when it is read
         return text.decode(errors="replace"), None
     return found.model_dump_json(), index.categories.get(str(found.category_id))
+
+
+class Written(NamedTuple):
+    """An image that `write` puts into a file: its name, height and width, and objects."""
+
+    name: str
+    size: tuple[int, int]
+    objects: Iterable[Traced]
+
+
+def write(path: Path, images: Iterable[Written], classes: Sequence[str]) -> None:
+    """Write the objects of several images, which `read` gives again with the same pixels and classes.
+
+    An object is its outline, or several where it is in parts, or run-lengths where it has holes, which polygons of COCO
+    cannot have.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that is there is replaced.
+    images : iterable of Written
+        The images, one after the other.
+    classes : sequence of str
+        Names of the categories; an object whose class is not known is of the first.
+    """
+    listed, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
+    for image_id, (name, size, objects) in enumerate(images, start=1):
+        listed.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        for one in objects:
+            parts, (top, left), (height, width) = one.parts, one.origin, one.mask.shape
+            segmentation: Any = [part[0].ravel().tolist() for part in parts]
+            if any(len(part) > 1 for part in parts):
+                segmentation = {"size": list(size), "counts": _runs_of(one, size)}
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": list(classes).index(one.class_name or classes[0]) + 1,
+                    "segmentation": segmentation,
+                    "bbox": [left, top, width, height],
+                    "area": int(one.mask.sum()),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    document = {"images": listed, "annotations": annotations, "categories": categories}
+    write_atomic(path, json.dumps(document, ensure_ascii=False).encode())
+
+
+def _runs_of(one: Traced, size: tuple[int, int]) -> list[int]:
+    """Alternating run-lengths down the columns of the image, background first."""
+    (top, left), (_, width) = one.origin, one.mask.shape
+    columns = np.zeros((width, size[0]), bool)
+    columns[:, top : top + one.mask.shape[0]] = one.mask.T
+    ends = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False)) + left * size[0]
+    return np.diff(ends, prepend=0, append=size[0] * size[1]).tolist()
 
 
 def counts_of(text: str, where: str) -> list[int]:

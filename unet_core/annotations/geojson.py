@@ -6,7 +6,8 @@ ignore.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,10 @@ from unet_core.annotations.layer import (
     one_plane,
 )
 from unet_core.annotations.parsed import Record, part_of, read_json
+from unet_core.annotations.traced import Traced
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.files import write_atomic
 
 _Rings = list[list[list[float]]]
 
@@ -101,6 +104,25 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
                     else object_of(position, name, f"object {number}")
                 )
         yield from drawn.told()
+
+
+def write(path: Path, objects: Iterable[Traced]) -> None:
+    """Write the objects of a plane as QuPath imports them; `read` gives the same pixels and classes.
+
+    An object is a polygon with its holes, or several of them where it is in parts.
+    """
+    features = []
+    for one in objects:
+        parts = [[[*ring.tolist(), ring[0].tolist()] for ring in part] for part in one.parts]
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
+        if len(parts) == 1:
+            geometry = {"type": "Polygon", "coordinates": parts[0]}
+        properties: dict[str, Any] = {"objectType": "annotation", "name": str(one.number)}
+        if one.class_name is not None:
+            properties["classification"] = {"name": one.class_name}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    document = {"type": "FeatureCollection", "features": features}
+    write_atomic(path, json.dumps(document, ensure_ascii=False).encode())
 
 
 def _class_of(feature: _Feature) -> str | None:

@@ -6,8 +6,9 @@ Shapes of one label with the same ``group_id`` are parts of one object.
 from __future__ import annotations
 
 import base64
+import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from unet_core.annotations import labels, raster
 from unet_core.annotations.drawn import Drawn, complete
 from unet_core.annotations.layer import Found, Image, Images, Layer, Told, object_of, one_image_each, one_plane
 from unet_core.annotations.parsed import Record, part_of, read_json
+from unet_core.annotations.traced import Traced
 from unet_core.blocks import ZYX
 from unet_core.config.datasets import Annotation
+from unet_core.files import write_atomic
 
 
 class _Shape(Record):
@@ -67,6 +70,60 @@ def read(files: tuple[Path, ...], image: Image, shape: ZYX, source: Annotation) 
                 name = f"shape {-group}" if group < 0 else f"group {group}"
                 yield object_of(np.unique(np.concatenate(whole)), label, name)
         yield from drawn.told()
+
+
+def write(path: Path, objects: Iterable[Traced], size: tuple[int, int], image: str, class_name: str) -> None:
+    """Write the objects of a plane; `read` gives the same pixels and classes.
+
+    An object is a polygon, several polygons of one group where it is in parts, or a mask where it has holes, which
+    LabelMe's polygons cannot have.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that is there is replaced.
+    objects : iterable of Traced
+        The objects.
+    size : tuple of int
+        Height and width of the image.
+    image : str
+        Where the image lies, as seen from the folder of the file.
+    class_name : str
+        Label of objects whose class is not known: LabelMe has none without.
+    """
+    shapes = []
+    for one in objects:
+        parts = one.parts
+        of_parts: list[dict[str, Any]] = [{"points": part[0].tolist(), "shape_type": "polygon"} for part in parts]
+        if any(len(part) > 1 for part in parts):
+            of_parts = [_as_mask(one)]
+        group = one.number if len(of_parts) > 1 else None
+        common: dict[str, Any] = {
+            "label": one.class_name or class_name,
+            "group_id": group,
+            "flags": {},
+            "description": "",
+        }
+        shapes += [common | part for part in of_parts]
+    document: dict[str, Any] = {
+        "version": "5.4.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": image,
+        "imageData": None,
+        "imageHeight": size[0],
+        "imageWidth": size[1],
+    }
+    write_atomic(path, json.dumps(document, ensure_ascii=False).encode())
+
+
+def _as_mask(one: Traced) -> dict[str, Any]:
+    import imagecodecs
+
+    (top, left), (height, width) = one.origin, one.mask.shape
+    mask = base64.b64encode(imagecodecs.png_encode(one.mask.astype(np.uint8) * 255)).decode()
+    corners = [[left, top], [left + width - 1, top + height - 1]]
+    return {"points": corners, "shape_type": "mask", "mask": mask}
 
 
 def _pixels(shape: _Shape, size: tuple[int, int], where: str, drawn: Drawn) -> np.ndarray:

@@ -139,6 +139,19 @@ def rings(path: np.ndarray) -> list[np.ndarray]:
     return [np.array(one) for one in [*found, ring] if len(one) > 2]
 
 
+def path_of(ring: np.ndarray) -> np.ndarray:
+    """A ring of a composite ROI as `rings` reads it: a move to its first point, lines to the others, and its end.
+
+    Examples
+    --------
+    >>> path_of(np.array([[1, 2], [3, 2], [3, 4]])).tolist()
+    [0, 1, 2, 1, 3, 2, 1, 3, 4, 4]
+    """
+    commands = np.ones((len(ring), 1), ring.dtype)
+    commands[0] = 0
+    return np.append(np.hstack([commands, ring]).ravel(), 4)
+
+
 def _curve(control: np.ndarray) -> list[list[float]]:
     """Points of a Bezier curve after its first, by de Casteljau's rule."""
     share = np.linspace(0, 1, STEPS + 1)[1:, None, None]

@@ -99,6 +99,11 @@ class Annotation(Section):
     samples: list[str] = Field(
         default=["*"], min_length=1, description="names of the samples that this source annotates (* matches)"
     )
+    replaces: bool = Field(
+        False,
+        json_schema_extra=NEW,
+        description="where this source has a sample, no other source of objects counts for it: for corrections",
+    )
     broken: Literal["error", "skip"] = Field(
         "error",
         description="objects that cannot be read: error, or skip, which leaves them out with a warning",
@@ -126,6 +131,8 @@ class Annotation(Section):
     def _keys_agree(self) -> Annotation:
         if self.ignore + self.region + (self.class_ is not None) + bool(self.classes) > 1:
             raise ValueError("of ignore, region, class and classes a source may have one")
+        if self.replaces and (self.ignore or self.region):
+            raise ValueError("replaces is for sources of objects: areas to ignore and regions always count")
         described = DESCRIPTIONS[self.format]
         if self.ignore_label is not None and not described.ignore_label:
             *most, last = (one.name for one in DESCRIPTIONS.values() if one.ignore_label)

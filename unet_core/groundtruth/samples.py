@@ -358,10 +358,12 @@ def _unannotated(
         if not (source.ignore or source.region)
     ]
     anywhere = {position for _, _, found in asked for position in found}
+    replaced = {position for _, source, found in asked if source.replaces for position in found}
     for number, source, own in asked:
-        if DESCRIPTIONS[source.format].sparse or matched[number] is None:
+        # Of corrections there are some.
+        if DESCRIPTIONS[source.format].sparse or source.replaces or matched[number] is None:
             continue
-        found = anywhere if cfg.sources == "first" else own
+        found = anywhere if cfg.sources == "first" else replaced | own.keys()
         wanted = [i for i, image in enumerate(images) if fits(image.name, source.samples)]
         without = [images[i].path.name for i in wanted if i not in found]
         if without:
@@ -372,7 +374,8 @@ def _unannotated(
 def _counting(cfg: Dataset, files: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:
     """Files of each source for one sample, of those that count."""
     objects = [i for i, source in enumerate(cfg.annotations) if files[i] and not (source.ignore or source.region)]
-    counts = {*objects[:1]} if cfg.sources == "first" else {*objects}
+    replacing = [i for i in objects if cfg.annotations[i].replaces]
+    counts = {*(replacing or objects)[:1]} if replacing or cfg.sources == "first" else {*objects}
     return tuple(
         part if i in counts or cfg.annotations[i].ignore or cfg.annotations[i].region else ()
         for i, part in enumerate(files)

@@ -278,7 +278,10 @@ def _parts(sample: Sample, contents: tuple[str, ...], cfg: Dataset) -> list[Any]
 
 def _labels_digest(sample: Sample, parts: list[Any], cfg: Dataset, policy: Groundtruth, image: dict[str, Any]) -> str:
     sources = [source for source, files in zip(cfg.annotations, sample.annotations, strict=True) if files]
-    read = [[source.model_dump(exclude={"path", "samples"}), part] for source, part in zip(sources, parts, strict=True)]
+    read = [
+        [source.model_dump(exclude={"path", "samples", "replaces"}), part]
+        for source, part in zip(sources, parts, strict=True)
+    ]
     # Annotations without axes of their own have those of the image; only unusual ones make others of the same values.
     order = [axis for axis in sample.axes if axis in "tzyx"]
     unusual = [] if order == sorted(order, key="tzyx".index) else [order]

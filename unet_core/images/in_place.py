@@ -46,8 +46,8 @@ class InPlace:
         a, b, c = reference.get("chunk", (1, 1, 1))
         self.chunk: ZYX = (a, b, c)
 
-    def read(self, box: Box) -> np.ndarray:
-        """Voxels of a box inside the image, shape (c, z, y, x).
+    def read(self, box: Box, step: int = 1) -> np.ndarray:
+        """Voxels of a box inside the image, shape (c, z, y, x); with a step every n-th one along y and x.
 
         Raises
         ------
@@ -55,7 +55,9 @@ class InPlace:
             If the file is missing, damaged, not what the step groundtruth looked at, or holds a number that is not
             finite.
         """
-        return self._part(box.slices)
+        z, *yx = box.slices
+        y, x = (slice(one.start, one.stop, step) for one in yx)
+        return self._part((z, y, x))
 
     def preview(self, plane: int, limit: int = 1024) -> np.ndarray:
         """Every n-th pixel of one z plane, so that its sides are within `limit`."""

@@ -155,6 +155,10 @@ class Result:
         (z, y, x), (depth, by, bx) = self.grid.shape, self.grid.block
         return Grid((z, -(-y // 2**level), -(-x // 2**level)), (depth, by >> level, bx >> level))
 
+    def shape_at(self, level: int) -> ZYX:
+        """Extent along z, y, x at a resolution."""
+        return self._grid_at(level).shape
+
     def read_all(self) -> np.ndarray:
         """All voxels."""
         return self.read(Box((0, 0, 0), self.shape))

@@ -14,11 +14,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from unet_core.config.datasets import ConfigError
-from unet_core.config.options import Config
-from unet_core.config.parse import parse_config
+from unet_core.config.parse import read_config
 from unet_core.digest import hash_of_file
 from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
 from unet_core.groundtruth.samples import expand
@@ -38,7 +35,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--status", type=int, default=0, help="exit status of the Snakemake that made the check")
     given = parser.parse_args(arguments)
     try:
-        cfg = _read(Path(given.config))
+        cfg = read_config(Path(given.config))
     except ConfigError as error:
         # A run that failed has told the same.
         sys.exit(given.status or str(error))
@@ -82,22 +79,6 @@ def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
             f"{tables[0].parent} is damaged; 'snakemake --forcerun groundtruth' writes its tables again"
         ) from None
     return [*lines, f"  pictures: {tables[0].with_name(page)}" if findings else "  nothing to look at"], errors
-
-
-def _read(path: Path) -> Config:
-    """The configuration; `ConfigError` where it cannot be read or is wrong."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no YAML ({error})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: must hold keys with values, as config.yaml does")
-    try:
-        return parse_config(raw)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def _images(samples: Rows) -> str:

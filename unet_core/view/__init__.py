@@ -1,0 +1,1 @@
+"""Look at results: images, annotations, objects, probabilities and errors as layers of napari."""
