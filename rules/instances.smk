@@ -1,4 +1,4 @@
-"""Probabilities come in, and images for their gray values; labels unique in each sample and tables of objects go out."""
+"""Probabilities come in, and images for their gray values; labels unique in each sample and tables go out."""
 
 
 rule instances:

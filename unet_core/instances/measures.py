@@ -67,7 +67,7 @@ def measures_digest(cfg: Instances, image: str) -> str | None:
     """
     if not cfg.measure:
         return None
-    return digest(sorted(cfg.measure), image if "intensity" in cfg.measure else None, method("measures"))
+    return digest(sorted({*cfg.measure}), image if "intensity" in cfg.measure else None, method("measures"))
 
 
 def measure_block(index: int, work: Measuring) -> dict[str, np.ndarray]:
