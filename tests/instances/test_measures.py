@@ -194,6 +194,21 @@ def test_the_tables_have_the_measures_of_the_labels_whatever_the_blocks(
     assert columns.index("border") + 1 == columns.index("equivalent_diameter_um")
 
 
+@pytest.mark.parametrize("shape", [(1, 40, 30), (3, 40, 30)])
+def test_a_sample_without_objects_has_a_table_without_rows_and_all_columns(
+    tmp_path: Path, engine: Engine, shape: tuple[int, int, int]
+) -> None:
+    names = []
+    for value in (0, 200):
+        home = tmp_path / str(value)
+        store_probabilities(home, np.full((2, *shape), value // 2, np.uint8), (4, 256, 256))
+        store_image(home, np.ones((2, *shape), np.float32), (1, 1, 1))
+        _, table = make(home, Instances(), engine)
+        assert len(table) == (value > 0)
+        names.append(list(table))
+    assert names[0] == names[1] and len(names[0]) > 30
+
+
 def states(folder: Path, pattern: str) -> dict[Path, tuple[int, bytes]]:
     files = [path for path in folder.rglob(pattern) if path.is_file()]
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
