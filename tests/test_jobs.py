@@ -293,6 +293,17 @@ def test_a_region_and_what_is_skipped_segment_anew_and_train_nothing(world: Worl
     assert world.stale() == {*pairs, "evaluate/cells/cells", "gate/cells", "report"}
 
 
+def test_other_measures_of_objects_predict_nothing(world: World) -> None:
+    objects = {name for name in PAIRS if name.startswith("instances")}
+    for measure in (["shape"], ["intensity"], []):
+        world.config["instances"] = {"measure": measure}
+        assert world.stale() == {*objects, *SCORES, "report"}
+        world.run()
+        assert world.stale() == set() and world.current() == world.fresh()
+        images = [source.job for source in world.jobs().all["instances/cells/screen"].parts["all"]]
+        assert ("groundtruth/screen" in images) == ("intensity" in measure)
+
+
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
 @pytest.mark.parametrize(
     ("job", "file"),

@@ -67,7 +67,7 @@ def measures_digest(cfg: Instances, image: str) -> str | None:
     """
     if not cfg.measure:
         return None
-    return digest(sorted(cfg.measure), image if "intensity" in cfg.measure else None, method("measures"))
+    return digest(sorted({*cfg.measure}), image if "intensity" in cfg.measure else None, method("measures"))
 
 
 def measure_block(index: int, work: Measuring) -> dict[str, np.ndarray]:
@@ -135,7 +135,9 @@ class Measurements:
             self._rows["intensity"] = RowsByLabel(folder, "intensity", intensity_type(channels))
 
     def gather(self, runner: Runner) -> None:
-        """Measure all blocks."""
+        """Measure all blocks, if anything is to be measured."""
+        if not self._rows:
+            return
         count = len(self._work.open().grid)
         measure = functools.partial(measure_block, work=self._work)
         for _, found in runner.run(measure, range(count), count, f"instances {self._work.labels.name}, measure"):

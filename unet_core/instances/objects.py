@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from unet_core.store.store import read_attributes
 
 POSITIONS = ("z", "y", "x")
 SUFFIXES = (".csv", ".parquet")
-# Objects that are put together at once, in memory: about 100 bytes for each block that one reaches into.
+# Objects that are put together at once, in memory: a few hundred bytes for each block that one reaches into.
 OBJECTS_PER_FILE = 2**13
 # The last column that is there whatever `instances.measure` says.
 LAST_COLUMN = "border"
@@ -197,21 +198,24 @@ def ranges_of(count: int) -> range:
     return range(max(1, -(-count // OBJECTS_PER_FILE)))
 
 
-def former_parts(path: Path, count: int) -> list[Callable[[], pa.Table]] | None:
+def former_parts(path: Path, details: dict[str, Any]) -> list[Callable[[], pa.Table]] | None:
     """The columns that do not depend on `instances.measure`, from a table of the same objects; None if it is no use.
 
     Parameters
     ----------
     path : Path
         The table as Parquet.
-    count : int
-        Objects in it.
+    details : dict
+        What the step noted of these objects: how many there are, and checksums of the tables.
 
     Returns
     -------
     list of callable or None
         Reads the part of each range of labels.
     """
+    if f"{path.parent.name}/{path.name}" not in details.get("files", {}):  # it may be damaged
+        return None
+    count: int = details["objects"]
     try:
         check_table(path)
         file = pyarrow.parquet.ParquetFile(path)
@@ -241,9 +245,8 @@ def with_columns(table: pa.Table, columns: dict[str, np.ndarray]) -> pa.Table:
 
     Numbers are rounded to ten digits, since the last ones depend on where blocks begin.
     """
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(_rounded(values), from_pandas=True))
-    return table
+    more = {name: pa.array(_rounded(values), from_pandas=True) for name, values in columns.items()}
+    return pa.table(dict(zip(table.column_names, table.columns, strict=True)) | more)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

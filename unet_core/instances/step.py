@@ -221,7 +221,7 @@ def _make_sample(
     z, y, x = source.pixel_size
     work = Work(probabilities, store / name, cfg, wanted.labels, (z / x, y / x, 1.0), kept, run)
     done = details_if_done(work.target, wanted.labels)
-    parts = former_parts(tables / f"{name}.parquet", done["objects"]) if done else None
+    parts = former_parts(tables / f"{name}.parquet", done) if done else None
     count = done["objects"] if done else 0
     if parts is None:
         count, rows = _labelled(work, source, runner, len(classes))
