@@ -11,6 +11,7 @@ import errno
 import functools
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +30,6 @@ from unet_core.store.shards import PLACE_BYTES, CutShort, has_no_chunk, read_ind
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
-STEPS = ("groundtruth", "weights", "predict", "instances")
 # What the system says of a folder that was deleted meanwhile, or moved with one above it.
 GONE = (errno.ENOENT, errno.ESTALE)
 
@@ -144,10 +144,8 @@ class Result:
                     f"{self.path}: block {self.grid.position(index)} is missing or cut short; {repair(self.path)}"
                 ) from None
             except (ValueError, OSError) as error:
-                raise UserError(
-                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {shard}, "
-                    f"then {repair(self.path)}"
-                ) from None
+                where = shard.relative_to(self.path)
+                raise UserError(f"cannot read {box} of {self.path} ({where}: {error}); {repair(self.path)}") from None
         return out
 
     def _grid_at(self, level: int) -> Grid:
@@ -292,10 +290,17 @@ def made_anew(path: Path) -> UserError:
 
 
 def repair(path: Path) -> str:
-    """Which command makes a missing result again."""
-    above = [parent.name for parent in store_of(path).parents]
-    step = next((name for name in above if name in STEPS), "groundtruth")
-    return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
+    """Which commands make again what is missing or damaged of a result, and nothing else."""
+    return mending(store_of(path))
+
+
+def mending(folder: Path) -> str:
+    """The same of all that lies below a folder of results, or of a step in it."""
+    # By itself a run sees neither flipped bits nor what is missing inside of a store: it looks at times and names.
+    return (
+        f"run 'python -m unet_core verify --mend {shlex.quote(str(folder))}', then snakemake again, which makes again "
+        "what is damaged, and nothing else"
+    )
 
 
 def store_of(path: Path) -> Path:

@@ -33,7 +33,6 @@ from unet_core.store.result import (
     BLOCK,
     CHUNK,
     GONE,
-    STEPS,
     Kind,
     Result,
     Spec,
@@ -42,7 +41,7 @@ from unet_core.store.result import (
     store_of,
 )
 
-__all__ = ["BLOCK", "CHUNK", "STEPS", "Kind", "Result", "Spec"]
+__all__ = ["BLOCK", "CHUNK", "Kind", "Result", "Spec"]
 
 # Looks at a result that other runs begin or replace at the same moment.
 MAX_ATTEMPTS = 20

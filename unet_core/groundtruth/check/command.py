@@ -78,8 +78,9 @@ def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
         lines += [f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]]
         errors = sum(row["level"] == "error" for row in findings)
     except (ValueError, LookupError, TypeError, csv.Error):
+        stamp = tables[0].parent.with_suffix(".json")
         raise UserError(
-            f"{tables[0].parent} is damaged; 'snakemake --forcerun groundtruth' writes its tables again"
+            f"{tables[0].parent} is damaged; delete {stamp}, and the next run writes its tables again"
         ) from None
     return [*lines, f"  pictures: {tables[0].with_name(page)}" if findings else "  nothing to look at"], errors
 
