@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.blocks import Box
+from unet_core.failures import explain
 from unet_core.runtime import UserError
 from unet_core.store.pyramid import halve_labels
 from unet_core.store.removal import remove_others
 from unet_core.store.store import Result, Spec, begin, details_if_done, finish, read_attributes
+from unet_core.store.verify import verify
 
 IMAGE = Spec((3, 300, 520), "uint16", "image", channels=2, pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
 LABELS = Spec((3, 300, 520), "uint32", "labels", pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
@@ -306,6 +309,42 @@ def test_runs_that_begin_the_same_result_at_once_all_get_it(tmp_path: Path, befo
             assert sorted(found.name for found in path.parent.iterdir()) == ["cells", "zarr.json"]
     finally:
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE, errno.EIO])
+def test_a_result_that_the_system_does_not_let_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    result, shard = Result(path), Result(path).shards_of(0)[0]
+    files = {file: file.stat().st_ino for file in path.rglob("*")}
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    looks: list[Callable[[], object]] = [
+        result.read_all,
+        lambda: Result(path),
+        lambda: read_attributes(path),
+        lambda: details_if_done(path, "d"),
+        lambda: begin(path, "d", LABELS, {}),
+    ]
+    monkeypatch.setattr("unet_core.store.shards._index_of", refuse)
+    for module in ("store", "result"):
+        monkeypatch.setattr(f"unet_core.store.{module}.read_group", refuse)
+    for look in looks:
+        with pytest.raises(OSError) as told:
+            look()
+        assert str(explain(told.value)).startswith(f"{shard if look == result.read_all else path}: ")
+    monkeypatch.undo()
+    monkeypatch.setattr("unet_core.store.shards._index_of", refuse)
+    if number == errno.EIO:  # a part of the disk that fails
+        assert {damage.what.split("]")[0] for damage in verify(tmp_path)[1]} == {"[Errno 5"}
+    else:
+        with pytest.raises(OSError):
+            verify(tmp_path)
+    assert {file: file.stat().st_ino for file in path.rglob("*")} == files
 
 
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
+from unet_core.failures import explain
 from unet_core.files import name_below, open_folder
 from unet_core.runtime import UserError
 from unet_core.store.ngff import chunk_shape, read_array, read_group
@@ -34,6 +35,10 @@ LEVELS = 4
 GONE = (errno.ENOENT, errno.ESTALE)
 
 Kind = Literal["image", "labels"]
+
+
+class Overtaken(UserError):
+    """Another run has put its own result in the place of this one's: no fault of what is read."""
 
 
 class Spec(NamedTuple):
@@ -103,6 +108,7 @@ class Result:
             if ours.get("arrays", crcs) != crcs:
                 raise ValueError("the description of an array is damaged")
         except (OSError, LookupError, ValueError) as error:
+            pass_refusal(error, path)
             raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
         self.kind, self.digest, self.generation = (ours.get(key) for key in ("kind", "digest", "generation"))
         self.has_channels = len(finest["shape"]) == 4
@@ -144,6 +150,7 @@ class Result:
                     f"{self.path}: block {self.grid.position(index)} is missing or cut short; {repair(self.path)}"
                 ) from None
             except (ValueError, OSError) as error:
+                pass_refusal(error, shard)
                 where = shard.relative_to(self.path)
                 raise UserError(f"cannot read {box} of {self.path} ({where}: {error}); {repair(self.path)}") from None
         return out
@@ -254,6 +261,23 @@ class Result:
         return f"{level}/{self.separator.join(map(str, ('c', *lead, *self.grid.position(index))))}"
 
 
+def pass_refusal(error: Exception, path: Path, but: Sequence[int] = ()) -> None:
+    """Raise an error of the system (no permission, a failing disk) as what it is: the file may be whole.
+
+    Parameters
+    ----------
+    error : Exception
+        Of reading.
+    path : Path
+        What was read: the file, or the folder that it lies in.
+    but : sequence of int
+        Numbers of errors (errno) that are not raised.
+    """
+    if isinstance(error, OSError) and error.errno not in but and explain(error):
+        name_below(error, path)
+        raise error
+
+
 @contextlib.contextmanager
 def open_for_writing(path: Path, digest: str, generation: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Descriptor of a result's folder, and the attributes of its group, for one who computes that digest.
@@ -284,9 +308,9 @@ def open_for_writing(path: Path, digest: str, generation: str | None = None) -> 
         raise made_anew(path) from None
 
 
-def made_anew(path: Path) -> UserError:
+def made_anew(path: Path) -> Overtaken:
     """What a run is told that is no longer the one that makes a result."""
-    return UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+    return Overtaken(f"{path} is being made anew by another run with other settings or data; this run stops")
 
 
 def repair(path: Path) -> str:

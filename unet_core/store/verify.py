@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
-from unet_core.store.beside import damaged_beside, has_records, mend_beside
+from unet_core.store.beside import DAMAGES, damaged_beside, has_records, mend_beside
 from unet_core.store.ngff import METADATA_FILE, NGFF_VERSION, read_group
 from unet_core.store.removal import remove
-from unet_core.store.result import store_of
+from unet_core.store.result import pass_refusal, store_of
 from unet_core.store.shards import check_shard, checksum
 from unet_core.store.store import LABELS, Result, read_attributes, restore_group
 
@@ -162,7 +162,8 @@ def _checked_folders(store: Path, results: Collection[Path]) -> Iterator[tuple[P
                 yield folder / METADATA_FILE, "damaged (it does not say what is in its folder)"
         except FileNotFoundError:
             yield folder / METADATA_FILE, "missing"
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            pass_refusal(error, folder, but=DAMAGES)
             yield folder / METADATA_FILE, "damaged"
 
 
@@ -193,6 +194,7 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
             try:
                 check_shard(shard, result.chunks_per_shard, result.chunk_bytes >> 2 * level, result.place(index, level))
             except (ValueError, OSError) as error:
+                pass_refusal(error, shard, but=DAMAGES)
                 found.append((shard, str(error)))
             size += shard.stat().st_size if shard.exists() else 0
         return index, size, found
@@ -215,6 +217,7 @@ def _checked_beside(path: Path, attributes: dict[str, Any]) -> Iterator[tuple[Pa
         except FileNotFoundError:
             yield file, "missing"
         except OSError as error:
+            pass_refusal(error, file, but=DAMAGES)
             yield file, str(error)
 
 
