@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
@@ -44,6 +45,10 @@ def _run(name: str, *arguments: str) -> None:
     except Exception as error:
         if told := explain(error):
             sys.exit(f"{name}: {told}")
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # a path of the command line that is something else
+            sys.exit(f"{name}: {os.fsdecode(error.filename)}: {error.strerror}")
         raise
 
 

@@ -6,8 +6,10 @@ import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from unet_core.config.datasets import NAME_PATTERN, ConfigError
@@ -44,6 +46,28 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError(_message(problems))
     return cfg
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a file, complete.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is wrong; the message begins with its path.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is no YAML ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold keys with values, as config.yaml does")
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _short_gate(raw: Mapping[str, Any]) -> Mapping[str, Any]:

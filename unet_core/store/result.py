@@ -109,7 +109,7 @@ class Result:
                 raise ValueError("the description of an array is damaged")
         except (OSError, LookupError, ValueError) as error:
             pass_refusal(error, path)
-            raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
+            raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from error
         self.kind, self.digest, self.generation = (ours.get(key) for key in ("kind", "digest", "generation"))
         self.has_channels = len(finest["shape"]) == 4
         self.grid = Grid(_last3(finest["shape"]), _last3(shards))

@@ -265,7 +265,8 @@ def finish(
         How viewers should show its channels (OME-NGFF, ``omero``).
     generation : str, optional
         Of the folder from `begin` (`Result.generation`). One who took over blocks of another digest must name it: it
-        has looked at the blocks of that folder alone.
+        has looked at the blocks of that folder alone. Others need not, where a folder is new or has their digest: all
+        blocks in it were written for that digest, whichever run wrote them, and one that is missing is noticed.
 
     Raises
     ------

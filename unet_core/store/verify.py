@@ -65,9 +65,8 @@ def stores_in(folder: Path) -> list[Path]:
     """
     stores = [folder] if folder.suffix == ".zarr" else sorted(folder.rglob("*.zarr"))
     if not any(True for store in stores for _ in results_of(store)) and not has_records(folder):
-        raise UserError(
-            f"{folder} has no stores; name a folder of results, or a store, as in results/predict/hela/hela.zarr"
-        )
+        what = "has no stores" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}; name a folder of results, or a store, as in results/predict/hela/hela.zarr")
     return stores
 
 
@@ -124,8 +123,8 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     """
     states: list[State] = []
     damages: list[Damage] = []
+    stores = stores_in(folder)
     with ThreadPoolExecutor() as pool, tqdm(unit="B", unit_scale=True, desc="verify", file=sys.stderr) as progress:
-        stores = stores_in(folder)
         results = {path: None for store in stores for path in results_of(store)}
         for store in stores:
             damages += [Damage(None, file, None, what) for file, what in _checked_folders(store, results)]
@@ -138,7 +137,9 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
                 if not _has_version(read_group(path)):
                     raise UserError("its description is damaged")
             except UserError as error:
-                damages.append(Damage(path, path / "zarr.json", None, str(error)))
+                missing = isinstance(error.__cause__, FileNotFoundError)
+                what = "missing, or a file in its folder" if missing else f"damaged ({error.__cause__ or error})"
+                damages.append(Damage(path, path / METADATA_FILE, None, what))
                 continue
             written = 0
             for block, size, found in _checked(pool, result, attributes["done"]):

@@ -14,13 +14,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from unet_core.config.datasets import ConfigError
-from unet_core.config.options import Config
-from unet_core.config.parse import parse_config
+from unet_core.config.parse import read_config
 from unet_core.digest import hash_of_file
-from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, NEEDED_OF_FINDINGS, NEEDED_OF_SAMPLES, read_table
 from unet_core.groundtruth.samples import expand
 from unet_core.records import read_record
 from unet_core.runtime import UserError
@@ -38,7 +35,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--status", type=int, default=0, help="exit status of the Snakemake that made the check")
     given = parser.parse_args(arguments)
     try:
-        cfg = _read(Path(given.config))
+        cfg = read_config(Path(given.config))
     except ConfigError as error:
         # A run that failed has told the same.
         sys.exit(given.status or str(error))
@@ -50,7 +47,7 @@ def main(arguments: list[str]) -> None:
     for name in annotated:
         try:
             lines, wrong = _shown(Path(expand(cfg.results)), name, dated=bool(given.status))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             print(f"{name}: was not checked yet")
             continue
         except UserError as error:
@@ -72,7 +69,7 @@ def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
         if seen and hash_of_file(path) != seen[2]:
             raise UserError(f"{path} is damaged; delete it, and the next run writes it again")
     try:
-        samples, findings = map(read_table, tables)
+        samples, findings = map(read_table, tables, (NEEDED_OF_SAMPLES, NEEDED_OF_FINDINGS))
         written = time.strftime("%Y-%m-%d %H:%M", time.localtime(tables[0].with_name(page).stat().st_mtime))
         lines = [f"{name}{f', written {written}' if dated else ''}: {_images(samples)}"]
         lines += [f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]]
@@ -83,22 +80,6 @@ def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
             f"{tables[0].parent} is damaged; delete {stamp}, and the next run writes its tables again"
         ) from None
     return [*lines, f"  pictures: {tables[0].with_name(page)}" if findings else "  nothing to look at"], errors
-
-
-def _read(path: Path) -> Config:
-    """The configuration; `ConfigError` where it cannot be read or is wrong."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no YAML ({error})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: must hold keys with values, as config.yaml does")
-    try:
-        return parse_config(raw)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def _images(samples: Rows) -> str:
