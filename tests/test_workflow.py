@@ -108,9 +108,9 @@ class Project:
             done = run_function(main, [shlex.split(command)], self.folder)
             assert done.returncode == 0, done.stdout
         paths = {*re.findall(r"(\S+) is (?:damaged|not valid JSON)[^;]*; delete it", message)}
-        paths |= {*re.findall(r"delete the folder (\S+)", message)}
+        paths |= {*re.findall(r"delete (?:the folder )?(\S*/\S+) (?:and|before)", message)}
         for path in (self.folder / name for name in paths):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         assert commands or paths, message
 
     def jobs(self, output: str) -> set[str]:
@@ -599,6 +599,7 @@ def test_who_follows_the_messages_about_damaged_results_has_them_made_again_and_
     spoil(predict / "t002/0/c.0.0.0.0", lambda content: content[:-9])
     spoil(predict / "t003/0/c.0.0.0.0", flipped)
     (predict / "t004/zarr.json").unlink()
+    begin(predict / "t005", "other", Spec((1, 150, 130), "uint8", "image", 1), {})
     (tables / "t005.csv").unlink()
     spoil(tables / "t006.parquet", flipped)
     assert "Nothing to be done" in project.run("--dry-run")
@@ -609,6 +610,7 @@ def test_who_follows_the_messages_about_damaged_results_has_them_made_again_and_
         told_by(Result(predict / "t002").read_all),
         told_by(Result(predict / "t003").read_all),
         told_by(Result, predict / "t004"),
+        told_by(pin, predict / "t005", "d", predict.with_suffix(".json")),
         told_by(check_table, tables / "t005.csv"),
         told_by(check_table, tables / "t006.parquet"),
     ]
@@ -627,7 +629,7 @@ def test_who_follows_the_messages_about_damaged_results_has_them_made_again_and_
         "weights": "6 samples, 1 made",
         "plan": "",
         "train": "nothing has changed",
-        "predict": "7 samples, 4 segmented",
+        "predict": "7 samples, 5 segmented",
         "instances": "7 samples, 2 made",
         "evaluate": "2 samples, 0 scored",
         "report": "",
