@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.network.ensemble import write_ensemble
 from unet_core.records import recorded
 from unet_core.runtime import job_log

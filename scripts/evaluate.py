@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.options import Evaluate
 from unet_core.engine import open_job
 from unet_core.evaluate.step import evaluate_samples
 from unet_core.records import recorded
 
-stamp = Path(snakemake.output.stamp)
-options = snakemake.params.cfg
+stamp, options = Path(snakemake.output.stamp), snakemake.params.cfg
 groundtruth, instances = Path(snakemake.input.groundtruth), Path(snakemake.input.instances)
 
 with (

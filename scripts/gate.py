@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.options import Evaluate
 from unet_core.evaluate.gate import check_gate
 from unet_core.records import recorded

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.engine import open_job

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.instances import Instances
 from unet_core.engine import open_job
 from unet_core.instances.step import make_instances

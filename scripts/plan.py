@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.options import Plan, Predict, Train
 from unet_core.plan.step import make_plan
 from unet_core.records import recorded

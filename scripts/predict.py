@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.datasets import Extent
 from unet_core.config.options import Predict
 from unet_core.engine import open_job
@@ -10,12 +11,10 @@ from unet_core.network.device import environments_of_gpus
 from unet_core.predict.step import predict_samples
 from unet_core.records import recorded
 
-options, stamp = snakemake.params.cfg, Path(snakemake.output.stamp)
+options, stamp, dask = snakemake.params.cfg, Path(snakemake.output.stamp), snakemake.params.dask
 gpus = partial(environments_of_gpus, snakemake.resources)
-with (
-    open_job("predict", snakemake.log[0], snakemake.threads, snakemake.params.dask, gpus) as engine,
-    recorded(snakemake.params.record),
-):
+
+with open_job("predict", snakemake.log[0], snakemake.threads, dask, gpus) as engine, recorded(snakemake.params.record):
     predict_samples(
         Predict.model_validate(options["predict"]),
         model=Path(snakemake.input.model),

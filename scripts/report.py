@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.config.options import Report
 from unet_core.records import recorded
 from unet_core.report.step import make_report

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import unet_core.starting  # noqa: F401 (first)
 from unet_core.gpus import expect_gpus, nodes_of
 from unet_core.records import recorded
 from unet_core.runtime import job_log
@@ -19,8 +20,7 @@ job = {
 }
 
 with job_log(Path(job["log"]), snakemake.threads), recorded(snakemake.params.record):
-    # On each node a process for each GPU that the job asked for.
-    nodes, per_node = nodes_of(snakemake.resources), max(1, expect_gpus(snakemake.resources))
+    nodes, per_node = nodes_of(snakemake.resources), max(1, expect_gpus(snakemake.resources))  # one for each GPU
     job["threads"] = max(1, snakemake.threads // per_node)
     if options["bought"]:
         adopt_model(Path(options["bought"]["path"]), Path(job["stamp"]))

@@ -5,6 +5,7 @@ A run is a process of its own, and so is each of its jobs. What is forked has on
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -15,14 +16,21 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 CONTEXT = multiprocessing.get_context("forkserver")
 STEPS = ("groundtruth", "weights", "plan", "train", "predict", "instances", "evaluate", "report")
 CONTEXT.set_forkserver_preload(["snakemake.cli", *(f"unet_core.{step}.step" for step in STEPS), "tests.preloaded"])
 
 
+def _ensure_running() -> None:
+    """Start the process that is forked, in the folder of the code: it imports the package that lies there."""
+    with contextlib.chdir(ROOT):
+        forkserver.ensure_running()
+
+
 def run_snakemake(arguments: list[str], folder: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a folder to its end; its status, and what it and its jobs printed."""
-    forkserver.ensure_running()
+    _ensure_running()
     return _run(_snakemake, arguments, folder, seconds, forkserver._forkserver._forkserver_address)
 
 
@@ -36,6 +44,7 @@ def run_function(
 def _run(
     target: Callable[..., None], arguments: list[str], folder: Path, seconds: float, *more: object
 ) -> subprocess.CompletedProcess[str]:
+    _ensure_running()
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output"
         output.touch()

@@ -22,7 +22,7 @@ MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in (
 FLOORS = [
     {"blocks", "compiled", "failures", "files", "method", "patterns", "pictures", "slurm"},
     {"digest", "lock", "runtime"},
-    {"config", "gpus", "processes", "sealed"},
+    {"config", "gpus", "processes", "sealed", "starting"},
     {"workers", "images", "demo", "records"},
     {"engine"},
     {"annotations", "metrics", "store"},
@@ -79,6 +79,7 @@ def test_the_snakefile_is_a_table_of_contents_in_the_order_of_the_data() -> None
 def test_scripts_are_thin(script: Path) -> None:
     text = script.read_text()
     assert len(text.splitlines()) <= 30 and "snakemake." in text and "def " not in text
+    assert next(line for line in text.splitlines() if "unet_core" in line).startswith("import unet_core.starting")
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

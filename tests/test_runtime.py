@@ -163,6 +163,58 @@ def test_the_third_interruption_ends_a_job_that_hangs(tmp_path: Path) -> None:
     assert code == 130 and "closed" not in text and "Traceback" not in text
 
 
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A folder with a module that takes long to import, as torch does, and says when that begins."""
+    (tmp_path / "torch.py").write_text("import time; print('imports', flush=True); time.sleep(60)")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("program", [["scripts/train.py"], ["-m", "unet_core", "share"]], ids=["script", "command"])
+def test_a_signal_while_a_program_still_imports_is_told_in_one_line(
+    slow: Path, program: list[str], by: signal.Signals, status: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, *program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"PYTHONPATH": f"{slow}{os.pathsep}{Path(__file__).parent.parent}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "imports\n"
+        process.send_signal(by)
+        assert process.stdout.read() == f"stopped by {by.name} before it began\n"
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_in_good_order_with_one_line(tmp_path: Path, by: signal.Signals, status: int) -> None:
+    """As one that works in a temporary folder."""
+    code = (
+        "import sys, time, types, unet_core.__main__ as program\n"
+        "def main(arguments):\n"
+        "    try: print('works', flush=True); time.sleep(60)\n"
+        "    finally: print('closed', flush=True)\n"
+        "sys.modules['unet_core.demo'] = types.SimpleNamespace(main=main)\n"
+        "program.main(['demo'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "works\n"
+        process.send_signal(by)
+        assert process.stdout.read() == f"demo: stopped by {by.name}\nclosed\n"
+    assert process.returncode == status
+
+
 def write_groups(folder: Path, own: str, limits: dict[str, str]) -> None:
     """Control groups of a process, and the files with their limits."""
     for name, limit in limits.items():

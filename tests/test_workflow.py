@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,11 @@ from unet_core.estimate import command as estimate
 from unet_core.estimate.measure import allocated, process_start
 from unet_core.estimate.workload import Workload, pending, sizes
 from unet_core.groundtruth.samples import check_data
-from unet_core.store.store import Result
+from unet_core.instances.objects import check_table
+from unet_core.network.model import read_model
+from unet_core.runtime import UserError, read_json
+from unet_core.store.pins import pin
+from unet_core.store.store import Result, Spec, begin, finish, open_weights, read_attributes
 
 ROOT = Path(__file__).parent.parent
 SNAKEMAKE = [
@@ -94,6 +100,18 @@ class Project:
     def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m unet_core verify``."""
         return run_function(main, [["verify", *arguments, "results"]], self.folder)
+
+    def follow(self, message: str) -> None:
+        """Do what a message says is to be done before the next run: its command, and what is to be deleted."""
+        commands = {*re.findall(r"run 'python -m unet_core (.+?)'", message)}
+        for command in commands:
+            done = run_function(main, [shlex.split(command)], self.folder)
+            assert done.returncode == 0, done.stdout
+        paths = {*re.findall(r"(\S+) is (?:damaged|not valid JSON)[^;]*; delete it", message)}
+        paths |= {*re.findall(r"delete (?:the folder )?(\S*/\S+) (?:and|before)", message)}
+        for path in (self.folder / name for name in paths):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        assert commands or paths, message
 
     def jobs(self, output: str) -> set[str]:
         """Steps of which Snakemake started jobs."""
@@ -319,10 +337,10 @@ def test_a_damaged_table_of_objects_is_found_and_made_again(finished: Project, p
     assert found.returncode == 1 and f"t001{suffix}: damaged" in found.stdout
     # Nothing of it gets into scores or report.
     project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}, "report": {"previews": 3}})
-    told = f"t001{suffix} is damaged; delete it, then 'snakemake --forcerun instances' makes it again"
-    assert told in project.run(fails=True)
+    told = project.run(fails=True)
+    assert f"t001{suffix} is damaged; run 'python" in told
     project.configure(CONFIG)
-    assert project.verify("--mend").returncode == 0
+    project.follow(told)
     assert project.counts(project.run())["instances"] == "7 samples, 1 made"
     assert path.read_bytes() == whole and project.table() == finished.table()
 
@@ -573,10 +591,121 @@ def test_a_step_says_what_is_gone_of_the_step_before(project: Project) -> None:
     assert project.jobs(project.run("--until", "predict")) == set()
     shutil.rmtree(project.folder / "results/predict/cells/cells.zarr/t001")
     (project.folder / "results/predict/cells/cells.zarr/t001").mkdir()
-    assert re.search(
-        r"predict/cells/cells.zarr/t001 is missing or damaged; 'snakemake --forcerun predict'", project.run(fails=True)
+    told = project.run(fails=True)
+    assert re.search(r"predict/cells/cells.zarr/t001 is missing or damaged; run 'python", told)
+    project.follow(told)
+    assert project.counts(project.run())["predict"] == "7 samples, 1 segmented"
+
+
+def spoil(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change a file without changing its time, as a failing disk does."""
+    status = path.stat()
+    path.write_bytes(change(path.read_bytes()))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of it changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def told_by(function: Callable[..., object], *arguments: object) -> str:
+    with pytest.raises(UserError) as told:
+        function(*arguments)
+    return str(told.value)
+
+
+def test_who_follows_the_messages_about_damaged_results_has_them_made_again_and_nothing_else(
+    finished: Project, project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.folder)
+    truth, weights, predict, instances = (
+        Path(f"results/{step}cells.zarr") for step in ("groundtruth/", "weights/", "predict/cells/", "instances/cells/")
     )
-    assert project.counts(project.run("--forcerun", "predict"))["predict"] == "7 samples, 1 segmented"
+    tables, check = instances.with_suffix(""), truth.with_suffix(".check") / "samples.csv"
+    spoil(truth / "t000/zarr.json", lambda _: b"{}")
+    spoil(weights / "t005/labels/target/zarr.json", lambda content: content[:-9])
+    spoil(predict / "t001/0/zarr.json", lambda _: b"")
+    spoil(predict / "t002/0/c.0.0.0.0", lambda content: content[:-9])
+    spoil(predict / "t003/0/c.0.0.0.0", flipped)
+    (predict / "t004/zarr.json").unlink()
+    begin(predict / "t005", "other", Spec((1, 150, 130), "uint8", "image", 1), {})
+    (tables / "t005.csv").unlink()
+    spoil(tables / "t006.parquet", flipped)
+    assert "Nothing to be done" in project.run("--dry-run")
+    messages = [
+        told_by(pin, truth / "t000", "d", truth),
+        told_by(open_weights, weights, "t005"),
+        told_by(Result, predict / "t001"),
+        told_by(Result(predict / "t002").read_all),
+        told_by(Result(predict / "t003").read_all),
+        told_by(Result, predict / "t004"),
+        told_by(pin, predict / "t005", "d", predict.with_suffix(".json")),
+        told_by(check_table, tables / "t005.csv"),
+        told_by(check_table, tables / "t006.parquet"),
+    ]
+    spoil(check, flipped)
+    with pytest.raises(SystemExit):
+        main(["check", "config.yaml"])
+    messages.append(capsys.readouterr().out)
+    for message in messages:
+        project.follow(message)
+    output, stores = (
+        project.run(),
+        [Path("results") / step for step in ("groundtruth", "weights", "predict", "instances")],
+    )
+    assert project.counts(output) | {"plan": "", "report": ""} == {
+        "groundtruth": "7 samples, 1 images and 1 annotations converted, 0 removed",
+        "weights": "6 samples, 1 made",
+        "plan": "",
+        "train": "nothing has changed",
+        "predict": "7 samples, 5 segmented",
+        "instances": "7 samples, 2 made",
+        "evaluate": "2 samples, 0 scored",
+        "report": "",
+    }
+    for folder in stores:
+        for path in (finished.folder / folder).rglob("*"):
+            if path.is_file() and path.suffix in ("", ".csv", ".parquet"):
+                assert path.read_bytes() == (project.folder / path.relative_to(finished.folder)).read_bytes(), path
+    assert project.verify().returncode == 0 and project.table() == finished.table()
+
+
+def test_who_follows_the_messages_about_a_damaged_plan_and_model_has_them_made_again(
+    finished: Project, project: Project
+) -> None:
+    plan, model = project.folder / "results/plan/cells.json", project.folder / "results/train/cells"
+    spoil(model / "best.safetensors", flipped)
+    assert "Nothing to be done" in project.run("--dry-run")
+    shutil.rmtree(project.folder / "results/predict")
+    told = project.run(fails=True)
+    assert "the model in results/train/cells is not the one that was asked for" in told
+    advice = told[told.index("; run 'python") :].partition("\n")[0]
+    (model / "model.json").unlink()
+    assert told_by(read_model, model).replace(f"{project.folder}/", "").endswith(advice)
+    project.follow(told)
+    spoil(plan, lambda content: content[:-2] + b"  ")
+    project.follow(told_by(read_json, plan))
+    assert project.counts(project.run())["train"].startswith("step 12 of 12")
+    assert project.table() == finished.table() and project.verify().returncode == 0
+
+
+def test_who_follows_the_message_about_objects_of_another_image_has_them_made_again(
+    finished: Project, project: Project
+) -> None:
+    path = project.folder / "results/instances/cells/cells.zarr/t001"
+    attributes = read_attributes(path)
+    shutil.rmtree(path)
+    spec = Spec((1, 150, 131), "uint32", "labels")
+    begin(path, attributes["digest"], spec, {}).write(0, np.zeros(spec.shape, np.uint32), attributes["digest"])
+    finish(path, attributes["digest"], attributes["details"])
+    project.configure(CONFIG | {"evaluate": {"thresholds": [0.5, 0.75]}})
+    told = project.run(fails=True)
+    assert "t001 has shape (1, 150, 131), but its truth (1, 150, 130)" in told
+    project.configure(CONFIG)
+    project.follow(told)
+    assert project.counts(project.run())["instances"] == "7 samples, 1 made" and project.table() == finished.table()
 
 
 def test_what_is_auto_is_chosen_by_validation_and_told(project: Project) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
 from unet_core.failures import explain
+from unet_core.runtime import end_in_order, end_while_starting, print_at_once
 
 COMMANDS = {
     "check": ("unet_core.groundtruth.check.command", "CONFIG: what the last check of all annotations found"),
@@ -28,16 +30,28 @@ def main(arguments: list[str]) -> None:
         for name, (_, what) in COMMANDS.items():
             print(f"  {name:<9} {what}")
     elif arguments[0] in COMMANDS:
-        try:
-            importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except Exception as error:
-            if told := explain(error):
-                sys.exit(told)
-            raise
+        _run(*arguments)
     else:
         sys.exit(f"unet_core: there is no command {arguments[0]!r}; the commands are {', '.join(COMMANDS)}")
+
+
+def _run(name: str, *arguments: str) -> None:
+    """Run a command; a signal ends it with one line, also while it is imported, and so does what the system refuses."""
+    before = end_while_starting()
+    command = importlib.import_module(COMMANDS[name][0])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    try:
+        with end_in_order(lambda by: print_at_once(f"{name}: stopped by {by}")):
+            command.main([*arguments])
+    except Exception as error:
+        if told := explain(error):
+            sys.exit(f"{name}: {told}")
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # a path of the command line that is something else
+            sys.exit(f"{name}: {os.fsdecode(error.filename)}: {error.strerror}")
+        raise
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from unet_core.files import write_atomic
+from unet_core.files import naming, write_atomic
 
 # Files of a part that have one entry in the cache: what a kill makes to be read again at most.
 BATCH = 64
@@ -37,7 +37,7 @@ def digest(*parts: Any) -> str:
 
 def hash_of_file(path: Path) -> str:
     """Hash of the content of a file."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
 
 

@@ -143,9 +143,9 @@ def name_file(error: OSError, path: Path) -> None:
 
 
 def name_below(error: OSError, folder: Path) -> None:
-    """Say in which folder a file lies that an error names as it lies below the descriptor of one."""
-    name = str(error.filename)
-    if error.filename is not None and not os.path.isabs(name) and not name.startswith(str(folder)):
+    """Say in which folder a file lies that an error names as it lies below the descriptor of one, or does not name."""
+    name = "" if error.filename is None else os.fsdecode(error.filename)
+    if not os.path.isabs(name) and not name.startswith(str(folder)):
         name_file(error, folder / name)
 
 

@@ -44,6 +44,11 @@ class Source(NamedTuple):
     part: str
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a folder is one of results: jobs have left records in it."""
+    return any((folder / FOLDER / "groundtruth").glob("*.json"))
+
+
 def record_path(results: Path, job: str) -> Path:
     """File of a job's record; jobs are named as ``predict/hela/screen``."""
     return results / FOLDER / f"{job}.json"

@@ -83,7 +83,7 @@ def job_log(path: Path, threads: int = 1, append: bool = False) -> Iterator[None
     if "torch" in sys.modules:  # only some steps use it, and importing it takes seconds
         sys.modules["torch"].set_num_threads(min(threads, available_cores()))
     try:
-        with _end_in_order():
+        with end_in_order(lambda name: logger.error("stopped by %s; run again to go on", name)):
             yield
     except UserError as error:
         logger.error("%s", error)
@@ -115,9 +115,35 @@ def _log_file(path: Path, append: bool) -> logging.Handler:
     return _LogFile(path, encoding="utf-8")
 
 
+def end_while_starting() -> dict[signal.Signals, Any]:
+    """End with one line if a signal comes from now on, without closing anything; the handlers of before.
+
+    For the seconds in which a program imports what it needs.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        print_at_once(f"stopped by {signal.Signals(number).name} before it began")
+        os._exit(128 + number)
+
+    # Only the main thread may handle signals.
+    return handle_signals(END_SIGNALS, end) if threading.current_thread() is threading.main_thread() else {}
+
+
+def print_at_once(line: str) -> None:
+    """Print a line to the terminal, whatever else is being printed, or where output goes in the meantime."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+
+
 @contextlib.contextmanager
-def _end_in_order() -> Iterator[None]:
-    """Close what is open where a signal ends the job, worker jobs among it: Python's default is to drop everything."""
+def end_in_order(tell: Callable[[str], object]) -> Iterator[None]:
+    """Close what is open where a signal ends the work, worker jobs among it: Python's default is to drop everything.
+
+    Parameters
+    ----------
+    tell : callable
+        Called with the name of the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
@@ -127,7 +153,7 @@ def _end_in_order() -> Iterator[None]:
         came.append(number)
         end_at_once_if_urged(came)
         if len(came) == 1:
-            logger.error("stopped by %s; run again to go on", signal.Signals(number).name)
+            tell(signal.Signals(number).name)
             sys.exit(128 + number)
 
     before = handle_signals(END_SIGNALS, end)

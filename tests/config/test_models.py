@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_model_is_told_with_the_key_that_names_it(tmp_path:
     for cfg, key in ((bought(folder), "models.m.path: "), (started(folder), "models.m.train.start: ")):
         (line,) = check_models(cfg)
         assert line.startswith(f"{key}{tmp_path}/given") or f"{key}there is no folder {tmp_path}/given" in line
-        assert told in line and "forcerun" not in line and "delete" not in line
+        assert told in line and "snakemake" not in line and "delete" not in line
 
 
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

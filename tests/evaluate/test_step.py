@@ -494,8 +494,8 @@ def test_a_result_of_another_shape_says_where_and_what_to_do(project: Project) -
     put(project.instance_store / "a", np.zeros((1, 4, 7)), digest)
     with pytest.raises(
         UserError,
-        match=r"instances/unet/cells.zarr/a has shape \(1, 4, 7\), but its truth \(1, 4, 6\); "
-        r"'snakemake --forcerun predict'",
+        match=r"instances/unet/cells.zarr/a has shape \(1, 4, 7\), but its truth \(1, 4, 6\): "
+        r"it was not made of this image; delete the folder .*/a and run snakemake again",
     ):
         project.evaluate()
 
@@ -527,7 +527,7 @@ def test_scores_of_what_was_made_anew_are_not_kept(
 def test_a_missing_table_says_what_makes_it(project: Project) -> None:
     project.add("a", TRUTH_A, FOUND_A)
     (project.instance_store.with_suffix("") / "a.csv").unlink()
-    with pytest.raises(UserError, match="a.csv is missing; 'snakemake --forcerun instances' makes it again"):
+    with pytest.raises(UserError, match="a.csv is missing; run 'python -m unet_core verify --mend .*cells.zarr'"):
         project.evaluate()
 
 
@@ -583,7 +583,7 @@ def test_what_was_scored_before_an_error_in_another_sample_stays(
     shared = project.engine
     # What is at work at the moment of the error ends with the engine; in the process of a step that is at once.
     with (
-        pytest.raises(UserError, match="^.*s8.csv is missing; 'snakemake --forcerun instances' makes it again"),
+        pytest.raises(UserError, match="^.*s8.csv is missing; run 'python -m unet_core verify --mend"),
         local_engine(2) as project.engine,
     ):
         project.evaluate()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -23,13 +24,16 @@ from unet_core.blocks import Box
 from unet_core.config.datasets import Dataset
 from unet_core.config.options import Groundtruth
 from unet_core.engine import Engine, local_engine
+from unet_core.failures import explain
 from unet_core.groundtruth.canvas import Canvas
 from unet_core.groundtruth.intensities import Intensities
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
+from unet_core.images.readers import open_image
 from unet_core.method import VERSIONS
 from unet_core.runtime import UserError
 from unet_core.store.ngff import read_group, write_group
+from unet_core.store.result import Overtaken
 from unet_core.store.store import LABELS, Result, open_image_of, open_labels, read_attributes
 
 Convert = Callable[..., dict[str, Any]]
@@ -101,6 +105,45 @@ def cells(tmp_path: Path) -> Dataset:
         tif(tmp_path / "images" / f"{name}.tif", GRAY + number)
         tif(tmp_path / "masks" / f"{name}.tif", labels)
     return dataset(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("where", ["image", "labels"])
+def test_what_cannot_be_written_is_no_fault_of_the_image_at_work(
+    tmp_path: Path, cells: Dataset, convert: Convert, monkeypatch: pytest.MonkeyPatch, number: int, where: str
+) -> None:
+    replace, calls = os.replace, []
+
+    def refuse(*paths: Any, **folders: Any) -> None:
+        here = Path(f"/proc/self/fd/{folders['dst_dir_fd']}").readlink() if folders.get("dst_dir_fd") else Path()
+        if here.is_relative_to(tmp_path / "cells.zarr") and ("labels" in here.parts) == (where == "labels"):
+            calls.append(here)
+            if len(calls) > 2:  # what describes the first result
+                raise OSError(number, os.strerror(number))
+        replace(*paths, **folders)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    # A stale handle is also what is said of a folder that another run has taken away.
+    with pytest.raises(Overtaken if number == errno.ESTALE else OSError) as told:
+        convert(cells)
+    told_of = str(told.value) if number == errno.ESTALE else str(explain(told.value))
+    assert f"{tmp_path}/cells.zarr/" in told_of and not (tmp_path / "cells.check").exists()
+    monkeypatch.setattr(os, "replace", replace)
+    assert sorted(convert(cells)["samples"]) == ["a", "b", "c"]
+    np.testing.assert_array_equal(image_of(tmp_path, "b")[0, 0], GRAY + 1)
+
+
+def test_what_cannot_be_read_is_told_with_the_image(
+    tmp_path: Path, cells: Dataset, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, *_: Any) -> Any:
+        if path.name == "b.tif":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return open_image(path)
+
+    monkeypatch.setattr("unet_core.groundtruth.images.open_image", failing)
+    with pytest.raises(UserError, match=r"1 of 3 samples cannot be converted .*\n.*Input/output error.*images/b.tif"):
+        convert(cells)
 
 
 def image_of(folder: Path, sample: str) -> np.ndarray:

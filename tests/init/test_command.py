@@ -426,6 +426,20 @@ def test_each_sequence_is_a_data_set_gold_before_silver_truth(tmp_path: Path, mo
     assert dataset["sources"] == "first" and len(painted(cfg, "data_02")) == 3
 
 
+def test_two_images_in_a_file_above_folders_of_others_stay_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(2):
+        write(tmp_path / "data/a/images" / f"a{n}.tif", image(n))
+        write(tmp_path / "data/a/masks" / f"a{n}.tif", labels(n))
+    with h5py.File(tmp_path / "data/v.h5", "w") as file:
+        file["one"], file["two"] = image(3), image(4)
+    _, raw, _ = proposed(tmp_path, monkeypatch)
+    assert {one["images"] for one in raw["datasets"].values()} == {
+        "data/a/images/*.tif",
+        "data/v.h5:one",
+        "data/v.h5:two",
+    }
+
+
 def test_folders_without_annotations_are_a_data_set_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

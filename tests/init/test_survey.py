@@ -95,6 +95,15 @@ def test_contents_tell_formats_by_their_beginning_and_end(tmp_path: Path, monkey
     assert format_of(tmp_path / "other.zip") is None
 
 
+def test_results_of_the_pipeline_are_no_data(tmp_path: Path) -> None:
+    for name in ("x.tif", "results/train/tiles.png", "results/records/groundtruth/cells.json", "other/records/y.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files, notes = walk(tmp_path)
+    assert [file.text for file in files] == ["x.tif", "other/records/y.tif"]
+    assert notes == [f"{tmp_path}/results holds results of this pipeline, and was not looked into"]
+
+
 def test_walk_passes_over_hidden_names_and_circles(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.tif").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,4 +100,13 @@ def test_what_is_not_there_unfinished_or_no_labels_is_told(tmp_path: Path) -> No
     begin(tmp_path / "b.zarr" / "two", "d", Spec((1, 9, 9), "uint8", "image"), {})
     with pytest.raises(UserError, match="two is no label image"):
         export_labels(tmp_path / "b.zarr", tmp_path / "out")
+    for name in ("three", "four"):
+        stored_labels(tmp_path / "c.zarr", name)
+    (tmp_path / "c.zarr/four/zarr.json").unlink()
+    with pytest.raises(UserError, match="four is missing or damaged; run 'python"):
+        export_labels(tmp_path / "c.zarr", tmp_path / "out")
+    shutil.rmtree(tmp_path / "c.zarr/four")
+    (tmp_path / "c.json").write_text('{"step": "instances", "samples": {"three": {}, "four": {}}}')
+    with pytest.raises(UserError, match="four is missing or damaged; run 'python"):
+        export_labels(tmp_path / "c.zarr", tmp_path / "out")
     assert not (tmp_path / "out").exists()

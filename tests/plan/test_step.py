@@ -417,7 +417,7 @@ def test_a_store_that_was_removed_is_an_error_that_names_the_command(stamps: Sta
     stamps.add("cells", {"a": "train"})
     (stamps.results / "groundtruth" / "cells.zarr" / "a" / "zarr.json").unlink()
     with pytest.raises(
-        UserError, match="groundtruth/cells.zarr/a is missing; 'snakemake --forcerun groundtruth' makes it again"
+        UserError, match="groundtruth/cells.zarr/a is missing or damaged; run 'python -m unet_core verify --mend"
     ):
         stamps.plan()
 

@@ -344,9 +344,7 @@ def test_without_the_option_results_are_those_of_before(tmp_path: Path, engine: 
 def test_a_lost_coarse_shard_of_the_image_is_an_error(tmp_path: Path, engine: Engine) -> None:
     case = Case(tmp_path, volume((1, 600, 1100)))
     Result(tmp_path / "data.zarr" / "a").shards_of(0)[2].unlink()
-    with pytest.raises(
-        UserError, match=r"block \(0, 0, 0\) is missing or cut short; 'snakemake --forcerun groundtruth"
-    ):
+    with pytest.raises(UserError, match=r"block \(0, 0, 0\) is missing or cut short; run 'python -m unet_core verify"):
         case.predict(engine, **SKIP)
 
 

@@ -221,7 +221,7 @@ def test_missing_weights_are_named(tmp_path: Path, engine: Engine) -> None:
     prepare(tmp_path)
     load_network.cache_clear()
     (tmp_path / "model" / "best.safetensors").unlink()
-    with pytest.raises(UserError, match="best.safetensors is missing; 'snakemake --forcerun train'"):
+    with pytest.raises(UserError, match="best.safetensors is missing; put a whole one in its place"):
         predict(tmp_path, engine)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
 from unet_core.blocks import Box
+from unet_core.failures import explain
 from unet_core.runtime import UserError
 from unet_core.store.pyramid import halve_labels
 from unet_core.store.removal import remove_others
 from unet_core.store.store import Result, Spec, begin, details_if_done, finish, read_attributes
+from unet_core.store.verify import verify
 
 IMAGE = Spec((3, 300, 520), "uint16", "image", channels=2, pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
 LABELS = Spec((3, 300, 520), "uint32", "labels", pixel_size=(2.0, 0.5, 0.5), block=(2, 256, 256))
@@ -141,7 +144,7 @@ def test_a_lost_shard_is_noticed_when_read_and_when_asked(tmp_path: Path) -> Non
     assert details_if_done(path, "d") == {"count": 1} and details_if_done(path, "e") is None
     (path / "0" / "c" / "0" / "1" / "2").unlink()
     assert details_if_done(path, "d") is None
-    with pytest.raises(UserError, match=r"block \(0, 1, 2\) is missing or cut short; 'snakemake --forcerun weights'"):
+    with pytest.raises(UserError, match=r"block \(0, 1, 2\) is missing or cut short; run 'python"):
         begin(path, "d", LABELS, {}).read_all()
 
 
@@ -185,7 +188,7 @@ def test_a_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path, place: in
     content = bytearray(shard.read_bytes())
     content[place] ^= 16
     shard.write_bytes(content)
-    with pytest.raises(UserError, match="missing or cut short|delete the damaged file"):
+    with pytest.raises(UserError, match=r"missing or cut short|\(0/c/0/0/0: .*\); run 'python"):
         begin(path, "d", LABELS, {}).read(Box((0, 0, 0), (2, 256, 256)))
 
 
@@ -308,10 +311,48 @@ def test_runs_that_begin_the_same_result_at_once_all_get_it(tmp_path: Path, befo
         sys.setswitchinterval(interval)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE, errno.EIO])
+def test_a_result_that_the_system_does_not_let_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "a.zarr" / "s"
+    filled(path, LABELS)
+    result, shard = Result(path), Result(path).shards_of(0)[0]
+    files = {file: file.stat().st_ino for file in path.rglob("*")}
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    looks: list[Callable[[], object]] = [
+        result.read_all,
+        lambda: Result(path),
+        lambda: read_attributes(path),
+        lambda: details_if_done(path, "d"),
+        lambda: begin(path, "d", LABELS, {}),
+    ]
+    monkeypatch.setattr("unet_core.store.shards._index_of", refuse)
+    for module in ("store", "result"):
+        monkeypatch.setattr(f"unet_core.store.{module}.read_group", refuse)
+    for look in looks:
+        with pytest.raises(OSError) as told:
+            look()
+        assert str(explain(told.value)).startswith(f"{shard if look == result.read_all else path}: ")
+    monkeypatch.undo()
+    monkeypatch.setattr("unet_core.store.shards._index_of", refuse)
+    if number == errno.EIO:  # a part of the disk that fails
+        assert {damage.what.split("]")[0] for damage in verify(tmp_path)[1]} == {"[Errno 5"}
+    else:
+        with pytest.raises(OSError):
+            verify(tmp_path)
+    assert {file: file.stat().st_ino for file in path.rglob("*")} == files
+
+
 def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:
     from unet_core.store.store import Result
 
-    with pytest.raises(UserError, match="'snakemake --forcerun predict' makes it again"):
+    with pytest.raises(
+        UserError, match="run 'python -m unet_core verify --mend .*predict/m/a.zarr', then snakemake again"
+    ):
         Result(tmp_path / "predict" / "m" / "a.zarr" / "s")
 
 

@@ -110,7 +110,7 @@ def test_a_start_that_is_no_model_is_told_with_the_key_that_names_it(tmp_path: P
     previous(tmp_path / "other")
     with pytest.raises(UserError, match=r"train\.start: .*folder") as told:
         given_model(str(tmp_path / start))
-    assert "forcerun" not in str(told.value)
+    assert "snakemake" not in str(told.value)
 
 
 def test_training_begins_with_the_given_weights_and_frozen_parts_keep_theirs(

@@ -49,7 +49,13 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a file; `ConfigError` where it cannot be read or is wrong."""
+    """The configuration in a file, complete.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is wrong; the message begins with its path.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

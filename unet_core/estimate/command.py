@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import yaml
 
 from unet_core.blocks import Grid
 from unet_core.config.datasets import ConfigError
 from unet_core.config.options import Config
-from unet_core.config.parse import parse_config
+from unet_core.config.parse import read_config
 from unet_core.estimate.measure import Cost, process_start
 from unet_core.estimate.rehearsal import Rehearsal, Stage, first_folds
 from unet_core.estimate.stand_in import MAX_SAMPLE_VOXELS, Sized
@@ -268,7 +267,7 @@ def _bytes(count: float) -> str:
 
 def run(configfile: Path) -> list[Row]:
     """Print the estimate of a run with a configuration."""
-    cfg: Config = parse_config(yaml.safe_load(configfile.read_text(encoding="utf-8")) or {})
+    cfg = read_config(configfile)
     samples = check_data(cfg)
     started = time.perf_counter()
     jobs = pending(configfile)
@@ -305,4 +304,4 @@ def main(arguments: list[str]) -> None:
     try:
         run(Path(arguments[0] if arguments else "config.yaml"))
     except (ConfigError, UserError) as error:
-        sys.exit(str(error))
+        sys.exit(f"estimate: {error}")

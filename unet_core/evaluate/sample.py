@@ -153,7 +153,8 @@ def score_sample(
     result, shape = found.open(), truth[0].open().shape
     if shape != result.shape:
         raise UserError(
-            f"{found.path} has shape {result.shape}, but its truth {shape}; 'snakemake --forcerun predict' mends it"
+            f"{found.path} has shape {result.shape}, but its truth {shape}: it was not made of this image; "
+            f"delete the folder {found.path} and run snakemake again, which makes its objects again"
         )
     count = len(result.grid)
     check_table(table)

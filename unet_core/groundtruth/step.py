@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from unet_core.images.urls import masked
 from unet_core.method import method
 from unet_core.runtime import UserError, write_stamp
 from unet_core.store.removal import remove, remove_others
+from unet_core.store.result import Overtaken
 from unet_core.store.store import LABELS, Result, Spec, begin, details_if_done, finish, open_image_of
 
 logger = logging.getLogger(__name__)
@@ -224,8 +226,16 @@ def _convert(hashed: tuple[Item, Looks], cfg: Dataset, policy: Groundtruth, stor
         text = f"names the classes {', '.join(map(repr, error.names))}, but classes says {', '.join(cfg.classes)}"
         return _failed(done, error, [Finding("error", "class", None, text)])
     except (ValueError, OSError) as error:
+        if isinstance(error, Overtaken) or _is_of(store, error):
+            raise  # as where the disk is full: no fault of the image that was at work
         # Errors of libraries may not travel between processes; their text does.
         return _failed(done, ValueError(str(error)), [Finding("error", "file", None, str(error))])
+
+
+def _is_of(store: Path, error: Exception) -> bool:
+    """Whether an error of the system is one of a file of the results."""
+    name = error.filename if isinstance(error, OSError) else None
+    return name is not None and Path(os.fsdecode(name)).is_relative_to(store)
 
 
 def _failed(done: Outcome, problem: Exception, findings: list[Finding]) -> Outcome:

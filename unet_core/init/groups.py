@@ -274,7 +274,7 @@ def _merged(groups: list[Group], files: Sequence[File]) -> list[Group]:
         together: dict[tuple[object, ...], list[Group]] = defaultdict(list)
         for group in images:
             if depth >= len(group.folder):
-                together[group.folder, group.files[0]].append(group)
+                together[(id(group),)].append(group)
                 continue
             elsewhere = (*group.folder[:depth], None, *group.folder[depth + 1 :])
             inside = frozenset(contents[group.files[0].folder[: depth + 1]])

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from unet_core.images.readers import SUFFIXES
 from unet_core.patterns import ending_of, name_without_ending, nfc
+from unet_core.records import FOLDER, holds_results
 
 # Names that are listed before a folder counts as too large to be looked through.
 MAX_NAMES = 100_000
@@ -84,6 +85,9 @@ def walk(root: Path) -> tuple[list[File], list[str]]:
             listed = sorted(os.scandir(root.joinpath(*folder)), key=lambda entry: entry.name)
         except OSError as error:
             notes.append(f"{root.joinpath(*folder)} cannot be listed ({error.strerror})")
+            continue
+        if any(entry.name == FOLDER for entry in listed) and holds_results(root.joinpath(*folder)):
+            notes.append(f"{root.joinpath(*folder)} holds results of this pipeline, and was not looked into")
             continue
         below = []
         for entry in listed:

@@ -26,7 +26,9 @@ from unet_core.blocks import Box
 from unet_core.files import open_atomic
 from unet_core.instances.objects import check_table
 from unet_core.runtime import UserError, read_json
+from unet_core.store.result import repair
 from unet_core.store.store import Result, read_attributes
+from unet_core.store.verify import results_of
 
 # Of the Cell Tracking Challenge, and what every viewer opens.
 LARGEST_16 = 2**16 - 1
@@ -59,9 +61,8 @@ def export_labels(store: Path, folder: Path, kind: str = "tiff") -> list[Path]:
     UserError
         If there are no samples, one is unfinished, or it does not fit the format.
     """
-    samples = sorted(
-        path for path in store.glob("*") if not path.name.startswith(".") and (path / "zarr.json").is_file()
-    )
+    # Also samples that are gone, if the stamp beside the store names them.
+    samples = [path for path in results_of(store) if path.parent == store] if store.suffix == ".zarr" else []
     if not samples:
         raise UserError(f"{store} has no samples; name a store of objects, as in results/instances/hela/hela.zarr")
     check_objects(samples)
@@ -76,6 +77,8 @@ def check_objects(samples: Sequence[Path]) -> None:
     """Raise a `UserError` where a folder holds no objects that are done."""
     for path in samples:
         attributes = read_attributes(path)
+        if not attributes or "done" not in attributes:
+            raise UserError(f"{path} is missing or damaged; {repair(path)}")
         if attributes.get("kind") != "labels":
             raise UserError(
                 f"{path} is no label image; name a store of objects, as in results/instances/hela/hela.zarr"
@@ -226,3 +229,5 @@ def main(arguments: list[str]) -> None:
     except UserError as error:
         sys.exit(f"export: {error}")
     print(f"export: {len(made)} files in {asked.folder}")
+    if not (stamp := asked.store.with_suffix(".json")).is_file():
+        print(f"export: {stamp} is not there: if the run that makes it has not ended, samples are missing")

@@ -17,6 +17,7 @@ from unet_core.blocks import ZYX
 from unet_core.files import naming
 from unet_core.instances.run_lengths import Measures
 from unet_core.runtime import UserError
+from unet_core.store.result import repair
 from unet_core.store.shards import checksum
 from unet_core.store.store import read_attributes
 
@@ -39,14 +40,13 @@ def check_table(path: Path) -> Path:
         If it is missing or damaged. Tables of former versions have no checksum.
     """
     sample = path.name.removesuffix(path.suffix)
-    known = (
-        read_attributes(path.parent.with_name(f"{path.parent.name}.zarr") / sample).get("details", {}).get("files", {})
-    )
+    store = path.parent.with_name(f"{path.parent.name}.zarr")
+    known = read_attributes(store / sample).get("details", {}).get("files", {})
     if not path.is_file():
-        raise UserError(f"{path} is missing; 'snakemake --forcerun instances' makes it again (only what is missing)")
+        raise UserError(f"{path} is missing; {repair(store / sample)}")
     wanted = known.get(f"{path.parent.name}/{path.name}")
     if wanted is not None and checksum(path) != wanted:
-        raise UserError(f"{path} is damaged; delete it, then 'snakemake --forcerun instances' makes it again")
+        raise UserError(f"{path} is damaged; {repair(store / sample)}")
     return path
 
 

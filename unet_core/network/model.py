@@ -25,13 +25,10 @@ from unet_core.files import write_atomic
 from unet_core.network.device import device
 from unet_core.network.tiles import LANES
 from unet_core.network.unet import NO_POOLING, UNet
+from unet_core.records import FOLDER
 from unet_core.runtime import UserError
+from unet_core.store.result import mending
 
-# What to do about a model that is not whole.
-MAKE_AGAIN = (
-    "'snakemake --forcerun train' makes it again where it is a model of this configuration; put it back where a path "
-    "names it"
-)
 # By the dimensions of a network.
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Rows of a tile whose probabilities are computed at once on a CPU.
@@ -85,11 +82,18 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def _repair(path: Path) -> str:
+    """What to do about a file of a model that is not whole: only a run that has made it can make it again."""
+    model = path.parent
+    made_here = model.parent.name == "train" and (model.parents[1] / FOLDER).is_dir()
+    return mending(model) if made_here else "put a whole one in its place, and run snakemake again"
+
+
 def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {MAKE_AGAIN}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing; {_repair(path)}") from None
 
 
 def _tensors_and_state(path: Path, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -99,7 +103,7 @@ def _tensors_and_state(path: Path, data: bytes) -> tuple[dict[str, torch.Tensor]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, json.loads(header.get("__metadata__", {}).get("state", "{}"))
     except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); {MAKE_AGAIN}") from error
+        raise UserError(f"{path} is damaged ({error}); {_repair(path)}") from error
 
 
 class SavedModel(NamedTuple):
@@ -125,7 +129,8 @@ class SavedModel(NamedTuple):
         try:
             net.load_state_dict(self.tensors())
         except RuntimeError as error:
-            raise UserError(f"{self.folder / WEIGHTS} does not fit {DESCRIPTION}: {error}") from None
+            path = self.folder / WEIGHTS
+            raise UserError(f"{path} does not fit {DESCRIPTION} ({error}); {_repair(path)}") from None
         return net.eval().to(device(), getattr(torch, precision))
 
 
@@ -150,7 +155,9 @@ def read_model(folder: Path, key: str | None = None) -> SavedModel:
     try:
         description = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{folder / DESCRIPTION} is not valid JSON ({error}); {MAKE_AGAIN}") from None
+        raise UserError(
+            f"{folder / DESCRIPTION} is not valid JSON ({error}); {_repair(folder / DESCRIPTION)}"
+        ) from None
     return SavedModel(folder, description, weights, _hash(weights, text))
 
 
@@ -349,7 +356,7 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     if model.digest != digest:
         model.tensors()  # damaged ones are told as such
         raise UserError(
-            f"the model in {folder} has changed since this run began (weights {model.digest}, asked for {digest}); "
-            "run snakemake again, with --forcerun train where it is a model of this configuration"
+            f"the model in {folder} is not the one that was asked for (weights {model.digest}, not {digest}): it has "
+            f"changed since this run began, or is damaged; {_repair(folder / WEIGHTS)}"
         )
     return model.network(precision)

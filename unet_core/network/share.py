@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from unet_core.blocks import Box
+from unet_core.config.models import model_problem
 from unet_core.config.options import Network
 from unet_core.network import unet
 from unet_core.network.model import SavedModel, read_model
@@ -62,6 +63,8 @@ def share_model(
         raise UserError(
             f"{model.name} is the mean of several networks, and a package holds one; share each by itself: {listed}"
         )
+    if wrong := model_problem(model):
+        raise UserError(wrong)
     saved = read_model(model)
     description = saved.description
     if Network.model_validate(description["network"]).dimensions == 3:
@@ -243,5 +246,5 @@ def main(arguments: list[str]) -> None:
             given.model, given.package, name=name, authors=given.author, licence=given.licence, sample=given.sample
         )
     except UserError as error:
-        sys.exit(f"{error}")
+        sys.exit(f"share: {error}")
     print(f"{given.package}: tested with bioimageio.core")

@@ -28,6 +28,7 @@ from unet_core.plan.tiles import (
     training_tile,
 )
 from unet_core.runtime import UserError, read_json, write_stamp
+from unet_core.store.result import repair
 from unet_core.store.store import open_labels, read_attributes
 
 logger = logging.getLogger(__name__)
@@ -366,10 +367,8 @@ def _planes(truths: dict[str, Any], maps: dict[str, Any], results: Path) -> tupl
 
 
 def _details(results: Path, dataset: str, sample: str) -> dict[str, Any]:
-    attributes = read_attributes(results / "groundtruth" / f"{dataset}.zarr" / sample)
+    path = results / "groundtruth" / f"{dataset}.zarr" / sample
+    attributes = read_attributes(path)
     if not attributes.get("done"):
-        raise UserError(
-            f"{results}/groundtruth/{dataset}.zarr/{sample} is missing; 'snakemake --forcerun groundtruth' makes it "
-            "again"
-        )
+        raise UserError(f"{path} is missing or damaged; {repair(path)}")
     return attributes["details"]

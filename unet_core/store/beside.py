@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from unet_core.digest import hash_of_file
 from unet_core.records import FOLDER, open_record
 from unet_core.sealed import keep_aside, unseal, unseal_lines
+from unet_core.store.result import pass_refusal
 
 # What no job can make again: a copy is kept.
 REMEMBERED = "batches.json"
 HISTORY = "evaluate/history"
+# Errors of the system that mean a damaged file: a part of the disk that fails. Of others the file may be whole.
+DAMAGES = (errno.EIO,)
 
 
 def damaged_beside(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -77,7 +81,8 @@ def _records(results: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     for path in sorted((results / FOLDER).rglob("[!.]*.json")):
         try:
             outputs = open_record(path)["outputs"].items()
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError) as error:
+            pass_refusal(error, path, but=DAMAGES)
             yield path, None
             continue
         # What a record from elsewhere says must not lead out of the results.
@@ -109,6 +114,7 @@ def _wrong(path: Path, seen: Any) -> str | None:
     except FileNotFoundError:
         return "missing"
     except (OSError, ValueError, LookupError, TypeError) as error:
+        pass_refusal(error, path, but=DAMAGES)
         return str(error)
 
 
@@ -116,6 +122,7 @@ def _checked(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         unseal(path.read_bytes())
     except (ValueError, OSError) as error:
+        pass_refusal(error, path, but=DAMAGES)
         yield path, f"damaged ({error})"
 
 

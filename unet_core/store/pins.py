@@ -101,4 +101,8 @@ def pin_weights(store: Path, sample: str, digest: str, stamp: Path) -> tuple[Pin
 
 
 def _made_anew(path: Path, stamp: Path) -> UserError:
-    return UserError(f"{path} is not what {stamp} says: another run makes it anew, or has; run snakemake again")
+    # No run sees by itself that a store was exchanged, as for one of a backup; without the stamp its step looks at it.
+    return UserError(
+        f"{path} is not what {stamp} says: another run makes it anew, or has; run snakemake again, "
+        f"and if it says so again, delete {stamp} before the next run"
+    )

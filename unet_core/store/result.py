@@ -11,6 +11,7 @@ import errno
 import functools
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 import zarr
 
 from unet_core.blocks import ZYX, Box, Grid
+from unet_core.failures import explain
 from unet_core.files import name_below, open_folder
 from unet_core.runtime import UserError
 from unet_core.store.ngff import chunk_shape, read_array, read_group
@@ -29,11 +31,14 @@ from unet_core.store.shards import PLACE_BYTES, CutShort, has_no_chunk, read_ind
 CHUNK = 256
 BLOCK: ZYX = (8, 1024, 1024)
 LEVELS = 4
-STEPS = ("groundtruth", "weights", "predict", "instances")
 # What the system says of a folder that was deleted meanwhile, or moved with one above it.
 GONE = (errno.ENOENT, errno.ESTALE)
 
 Kind = Literal["image", "labels"]
+
+
+class Overtaken(UserError):
+    """Another run has put its own result in the place of this one's: no fault of what is read."""
 
 
 class Spec(NamedTuple):
@@ -103,7 +108,8 @@ class Result:
             if ours.get("arrays", crcs) != crcs:
                 raise ValueError("the description of an array is damaged")
         except (OSError, LookupError, ValueError) as error:
-            raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from None
+            pass_refusal(error, path)
+            raise UserError(f"{path} is missing or damaged ({error}); {repair(path)}") from error
         self.kind, self.digest, self.generation = (ours.get(key) for key in ("kind", "digest", "generation"))
         self.has_channels = len(finest["shape"]) == 4
         self.grid = Grid(_last3(finest["shape"]), _last3(shards))
@@ -144,10 +150,9 @@ class Result:
                     f"{self.path}: block {self.grid.position(index)} is missing or cut short; {repair(self.path)}"
                 ) from None
             except (ValueError, OSError) as error:
-                raise UserError(
-                    f"cannot read {box} of {self.path} ({error}); delete the damaged file {shard}, "
-                    f"then {repair(self.path)}"
-                ) from None
+                pass_refusal(error, shard)
+                where = shard.relative_to(self.path)
+                raise UserError(f"cannot read {box} of {self.path} ({where}: {error}); {repair(self.path)}") from None
         return out
 
     def _grid_at(self, level: int) -> Grid:
@@ -260,6 +265,23 @@ class Result:
         return f"{level}/{self.separator.join(map(str, ('c', *lead, *self.grid.position(index))))}"
 
 
+def pass_refusal(error: Exception, path: Path, but: Sequence[int] = ()) -> None:
+    """Raise an error of the system (no permission, a failing disk) as what it is: the file may be whole.
+
+    Parameters
+    ----------
+    error : Exception
+        Of reading.
+    path : Path
+        What was read: the file, or the folder that it lies in.
+    but : sequence of int
+        Numbers of errors (errno) that are not raised, as those of a folder that is `GONE` never are.
+    """
+    if isinstance(error, OSError) and error.errno not in (*GONE, *but) and explain(error):
+        name_below(error, path)
+        raise error
+
+
 @contextlib.contextmanager
 def open_for_writing(path: Path, digest: str, generation: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Descriptor of a result's folder, and the attributes of its group, for one who computes that digest.
@@ -290,16 +312,23 @@ def open_for_writing(path: Path, digest: str, generation: str | None = None) -> 
         raise made_anew(path) from None
 
 
-def made_anew(path: Path) -> UserError:
+def made_anew(path: Path) -> Overtaken:
     """What a run is told that is no longer the one that makes a result."""
-    return UserError(f"{path} is being made anew by another run with other settings or data; this run stops")
+    return Overtaken(f"{path} is being made anew by another run with other settings or data; this run stops")
 
 
 def repair(path: Path) -> str:
-    """Which command makes a missing result again."""
-    above = [parent.name for parent in store_of(path).parents]
-    step = next((name for name in above if name in STEPS), "groundtruth")
-    return f"'snakemake --forcerun {step}' makes it again (only what is missing)"
+    """Which commands make again what is missing or damaged of a result, and nothing else."""
+    return mending(store_of(path))
+
+
+def mending(folder: Path) -> str:
+    """The same of all that lies below a folder of results, or of a step in it."""
+    # By itself a run sees neither flipped bits nor what is missing inside of a store: it looks at times and names.
+    return (
+        f"run 'python -m unet_core verify --mend {shlex.quote(str(folder))}', then snakemake again, which makes again "
+        "what is damaged, and nothing else"
+    )
 
 
 def store_of(path: Path) -> Path:

@@ -33,16 +33,17 @@ from unet_core.store.result import (
     BLOCK,
     CHUNK,
     GONE,
-    STEPS,
     Kind,
+    Overtaken,
     Result,
     Spec,
     made_anew,
     open_for_writing,
+    pass_refusal,
     store_of,
 )
 
-__all__ = ["BLOCK", "CHUNK", "STEPS", "Kind", "Result", "Spec"]
+__all__ = ["BLOCK", "CHUNK", "Kind", "Result", "Spec"]
 
 # Looks at a result that other runs begin or replace at the same moment.
 MAX_ATTEMPTS = 20
@@ -192,7 +193,8 @@ def _is_like(path: Path, folder: int, spec: Spec) -> bool:
     try:
         found = Result(path, folder)
         metadata = read_group(Path(), folder)["ome"]
-    except (UserError, OSError, LookupError, ValueError):
+    except (UserError, OSError, LookupError, ValueError) as error:
+        pass_refusal(error, path)
         return False
     wanted = (spec.grid, np.dtype(spec.dtype), spec.channels, spec.levels, spec.separator)
     same = (found.grid, found.dtype, found.channels, found.levels, found.separator) == wanted
@@ -232,8 +234,8 @@ def write_reference(
     raise _again_and_again(path)
 
 
-def _again_and_again(path: Path) -> UserError:
-    return UserError(f"other runs replace {path} again and again; let one of them end, then run again")
+def _again_and_again(path: Path) -> Overtaken:
+    return Overtaken(f"other runs replace {path} again and again; let one of them end, then run again")
 
 
 def open_image_of(store: Path, sample: str) -> Result | InPlace:
@@ -263,7 +265,8 @@ def finish(
         How viewers should show its channels (OME-NGFF, ``omero``).
     generation : str, optional
         Of the folder from `begin` (`Result.generation`). One who took over blocks of another digest must name it: it
-        has looked at the blocks of that folder alone.
+        has looked at the blocks of that folder alone. Others need not, where a folder is new or has their digest: all
+        blocks in it were written for that digest, whichever run wrote them, and one that is missing is noticed.
 
     Raises
     ------
@@ -273,7 +276,7 @@ def finish(
     with open_for_writing(path, digest, generation) as (folder, attributes):
         unet = attributes["unet"]
         if "reference" not in unet and (gap := next(Result(path, folder).missing_blocks(folder), None)) is not None:
-            raise UserError(
+            raise Overtaken(
                 f"{path}: block {gap} is gone (another run began it anew, or its file was deleted); run snakemake again"
             )
         if path.parent.name == "labels":
@@ -295,7 +298,8 @@ def details_if_done(path: Path, digest: str) -> dict[str, Any] | None:
                 return None
             whole = "reference" in unet or next(Result(path, folder).missing_blocks(folder), None) is None
             return unet["details"] if whole else None
-    except (OSError, LookupError, ValueError):  # a description is gone
+    except (OSError, LookupError, ValueError) as error:  # a description is gone
+        pass_refusal(error, path)
         return None
 
 
@@ -303,7 +307,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """Our attributes of a result (digest, done, kind, details, provenance); empty if there is no result."""
     try:
         return read_group(path)["unet"]
-    except (OSError, LookupError, ValueError):
+    except (OSError, LookupError, ValueError) as error:
+        pass_refusal(error, path)
         return {}
 
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from unet_core.files import PARTIAL
 from unet_core.runtime import UserError
-from unet_core.store.beside import damaged_beside, has_records, mend_beside
+from unet_core.store.beside import DAMAGES, damaged_beside, has_records, mend_beside
 from unet_core.store.ngff import METADATA_FILE, NGFF_VERSION, read_group
 from unet_core.store.removal import remove
-from unet_core.store.result import store_of
+from unet_core.store.result import pass_refusal, store_of
 from unet_core.store.shards import check_shard, checksum
 from unet_core.store.store import LABELS, Result, read_attributes, restore_group
 
@@ -65,9 +65,8 @@ def stores_in(folder: Path) -> list[Path]:
     """
     stores = [folder] if folder.suffix == ".zarr" else sorted(folder.rglob("*.zarr"))
     if not any(True for store in stores for _ in results_of(store)) and not has_records(folder):
-        raise UserError(
-            f"{folder} has no stores; name a folder of results, or a store, as in results/predict/hela/hela.zarr"
-        )
+        what = "has no stores" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}; name a folder of results, or a store, as in results/predict/hela/hela.zarr")
     return stores
 
 
@@ -124,8 +123,8 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
     """
     states: list[State] = []
     damages: list[Damage] = []
+    stores = stores_in(folder)
     with ThreadPoolExecutor() as pool, tqdm(unit="B", unit_scale=True, desc="verify", file=sys.stderr) as progress:
-        stores = stores_in(folder)
         results = {path: None for store in stores for path in results_of(store)}
         for store in stores:
             damages += [Damage(None, file, None, what) for file, what in _checked_folders(store, results)]
@@ -138,7 +137,9 @@ def verify(folder: Path) -> tuple[list[State], list[Damage]]:
                 if not _has_version(read_group(path)):
                     raise UserError("its description is damaged")
             except UserError as error:
-                damages.append(Damage(path, path / "zarr.json", None, str(error)))
+                missing = isinstance(error.__cause__, FileNotFoundError)
+                what = "missing, or a file in its folder" if missing else f"damaged ({error.__cause__ or error})"
+                damages.append(Damage(path, path / METADATA_FILE, None, what))
                 continue
             written = 0
             for block, size, found in _checked(pool, result, attributes["done"]):
@@ -162,7 +163,8 @@ def _checked_folders(store: Path, results: Collection[Path]) -> Iterator[tuple[P
                 yield folder / METADATA_FILE, "damaged (it does not say what is in its folder)"
         except FileNotFoundError:
             yield folder / METADATA_FILE, "missing"
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            pass_refusal(error, folder, but=DAMAGES)
             yield folder / METADATA_FILE, "damaged"
 
 
@@ -193,6 +195,7 @@ def _checked(pool: ThreadPoolExecutor, result: Result, done: bool) -> Iterator[t
             try:
                 check_shard(shard, result.chunks_per_shard, result.chunk_bytes >> 2 * level, result.place(index, level))
             except (ValueError, OSError) as error:
+                pass_refusal(error, shard, but=DAMAGES)
                 found.append((shard, str(error)))
             size += shard.stat().st_size if shard.exists() else 0
         return index, size, found
@@ -215,6 +218,7 @@ def _checked_beside(path: Path, attributes: dict[str, Any]) -> Iterator[tuple[Pa
         except FileNotFoundError:
             yield file, "missing"
         except OSError as error:
+            pass_refusal(error, file, but=DAMAGES)
             yield file, str(error)
 
 

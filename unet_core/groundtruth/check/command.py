@@ -17,7 +17,7 @@ from pathlib import Path
 from unet_core.config.datasets import ConfigError
 from unet_core.config.parse import read_config
 from unet_core.digest import hash_of_file
-from unet_core.groundtruth.check.tables import CLASS_COLUMN, read_table
+from unet_core.groundtruth.check.tables import CLASS_COLUMN, NEEDED_OF_FINDINGS, NEEDED_OF_SAMPLES, read_table
 from unet_core.groundtruth.samples import expand
 from unet_core.records import read_record
 from unet_core.runtime import UserError
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     for name in annotated:
         try:
             lines, wrong = _shown(Path(expand(cfg.results)), name, dated=bool(given.status))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             print(f"{name}: was not checked yet")
             continue
         except UserError as error:
@@ -69,14 +69,15 @@ def _shown(results: Path, name: str, dated: bool) -> tuple[list[str], int]:
         if seen and hash_of_file(path) != seen[2]:
             raise UserError(f"{path} is damaged; delete it, and the next run writes it again")
     try:
-        samples, findings = map(read_table, tables)
+        samples, findings = map(read_table, tables, (NEEDED_OF_SAMPLES, NEEDED_OF_FINDINGS))
         written = time.strftime("%Y-%m-%d %H:%M", time.localtime(tables[0].with_name(page).stat().st_mtime))
         lines = [f"{name}{f', written {written}' if dated else ''}: {_images(samples)}"]
         lines += [f"  {line}" for line in [*_annotations(samples), *_kinds(findings)]]
         errors = sum(row["level"] == "error" for row in findings)
     except (ValueError, LookupError, TypeError, csv.Error):
+        stamp = tables[0].parent.with_suffix(".json")
         raise UserError(
-            f"{tables[0].parent} is damaged; 'snakemake --forcerun groundtruth' writes its tables again"
+            f"{tables[0].parent} is damaged; delete {stamp}, and the next run writes its tables again"
         ) from None
     return [*lines, f"  pictures: {tables[0].with_name(page)}" if findings else "  nothing to look at"], errors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ SAMPLES = [
     *("sample", "split", "batch", "objects", "area", "density", "contrast", "findings", "ignored"),
     *("channels", "z", "y", "x", "type", "pixel_z", "pixel_y", "pixel_x"),
 ]
+# Columns that those of release 0.1.0 have, too.
+NEEDED_OF_SAMPLES, NEEDED_OF_FINDINGS = SAMPLES[:2], FINDINGS[:3]
 CLASS_COLUMN = "objects of "
 
 
@@ -23,7 +26,10 @@ def write_table(columns: list[str], rows: list[list[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+def read_table(path: Path, needed: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file; ValueError where it has not all needed columns."""
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if not {*needed} <= {*(reader.fieldnames or ())}:
+            raise ValueError(f"{path} has not the columns {', '.join(needed)}")
+        return list(reader)
