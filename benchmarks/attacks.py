@@ -153,10 +153,15 @@ def kills(project: Project, count: int, rng: random.Random) -> dict[str, Any]:
             ended = False
             project.run("--unlock")
         if ended:
-            wrong |= {*differences(expected, project.content())}
+            different = differences(expected, project.content())
+            wrong |= {*different}
             ends += 1
             project.clear()
-            print(f"attacks: {done} kills, {ends} runs came to their end, {len(wrong)} files differ", flush=True)
+            print(
+                f"attacks: {done} kills, {ends} runs came to their end, {len(wrong)} files differ",
+                *([f"now {', '.join(different[:9])}"] if different else []),
+                flush=True,
+            )
     project.finish()
     wrong |= {*differences(expected, project.content())}
     return {"kills": done, "kill_ends": ends + 1, "kill_differences": sorted(wrong)}

@@ -47,9 +47,8 @@ def _run(name: str, *arguments: str) -> None:
     except Exception as error:
         if told := explain(error):
             sys.exit(f"{name}: {told}")
-        if (
-            isinstance(error, OSError) and error.filename is not None
-        ):  # a path of the command line that is something else
+        # A path of the command line that is something else.
+        if isinstance(error, OSError) and error.filename is not None:
             sys.exit(f"{name}: {os.fsdecode(error.filename)}: {error.strerror}")
         raise
 
