@@ -744,13 +744,14 @@ def test_auto_without_samples_to_choose_by_is_refused(project: Project) -> None:
 def test_masks_give_the_objects_of_the_probabilities_and_take_less_disk(project: Project) -> None:
     before, shards = project.table(), "results/predict/cells/cells.zarr/*/0/c.*"
     size = sum(path.stat().st_size for path in project.folder.glob(shards))
-    project.configure(CONFIG | {"predict": {"dtype": "mask"}})
+    masks = CONFIG["predict"] | {"dtype": "mask"}
+    project.configure(CONFIG | {"predict": masks})
     output = project.run()
     assert project.counts(output)["predict"] == "7 samples, 7 segmented"
     assert project.table() == before
     assert 0 < sum(path.stat().st_size for path in project.folder.glob(shards)) < size
     # Masks are of one threshold.
-    project.configure(CONFIG | {"predict": {"dtype": "mask"}, "instances": {"threshold": 0.6}})
+    project.configure(CONFIG | {"predict": masks, "instances": {"threshold": 0.6}})
     assert project.counts(project.run())["predict"] == "7 samples, 7 segmented"
 
 
