@@ -82,11 +82,14 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def _is_made_here(folder: Path) -> bool:
+    """Whether a model lies where the step train makes those of a configuration."""
+    return folder.parent.name == "train" and (folder.parents[1] / FOLDER).is_dir()
+
+
 def _repair(path: Path) -> str:
     """What to do about a file of a model that is not whole: only a run that has made it can make it again."""
-    model = path.parent
-    made_here = model.parent.name == "train" and (model.parents[1] / FOLDER).is_dir()
-    return mending(model) if made_here else "put a whole one in its place, and run snakemake again"
+    return mending(path.parent) if _is_made_here(path.parent) else "put a whole one in its place"
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -355,8 +358,9 @@ def load_network(folder: Path, digest: str, precision: str = "float32") -> UNet:
     model = read_model(folder)
     if model.digest != digest:
         model.tensors()  # damaged ones are told as such
+        again = f"run snakemake again, and if it says so again, {_repair(folder / WEIGHTS)}"
         raise UserError(
             f"the model in {folder} is not the one that was asked for (weights {model.digest}, not {digest}): it has "
-            f"changed since this run began, or is damaged; {_repair(folder / WEIGHTS)}"
+            f"changed since this run began, or is damaged; {mending(folder) if _is_made_here(folder) else again}"
         )
     return model.network(precision)
