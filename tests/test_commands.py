@@ -15,13 +15,17 @@ from unet_core.store.store import Spec, begin, finish
 STORE = "results/instances/m/cells.zarr"
 ARGUMENTS = {
     "check": ["config.yaml"],
+    "correct": ["cells", "cells", "--to", "out"],
     "demo": ["config.yaml"],
     "estimate": ["results"],
     "export": [STORE, "out"],
     "init": ["results", "--out", "new.yaml"],
     "share": ["results/train/m", "m.zip", "--author", "a"],
     "verify": ["results"],
+    "view": ["results"],
 }
+NO_RANKING = "correct: results/report/annotate_next.csv is missing; run snakemake first, or name samples by --samples"
+NO_DATA_SETS = r"view: results has no data sets; name the folder of results \(by default 'results'\)"
 NO_STORE = f"export: {STORE} has no samples; name a store of objects, as in results/instances/hela/hela.zarr"
 SAID = {
     ("check", "absent"): "cells: was not checked yet",
@@ -31,6 +35,8 @@ SAID = {
         "damaged",
     ): "cells: results/groundtruth/cells.check is damaged; delete results/groundtruth/cells.json, and "
     "the next run writes its tables again",
+    ("correct", "absent"): NO_RANKING,
+    ("correct", "empty"): NO_RANKING,
     ("demo", "absent"): "demo: config.yaml.*: (Not a directory|File exists)",
     ("estimate", "absent"): r"estimate: results: cannot be read \(No such file or directory\)",
     ("estimate", "empty"): r"estimate: results: cannot be read \(Is a directory\)",
@@ -47,6 +53,8 @@ SAID = {
     ("share", "empty"): r"share: there is no folder results/train/m \(working folder: .*\)",
     ("share", "unfinished"): "share: results/train/m has no model.json; it must be a folder of a trained model",
     ("share", "damaged"): r"share: results/train/m/model.json is damaged \(Expecting .*\); get a whole one",
+    ("view", "absent"): NO_DATA_SETS,
+    ("view", "empty"): NO_DATA_SETS,
     ("verify", "absent"): "verify: results does not exist; name a folder of results, or a store, as in .*",
     ("verify", "empty"): "verify: results has no stores; name a folder of results, or a store, as in .*",
     ("verify", "unfinished"): f"verify: {STORE}/s: unfinished, 1 of 1 blocks; snakemake goes on with it\n"
