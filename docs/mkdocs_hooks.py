@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).parent.parent
 # A link or an image; what is linked, without a title.
 LINK = re.compile(r"(\]\()([^)\s]+)(?=\))")
-# What a page of the site would load from elsewhere.
-LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)", re.I)
+# What a page of the site would load from elsewhere; its canonical address is no such thing.
+LOADED = re.compile(
+    r"<(?:script|img|iframe|link(?![^>]*\brel=[\"']?canonical))\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)",
+    re.I,
+)
 # Pages of the repository beside docs/. Other files that a page links to come along as they are.
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "profiles/README.md")
 NOT_LINKS = re.compile(r"^(?: {4}[^\n]*|```.*?^```)$|`[^`\n]*`", re.M | re.S)

@@ -117,6 +117,7 @@ def test_code_has_no_links_and_anchors_are_those_of_forges() -> None:
         ('<script src="https://unpkg.com/a.js">', ["https://unpkg.com/a.js"]),
         ("<link rel=stylesheet href=//fonts.example/css>", ["//fonts.example/css"]),
         ('<img alt="" src="http://a.b/c.png">', ["http://a.b/c.png"]),
+        ('<link rel="canonical" href="https://pages.example/unet/">', []),
         ('<a href="https://napari.org">napari</a><script src="assets/a.js"></script><link href="../b.css">', []),
     ],
 )
