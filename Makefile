@@ -14,7 +14,7 @@ INSTALL = f() { $(UV) --editable "$$1" 2>/dev/null || $(PIP) --editable "$$1"; }
 
 CONFIG ?= config.yaml
 .PHONY: help demo estimate check-annotations verify test browser-test share-test slurm-test
-.PHONY: install-profile real lint config clean
+.PHONY: install-profile real lint docs config clean
 
 help:
 	@echo "make demo    generate data, run the whole chain on it, print the table (minutes)"
@@ -31,7 +31,8 @@ help:
 	@echo "make install-profile  make profiles/slurm known to Snakemake as the profile slurm"
 	@echo "make real    the chain on three public data sets in UNET_DATA (one hour on two cores, four without AVX512-BF16)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint, types"
-	@echo "make config  write config.yaml and the table of docs/annotations.md anew from unet_core/config"
+	@echo "make docs    the documentation as a site, with search: site/index.html"
+	@echo "make config  write config.yaml and the pages of docs/ that follow from the code anew"
 	@echo "make clean   delete results and demo data, keep the environment"
 
 # The environment is made once; again only when what it is made of has changed.
@@ -115,8 +116,16 @@ lint: .venv/.installed
 	@mkdir -p data && .venv/bin/python -m unet_core demo data/demo
 	$(SNAKEMAKE) --lint
 
+# With --quiet MkDocs would count no warnings, as of dead links. The notice that is switched off praises a successor.
+docs: .venv/.installed
+	@$(INSTALL) '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+	@echo "make docs: done; open site/index.html (for its search: python -m http.server --directory site)"
+
 config: .venv/.installed
 	.venv/bin/python -m tests.config_text
+	.venv/bin/python -m docs.configuration
+	.venv/bin/python -m docs.commands
 
 clean:
 	rm -rf results data/demo .snakemake

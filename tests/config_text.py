@@ -46,7 +46,7 @@ def _options(section: BaseModel, indent: str) -> list[str]:
                 *_options(value, indent + "  "),
             ]
         else:
-            lines += _commented(indent, f"{key}: {_yaml(value)}", field.description or "")
+            lines += _commented(indent, f"{key}: {as_yaml(value)}", field.description or "")
     return lines
 
 
@@ -62,13 +62,14 @@ def _commented(indent: str, option: str, comment: str) -> list[str]:
     return [*wrapped, indent + option]
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
+    """A value as config.yaml has it."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
         return f"{value:g}" if value >= 0.001 or value == 0 else f"{value:.4f}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_yaml(item) for item in value) + "]"
+        return "[" + ", ".join(as_yaml(item) for item in value) + "]"
     return json.dumps(value)
 
 

@@ -187,6 +187,7 @@ def test_modules_and_functions_keep_their_size(name: str) -> None:
 CODE = ("*.py", "*.smk", "Snakefile", "Makefile", "*.yaml", "*.toml", "*.sh", ".ci/run")
 LEFT_BEHIND = (
     *("*.log", "*.out", "*.err", "*.pyc", "*.pid", "*.prof", "core.*", "*.orig", "*.rej", "*.swp", "*~", ".DS_Store"),
+    "pyvenv.cfg",
     *(f"{place}{folder}/*" for folder in ("results", "data", ".snakemake", "__pycache__") for place in ("", "*/")),
 )
 

@@ -7,8 +7,8 @@ Kaggle's table of run-lengths.
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,6 @@ def _write_tiff(path: Path, image: np.ndarray, compression: str | None) -> None:
 
 def main(arguments: list[str]) -> None:
     """Generate the data of the demo."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m unet_core demo FOLDER")
-    write_demo(Path(arguments[0]))
+    parser = argparse.ArgumentParser(prog="python -m unet_core demo", description="Generate the data of the demo.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="gets two data sets, cells and nuclei")
+    write_demo(parser.parse_args(arguments).folder)

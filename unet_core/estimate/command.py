@@ -7,6 +7,7 @@ samples (`unet_core.estimate.rehearsal`), on this machine, now.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import math
@@ -299,9 +300,14 @@ def run(configfile: Path) -> list[Row]:
 
 def main(arguments: list[str]) -> None:
     """Estimate the run of a configuration, by default that of ``config.yaml``."""
-    if len(arguments) > 1:
-        sys.exit("usage: python -m unet_core estimate [CONFIGFILE]")
+    parser = argparse.ArgumentParser(
+        prog="python -m unet_core estimate",
+        description="What a run would do and take: jobs, time, disk and memory, measured here for about a minute.",
+    )
+    parser.add_argument(
+        "config", metavar="CONFIG", nargs="?", type=Path, default=Path("config.yaml"), help="default %(default)s"
+    )
     try:
-        run(Path(arguments[0] if arguments else "config.yaml"))
+        run(parser.parse_args(arguments).config)
     except (ConfigError, UserError) as error:
         sys.exit(f"estimate: {error}")

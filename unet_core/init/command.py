@@ -6,6 +6,7 @@ images is tried with the functions of the pipeline itself (`unet_core.init.trial
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import sys
@@ -29,7 +30,6 @@ from unet_core.init.text import WORDS, config_text, written
 from unet_core.init.trial import TEST_WORDS, VALIDATION_WORDS, Trial, attempt
 from unet_core.runtime import UserError
 
-USAGE = "usage: python -m unet_core init FOLDER [--out config.yaml]"
 # Ways to pair images with annotations that are tried.
 MAX_WAYS = 12
 # Share of the images that must be annotated for a way to count.
@@ -292,14 +292,15 @@ def run(folder: str, out: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """Propose a configuration for a folder, by default as ``config.yaml``."""
-    out = "config.yaml"
-    if "--out" in arguments[:-1]:
-        place = arguments.index("--out")
-        out = arguments[place + 1]
-        arguments = [*arguments[:place], *arguments[place + 2 :]]
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.exit(USAGE)
+    parser = argparse.ArgumentParser(
+        prog="python -m unet_core init", description="Propose a configuration for a folder of images and annotations."
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="with images, and annotations in it or in folders below it")
+    parser.add_argument(
+        "--out", metavar="CONFIG", type=Path, default=Path("config.yaml"), help="file to write (default %(default)s)"
+    )
+    options = parser.parse_args(arguments)
     try:
-        print(run(arguments[0], Path(out)))
+        print(run(options.folder, options.out))
     except UserError as error:
         sys.exit(str(error))
