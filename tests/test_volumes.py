@@ -287,7 +287,8 @@ def prepare(folder: Path, shape: tuple[int, int, int]) -> np.ndarray:
     torch.manual_seed(0)
     network, model = NETWORK.model_copy(update={"width": 2, "norm": "none"}), folder / "model"
     save_checkpoint(model / "best.safetensors", dict(build(network, 1, 2).state_dict()), {})
-    write_stamp(model / "model.json", {"network": network.model_dump(), "channels": 1, "classes": ["cell"]})
+    about = {"channels": 1, "classes": ["cell"], "normalisation": {"normalisation": "percentile"}}
+    write_stamp(model / "model.json", {"network": network.model_dump(), **about})
     write_stamp(folder / "model.json", {"model": str(model), "weights": weights_digest(model)})
     decided = {"classes": ["cell"], "predict_tile": {"value": [22, 60, 60]}, "predict_block": {"value": [8, 256, 256]}}
     write_stamp(folder / "plan.json", decided | {"samples": {"data/a b": NORM}, "network": network.model_dump()})

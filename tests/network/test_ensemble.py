@@ -39,7 +39,8 @@ def member(
     torch.manual_seed(seed)
     model = folder / "train" / name
     save_checkpoint(model / "best.safetensors", dict(build(network, 1, 2).state_dict()), {})
-    write_stamp(model / "model.json", {"network": network.model_dump(), "channels": 1, "classes": ["cell"]})
+    about = {"channels": 1, "classes": ["cell"], "normalisation": {"normalisation": "percentile"}}
+    write_stamp(model / "model.json", {"network": network.model_dump(), **about})
     write_stamp(folder / "train" / f"{name}.json", {"model": str(model), "weights": weights_digest(model)})
     decided |= {
         "network": network.model_dump(),

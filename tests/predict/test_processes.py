@@ -176,7 +176,7 @@ def test_a_job_with_two_gpus_has_a_process_on_each_and_leaves_the_gpus_to_them(
     for gpus, work in ((2, 6), (1, 3)):
         environments = functools.partial(environments_of_gpus, {"gpu": gpus})
         with open_job("predict", tmp_path / "log", 2, {"cluster": "local"}, environments) as opened:
-            assert isinstance(opened._pool, Processes) == (gpus > 1) and opened._workers == work
+            assert isinstance(opened._pool, Processes) == (gpus > 1) and opened.workers == work
             if gpus > 1:
                 predict(tmp_path, opened, "out")
     log = (tmp_path / "log").read_text()

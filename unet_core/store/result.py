@@ -275,9 +275,9 @@ def pass_refusal(error: Exception, path: Path, but: Sequence[int] = ()) -> None:
     path : Path
         What was read: the file, or the folder that it lies in.
     but : sequence of int
-        Numbers of errors (errno) that are not raised, as those of a folder that is `GONE` never are.
+        Numbers of errors (errno) that are not raised.
     """
-    if isinstance(error, OSError) and error.errno not in (*GONE, *but) and explain(error):
+    if isinstance(error, OSError) and error.errno not in but and explain(error):
         name_below(error, path)
         raise error
 
