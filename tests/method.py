@@ -37,6 +37,7 @@ from unet_core.evaluate.step import evaluate_samples
 from unet_core.groundtruth.samples import find_samples
 from unet_core.groundtruth.step import convert_groundtruth
 from unet_core.instances.step import make_instances
+from unet_core.instances.tuning import tune_instances
 from unet_core.network.ensemble import write_ensemble
 from unet_core.network.model import build, save_checkpoint, weights_digest
 from unet_core.plan.step import make_plan
@@ -426,6 +427,32 @@ def _objects(
     return made
 
 
+def tune(folder: Path, engine: Engine) -> dict[str, Any]:
+    """Settings that are tried and chosen, by distance and by probability."""
+    labels = cells((1, 130, 120))
+    truth = _truth(folder, labels)
+    stamp, entries = folder / "predict" / "cells.json", {}
+    for number, (name, entry) in enumerate(read_json(truth.with_suffix(".json"))["samples"].items()):
+        own = np.roll(labels, 5 * number, axis=-1)
+        touching = (own > 0) | (np.roll(own, 4, axis=-1) > 0)
+        put(stamp.with_suffix(".zarr") / name, np.where(touching, 120 + gray(labels.shape) // 2, 30)[None], "image")
+        entries[name] = {"split": entry["split"], "digest": "d"}
+    write_stamp(stamp, {"samples": entries})
+    made = {}
+    for split_by in ("distance", "probability"):
+        out = folder / "tune" / f"{split_by}.json"
+        cfg = {"threshold": "auto", "min_size": "auto", "split": "auto", "split_by": split_by}
+        tune_instances(
+            Instances.model_validate(cfg),
+            predict={"cells": stamp},
+            groundtruth={"cells": truth.with_suffix(".json")},
+            stamp=out,
+            engine=engine,
+        )
+        made[split_by] = {key: value for key, value in read_json(out).items() if key != "digest"}
+    return made
+
+
 def evaluate(folder: Path, engine: Engine) -> dict[str, Any]:
     """Objects that are moved, merged and missing, against the truth."""
     made = {}
@@ -484,6 +511,7 @@ STEPS: dict[str, Callable[[Path, Engine], dict[str, Any]]] = {
     "predict": predict,
     "instances": instances,
     "measures": measures,
+    "tune": tune,
     "evaluate": evaluate,
     "report": report,
 }

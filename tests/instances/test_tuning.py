@@ -205,6 +205,12 @@ def test_without_a_stamp_auto_is_what_it_begins_with() -> None:
     assert not fixed.is_tuned and AUTO.is_tuned and not Instances().is_tuned
 
 
+def test_what_is_auto_only_now_is_what_it_begins_with_until_it_is_chosen(tmp_path: Path) -> None:
+    write_stamp(tmp_path / "tune.json", {"chosen": {"threshold": 0.7}})
+    fixed = settled(AUTO, tmp_path / "tune.json")
+    assert (fixed.threshold, fixed.min_size, fixed.split) == (0.7, 0, None)
+
+
 @pytest.mark.parametrize(("key", "value"), [*itertools.product(["threshold", "min_size", "split"], ["best", -1])])
 def test_other_words_and_impossible_numbers_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ValidationError):

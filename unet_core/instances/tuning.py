@@ -37,6 +37,8 @@ START: dict[str, Any] = {"threshold": 0.5, "min_size": 0, "split": None}
 THRESHOLDS, FINER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (-0.05, 0.05)
 # Depths of a split that are tried, by what it goes by: pixels, or probability.
 DEPTHS = {"distance": (0.5, 1.0, 2.0, 4.0), "probability": (0.05, 0.1, 0.2, 0.3)}
+# Without a cut only a high threshold parts what touches, which with one may be too high: all are looked at again.
+ROUNDS = 2
 # Shares of the size of the smallest annotated objects: of the one that two percent of them are smaller than.
 SHARES, SMALLEST = (0.125, 0.25, 0.5), 0.02
 # A gain of less is taken for chance.
@@ -84,7 +86,8 @@ def settled(cfg: Instances, tuned: Path | None) -> FixedInstances:
     tuned : Path, optional
         Stamp of the rule ``tune``; needed if something is ``auto``, unless what it will say does not matter yet.
     """
-    chosen = read_json(tuned)["chosen"] if tuned is not None and tuned.is_file() else START
+    # A stamp of before may lack what is auto only now.
+    chosen = START | (read_json(tuned)["chosen"] if tuned is not None and tuned.is_file() else {})
     options = cfg.model_dump()
     return FixedInstances.model_validate(options | {key: chosen[key] for key in START if options[key] == AUTO})
 
@@ -161,7 +164,7 @@ def _score_of(chosen: FixedInstances, tried: list[dict[str, Any]]) -> float:
 def search(
     cfg: Instances, start: FixedInstances, smallest: int, rate: Callable[[list[FixedInstances]], list[Counts]]
 ) -> tuple[FixedInstances, list[dict[str, Any]]]:
-    """Choose the best value of one option after the other, the threshold once more at the end.
+    """Choose the best value of one option after the other, twice, and at last a finer threshold.
 
     Parameters
     ----------
@@ -195,9 +198,10 @@ def search(
         return found if known[key(found)] >= known[key(now)] + LEAST_GAIN else now
 
     now = best(start, "threshold", [])
-    now = best(now, "threshold", THRESHOLDS)
-    now = best(now, "min_size", sorted({int(share * smallest) for share in SHARES}))
-    now = best(now, "split", DEPTHS[cfg.split_by])
+    for _ in range(ROUNDS):
+        now = best(now, "threshold", THRESHOLDS)
+        now = best(now, "min_size", sorted({int(share * smallest) for share in SHARES}))
+        now = best(now, "split", (None, *DEPTHS[cfg.split_by]))
     now = best(now, "threshold", [round(now.threshold + step, 2) for step in FINER])
     return now, [dict(zip(START, values, strict=True)) | {"score": score} for values, score in known.items()]
 
