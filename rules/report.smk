@@ -29,6 +29,7 @@ rule report:
         latex="<results>/report/table.tex",
         matrix="<results>/report/matrix.csv",
         matrix_markdown="<results>/report/matrix.md",
+        pairs="<results>/report/pairs.csv",
         parquet="<results>/report/table.parquet",
     log:
         "<results>/logs/report.log",

@@ -41,7 +41,7 @@ REPORT = tuple(
     for name in (
         "report.html",
         *("table.csv", "table.md", "table.tex", "table.parquet"),
-        *("annotate_next.csv", "matrix.csv", "matrix.md"),
+        *("annotate_next.csv", "matrix.csv", "matrix.md", "pairs.csv"),
     )
 )
 

@@ -21,6 +21,7 @@ from unet_core.pictures import KIND_COLOURS
 from unet_core.report import provenance
 from unet_core.report.cost import HOURS, cost_table, format_hours
 from unet_core.report.gallery import Places, short
+from unet_core.report.pairs import SHOWN, compare_models, pairs_of
 from unet_core.report.sections import (
     MAX_ROWS,
     TEXT_COLUMNS,
@@ -123,7 +124,8 @@ def make_report(
         Folder of all results.
     folder : Path
         Gets ``table.csv`` and ``table.parquet`` (all scores), ``table.md`` and ``table.tex`` (the first columns),
-        ``matrix.csv`` and ``matrix.md`` (AP50 on the test images, models by data sets), ``annotate_next.csv``,
+        ``matrix.csv`` and ``matrix.md`` (AP50 on the test images, models by data sets), ``pairs.csv`` (the best model
+        of each data set compared with the others), ``annotate_next.csv``,
         ``config.yaml`` (the configuration that repeats the run) and ``report.html``.
     """
     stamps = {key: read_json(path) for key, path in evaluations.items()}
@@ -152,10 +154,14 @@ def make_report(
     numbers, texts = matrix_tables(matrix)
     write_atomic(folder / "matrix.csv", numbers.to_csv(index=False, float_format="%.5f").encode())
     write_atomic(folder / "matrix.md", markdown(texts).encode())
+    pairs = compare_models(stamps, results / "evaluate" / "history")
+    write_atomic(folder / "pairs.csv", pairs.to_csv(index=False, float_format="%.5f").encode())
     page = _render(
         summary=summary,
         matrix=matrix if len(matrix.models) > 1 or len(matrix.datasets) > 1 else None,
         matrix_measure=MATRIX_MEASURE,
+        pairs=pairs_of(pairs),
+        pair_measures=SHOWN,
         measures=measures_of(stamps),
         table=shown,
         meanings=MEANINGS,
