@@ -212,6 +212,11 @@ def begin_slowly(item: int) -> None:
     time.sleep(0.02)
 
 
+def begin_slowly_each(sample: tuple[int, int], runner: Runner) -> None:
+    for _ in runner.run(begin_slowly, range(sample[1]), sample[1], "sample"):
+        pass
+
+
 def fail_in_sample_1(sample: tuple[int, int], runner: Runner) -> None:
     for _ in runner.run(begin_slowly, range(sample[1]), sample[1], "sample"):
         if sample[0] == 1:
@@ -224,6 +229,29 @@ def test_an_error_in_one_sample_stops_the_others(engine: Engine) -> None:
         list(run_samples(engine, fail_in_sample_1, [(0, 32), (1, 32)], second, 2, "test"))
     assert list(engine.run(abs, [1], 1, "test")) == [(1, 1)]
     assert BEGUN.count(0) == 2 and len(BEGUN) < 40
+
+
+def test_several_samples_at_once_ask_the_cluster_one_after_the_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "POLL_SECONDS", 0.01)
+    asking, most, calls = list[int](), list[int](), 0
+
+    def check() -> None:  # looks for lost worker jobs, and starts others
+        nonlocal calls
+        calls += 1
+        asking.append(1)
+        most.append(len(asking))
+        time.sleep(0.02)
+        asking.pop()
+
+    watched = Engine(engine._pool, WORKERS, check)
+    samples = [(number, 8) for number in range(4)]
+    assert len(list(run_samples(watched, begin_slowly_each, samples, second, 4, "test"))) == 4
+    assert calls > 1 and max(most) == 1
+    failing = Engine(engine._pool, WORKERS, functools.partial(fail_at, 1, 1))  # all workers are lost
+    with pytest.raises(UserError, match="^item 1: no pixels$"):
+        list(run_samples(failing, begin_slowly_each, samples, second, 4, "test"))
 
 
 def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:

@@ -86,6 +86,23 @@ class AtHand:
         return ((item, function(item)) for item in items)
 
 
+class _NowAndThen:
+    """Calls a check every `POLL_SECONDS` seconds, however often and from however many threads it is called itself."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check, self._lock, self._called = check, threading.Lock(), time.monotonic()
+
+    def __call__(self) -> None:
+        # Where another thread is at it, that is enough: two would both replace the same lost job.
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._called >= POLL_SECONDS:
+                    self._check()
+                    self._called = time.monotonic()
+            finally:
+                self._lock.release()
+
+
 class Engine:
     """A Dask cluster, or processes; use `open_engine`.
 
@@ -106,8 +123,7 @@ class Engine:
     ) -> None:
         self.workers = workers
         self._pool = pool
-        self._check = check
-        self._checked = time.monotonic()
+        self._check = check if isinstance(check, _NowAndThen) else _NowAndThen(check)
         self._stop = stop or threading.Event()
 
     def in_thread(self, stop: threading.Event) -> Engine:
@@ -168,9 +184,7 @@ class Engine:
         while True:
             if self._stop.is_set():
                 raise UserError("another sample failed, or the step was told to end")
-            if time.monotonic() - self._checked >= POLL_SECONDS:
-                self._check()
-                self._checked = time.monotonic()
+            self._check()
             with contextlib.suppress(queue.Empty):
                 return done.get(timeout=LOOK_SECONDS)
 

@@ -183,6 +183,7 @@ def test_counts_are_those_of_all_pieces_in_any_order(project: Project, monkeypat
     pieces = tuning._pieces([*tuning._samples(predict, truth)])
     assert sum(np.prod(piece.box.shape) for piece in pieces) <= tuning.MAX_VOXELS
     assert {piece.probabilities.path.name for piece in pieces} == {"v0", "v1", "v2"}
+    assert {piece.box.start for piece in pieces[:3]} == {(0, 64, 0)}  # rows 64 to 128 of 130 are nearest to the middle
 
 
 def test_gains_that_may_be_chance_change_nothing() -> None:

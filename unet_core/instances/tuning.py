@@ -252,11 +252,9 @@ def _sizes(piece: Piece) -> list[int]:
 def _rate(candidates: list[FixedInstances], pieces: list[Piece], engine: Engine) -> list[Counts]:
     """Counts of each of some options, over all pieces."""
     score = functools.partial(score_piece, candidates=candidates)
+    found = dict(engine.run(score, pieces, len(pieces), f"tune, {len(candidates)} settings"))
     # In the order of the pieces, so that sums of rounded numbers do not depend on which was faster.
-    found = dict(zip(pieces, [None] * len(pieces), strict=True)) | dict(
-        engine.run(score, pieces, len(pieces), f"tune, {len(candidates)} settings")
-    )
-    columns = zip(*(counts for counts in found.values() if counts is not None), strict=True)
+    columns = zip(*(found[piece] for piece in pieces), strict=True)
     return [functools.reduce(Counts.__add__, column) for column in columns]
 
 
