@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,26 @@ def measure() -> dict[str, float]:
         str(config),
     ]
     subprocess.run(command, cwd=ROOT, check=True)
-    table = pd.read_csv(RESULTS / "report" / "table.csv")
-    table = table[table["split"] == "test"]
-    groups = table.groupby(table["model"].str.replace(r"_\d+$", "", regex=True))[list(SCORES)]
+    return over_seeds(RESULTS / "report" / "table.csv", VARIANTS)
+
+
+def over_seeds(table: Path, variants: Iterable[str]) -> dict[str, float]:
+    """Print scores of the test split, and give them as <variant>_<score> and <variant>_<score>_sd.
+
+    Parameters
+    ----------
+    table : Path
+        Of the report; models are named <variant>_<seed>.
+    variants : iterable of str
+        In the order of the lines.
+    """
+    rows = pd.read_csv(table)
+    rows = rows[rows["split"] == "test"]
+    groups = rows.groupby(rows["model"].str.replace(r"_\d+$", "", regex=True))[list(SCORES)]
     means, deviations = groups.mean(), groups.std()
-    print(f"\n{'mean and standard deviation of three seeds':<44}" + "".join(f"{score:>18}" for score in SCORES))
+    print(f"\n{'mean and standard deviation of the seeds':<44}" + "".join(f"{score:>18}" for score in SCORES))
     figures = {}
-    for name in VARIANTS:
+    for name in variants:
         values = [(means.loc[name, score], deviations.loc[name, score]) for score in SCORES]
         print(f"{name:<44}" + "".join(f"{mean:>10.4f} ± {sd:.3f}" for mean, sd in values))
         for score, (mean, sd) in zip(SCORES, values, strict=True):

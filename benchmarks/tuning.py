@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
+
+from benchmarks.ablation import over_seeds
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "tuning"
 SEEDS = (0, 1, 2)
-SCORES = ("iou", "seg", "ap50", "ap75")
 AUTO = {"threshold": "auto", "split": "auto", "min_size": "auto"}
 # Options of instances of each.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -45,17 +45,8 @@ def measure() -> dict[str, Any]:
     config.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--quiet", "rules", "host", "--cores", "2", "--configfile"]
     subprocess.run([*command, str(config)], cwd=ROOT, check=True)
-    table = pd.read_csv(RESULTS / "report" / "table.csv")
-    table = table[table["split"] == "test"]
-    groups = table.groupby(table["model"].str.replace(r"_\d+$", "", regex=True))[list(SCORES)]
-    means, deviations = groups.mean(), groups.std()
-    print(f"\n{'mean and standard deviation of three seeds':<44}" + "".join(f"{score:>18}" for score in SCORES))
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = dict(over_seeds(RESULTS / "report" / "table.csv", VARIANTS))
     for name in VARIANTS:
-        values = [(means.loc[name, score], deviations.loc[name, score]) for score in SCORES]
-        print(f"{name:<44}" + "".join(f"{mean:>10.4f} ± {sd:.3f}" for mean, sd in values))
-        for score, (mean, sd) in zip(SCORES, values, strict=True):
-            figures |= {f"{name}_{score}": round(float(mean), 4), f"{name}_{score}_sd": round(float(sd), 4)}
         stamps = [RESULTS / "tune" / f"{name}_{seed}.json" for seed in SEEDS]
         figures[f"{name}_chosen"] = [json.loads(path.read_text())["chosen"] for path in stamps if path.is_file()]
     return figures

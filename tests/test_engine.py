@@ -242,7 +242,7 @@ def test_several_samples_at_once_ask_the_cluster_one_after_the_other(
         calls += 1
         asking.append(1)
         most.append(len(asking))
-        time.sleep(0.02)
+        time.sleep(0.2)
         asking.pop()
 
     watched = Engine(engine._pool, WORKERS, check)

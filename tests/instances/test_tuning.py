@@ -106,6 +106,17 @@ def test_what_is_best_is_found(project: Project) -> None:
     assert found["chosen"]["threshold"] > 0.7 and found["chosen"]["min_size"] > 9
 
 
+def test_volumes_and_several_classes_are_tuned_too(project: Project) -> None:
+    labels, stored = scene()
+    volume = np.repeat(labels, 3, axis=0)
+    half = np.repeat(stored, 3, axis=1) // 2
+    two = np.concatenate([half, np.repeat(stored, 3, axis=1) - half])  # of two classes, which together are the cells
+    project.add("v", "validation", volume, two)
+    found = project.tune()
+    assert found["objects"] == len(DISKS) and found["score"] > found["before"]
+    assert [one["score"] for one in found["tried"]] == pytest.approx(brute_force(volume, two, found["tried"]))
+
+
 def test_what_was_found_is_kept_as_long_as_nothing_it_depends_on_changes(
     project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
