@@ -212,8 +212,12 @@ def begin_slowly(item: int) -> None:
     time.sleep(0.02)
 
 
-def begin_slowly_each(sample: tuple[int, int], runner: Runner) -> None:
-    for _ in runner.run(begin_slowly, range(sample[1]), sample[1], "sample"):
+def sleep(_: int) -> None:
+    time.sleep(0.02)
+
+
+def sleep_in_each_block(sample: tuple[int, int], runner: Runner) -> None:
+    for _ in runner.run(sleep, range(sample[1]), sample[1], "sample"):
         pass
 
 
@@ -247,11 +251,11 @@ def test_several_samples_at_once_ask_the_cluster_one_after_the_other(
 
     watched = Engine(engine._pool, WORKERS, check)
     samples = [(number, 8) for number in range(4)]
-    assert len(list(run_samples(watched, begin_slowly_each, samples, second, 4, "test"))) == 4
+    assert len(list(run_samples(watched, sleep_in_each_block, samples, second, 4, "test"))) == 4
     assert calls > 1 and max(most) == 1
     failing = Engine(engine._pool, WORKERS, functools.partial(fail_at, 1, 1))  # all workers are lost
     with pytest.raises(UserError, match="^item 1: no pixels$"):
-        list(run_samples(failing, begin_slowly_each, samples, second, 4, "test"))
+        list(run_samples(failing, sleep_in_each_block, samples, second, 4, "test"))
 
 
 def test_items_that_wait_are_dropped_when_nobody_wants_more_results() -> None:
